@@ -1,6 +1,6 @@
-//! Counts that do not jitter: allocations for one emit to a thousand subscribers and for 64
-//! commands of a back end, and user memory for each of ten thousand idle subscribers, on the real
-//! reactor and switch in this process, over loopback sockets. Fails if one grows past its bound.
+//! Counts without noise: allocations for one emit to a thousand subscribers and for 64 commands of
+//! a back end, and user memory per idle subscriber with ten thousand of them. Runs the real reactor
+//! and switch in this process, over loopback sockets. Fails if a count exceeds its bound.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -20,7 +20,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// The server and its clients, in one thread.
+/// The server; it and its clients share one thread.
 struct World {
     reactor: Reactor,
     switch: Switch,
@@ -55,7 +55,7 @@ impl World {
         Ok(World { reactor, switch, ws, control })
     }
 
-    /// Turns until that many bytes, or an ending, have come to a client.
+    /// Runs turns until a client has received enough, or its connection has ended.
     fn read_until(&mut self, stream: &mut TcpStream, is_enough: impl Fn(&[u8]) -> bool) {
         stream.set_nonblocking(true).expect("a socket");
         let mut got = Vec::new();
@@ -88,7 +88,7 @@ impl World {
     }
 }
 
-/// Allocations of the server for one emit, when the pools have grown to their size.
+/// Allocations of the server for one emit, once its pools have grown.
 fn allocations_per_emit(subscribers: usize) -> usize {
     let mut world = World::new().expect("doors");
     let mut peers = world.subscribers(subscribers, "news");
@@ -115,8 +115,8 @@ fn allocations_per_emit(subscribers: usize) -> usize {
     fewest
 }
 
-/// Allocations of the server for one visit, when the pools have grown to their size: somebody
-/// connects, upgrades, authenticates, subscribes and goes, while others are there.
+/// Allocations of the server for one visit, once its pools have grown: a client connects, upgrades,
+/// authenticates, subscribes and leaves, while others stay.
 fn allocations_per_visit() -> usize {
     let mut world = World::new().expect("doors");
     let _others = world.subscribers(10, "news");
@@ -143,8 +143,8 @@ fn allocations_per_visit() -> usize {
     fewest
 }
 
-/// Allocations of the server for 64 commands that come together, when it has met them before. Each
-/// brings a value of its own.
+/// Allocations of the server for 64 pipelined commands, each with a new value, on keys that it has
+/// seen before.
 fn allocations_per_64(action: &str) -> usize {
     let mut world = World::new().expect("doors");
     let mut controller = world.controller();
@@ -158,7 +158,7 @@ fn allocations_per_64(action: &str) -> usize {
             commands.extend(support::frame(&format!(r#"{{{what},"params":{{}}}}"#)));
         }
         controller.write_all(&commands).expect("room for a request");
-        // There are two quotes in `{"success":true}`, and two around a value.
+        // A reply has two quotes, be it `{"success":true}` or a value.
         let (mut left, mut piece) = (2 * 64, [0; 4096]);
         let region = Region::new(ALLOCATOR);
         while left > 0 {
@@ -172,10 +172,10 @@ fn allocations_per_64(action: &str) -> usize {
     fewest
 }
 
-/// Heap bytes for each idle subscriber, each a user of its own, on one shared channel.
+/// Heap bytes per idle subscriber; each has its own user, and all share one channel.
 fn bytes_per_idle_subscriber(count: usize) -> usize {
     let mut world = World::new().expect("doors");
-    // The first ones pay for what all share.
+    // The first subscribers pay for what all of them share.
     let _first = world.subscribers(64, "news");
     let region = Region::new(ALLOCATOR);
     let mut others = Vec::with_capacity(count);

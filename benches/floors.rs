@@ -1,9 +1,9 @@
-//! Our server beside the least that a server can be (`benches/floor/floor.c`) and beside Redis, in
-//! one run: the goals of docs/performance.md, what was measured, and whether that is met.
+//! fws beside the least that a server can do (`benches/floor/floor.c`) and beside Redis, in one
+//! run: the goals of docs/performance.md, the measured figures, and whether they meet the goals.
 //!
-//! `cargo bench --bench floors -- PART…` measures some of it: `broadcast`, `unicast`, `transports`,
-//! `latency`, `start`, `idle`, `control`. `BENCH_REPEAT` (3) and `BENCH_SECONDS` (1.2) say how
-//! often and how long each run is.
+//! `cargo bench --bench floors -- PART…` measures only some parts: `broadcast`, `unicast`,
+//! `transports`, `latency`, `start`, `idle`, `control`. `BENCH_REPEAT` (3) is the number of runs of
+//! each, `BENCH_SECONDS` (1.2) their length.
 
 #[path = "support/load.rs"]
 mod load;
@@ -19,9 +19,9 @@ use std::time::Duration;
 use load::{Bench, Folder, Result, Target, figure, median, ratio, row};
 use server::Server;
 
-/// Goals and figures, as they come.
+/// Goals and figures, as they are measured.
 struct Report {
-    /// Each with the number of its goal.
+    /// Each line with the number of its goal.
     lines: Vec<(char, String)>,
     missed: usize,
 }
@@ -54,7 +54,7 @@ impl Report {
 const CPU: &str = "server_cpu_per_delivery_us";
 
 fn broadcast(bench: &mut Bench, report: &mut Report, fws: &Target, floor: &Target) -> Result<()> {
-    // By number of subscribers: ours and the floor's microseconds, at 128 bytes.
+    // Time of fws and of the floor in microseconds, by number of subscribers, at 128 bytes.
     let mut growth = Vec::new();
     for (subscribers, bytes) in
         [(100, 128), (1000, 128), (10_000, 128), (100, 1024), (1000, 1024), (10_000, 1024)]
@@ -99,8 +99,8 @@ fn unicast_and_churn(
     Ok(())
 }
 
-/// Each server alone, started by nobody but us: another program in between takes a millisecond. A
-/// store is made by the first start in a folder, and found by the second.
+/// Start times, each server started directly and alone: a wrapper program would add a millisecond.
+/// The first start in a folder makes the store, the second opens it.
 fn start(report: &mut Report, folder: &Folder) -> Result<()> {
     const STARTS: usize = 9;
     let (mut kilobytes, mut times) = (Vec::new(), [Vec::new(), Vec::new()]);
@@ -109,7 +109,7 @@ fn start(report: &mut Report, folder: &Folder) -> Result<()> {
         for times in &mut times {
             let server = Server::start(&data, &[])?;
             times.push(server.start.as_secs_f64() * 1000.0);
-            // What the first turns of the loop take is part of it.
+            // The first turns of the loop count too.
             std::thread::sleep(Duration::from_millis(50));
             kilobytes.push(server.status("VmRSS:")? as f64);
             server.stop()?;
@@ -185,7 +185,7 @@ fn transports(bench: &mut Bench, report: &mut Report, fws: &Target) -> Result<()
 
 fn latency(bench: &mut Bench, report: &mut Report, fws: &Target, floor: &Target) -> Result<()> {
     let seconds = bench.seconds;
-    // Of too few messages the 99th of a hundred would be the one that was unlucky.
+    // With few messages, the p99 would be a single unlucky one.
     bench.seconds = 5.0 * seconds;
     let flags = ["rate", "--subscribers", "1000", "--per-second", "50"];
     let all = bench.compare(&[fws, floor], &flags)?;
@@ -206,13 +206,13 @@ fn latency(bench: &mut Bench, report: &mut Report, fws: &Target, floor: &Target)
     Ok(())
 }
 
-/// What can be asked for on the command line.
+/// The parts that the command line may name.
 const PARTS: [&str; 7] =
     ["broadcast", "unicast", "transports", "latency", "start", "idle", "control"];
 
-/// The parts that were asked for; all of them if none was.
+/// The parts that it names; all if it names none.
 fn parts() -> Result<Vec<String>> {
-    // Cargo says `--bench` to every bench.
+    // Cargo passes `--bench` to every bench.
     let words = std::env::args().skip(1).filter(|word| word != "--bench");
     let words: Vec<String> = words.collect();
     match words.iter().find(|word| !PARTS.contains(&word.as_str())) {

@@ -1,5 +1,5 @@
-//! What the server takes from a machine: its memory at start, its memory for
-//! ten thousand idle authenticated subscribers, and the system calls for one emit to a thousand.
+//! The server's use of a machine: memory at start, memory with ten thousand idle authenticated
+//! subscribers, and system calls for one emit to a thousand.
 
 #[path = "support/server.rs"]
 mod server;
@@ -14,7 +14,7 @@ use server::Server;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Emits one after the other; each is answered and has reached every subscriber before the next.
+/// Emits in sequence: each emit is answered and delivered to every subscriber before the next.
 fn emit(server: &Server, subscribers: &mut [TcpStream], times: usize) -> Result<()> {
     let mut controller = TcpStream::connect(server.control)?;
     let mut piece = [0; 4096];
@@ -31,7 +31,7 @@ fn emit(server: &Server, subscribers: &mut [TcpStream], times: usize) -> Result<
     Ok(())
 }
 
-/// Runs `strace -c` on the server while it emits; prints the calls per emit.
+/// Runs `strace -c` on the server during emits; prints the system calls per emit.
 fn count_calls(server: &Server, subscribers: &mut [TcpStream]) -> Result<()> {
     const TIMES: usize = 100;
     let pid = server.child.id().to_string();
@@ -66,7 +66,7 @@ fn count_calls(server: &Server, subscribers: &mut [TcpStream]) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    // Twenty thousand descriptors are not everybody's default.
+    // The default limit is often below twenty thousand descriptors.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised)?;
@@ -81,7 +81,7 @@ fn main() -> Result<()> {
     let bytes = (after - before) * 1024 / subscribers.len() as u64;
     println!("per idle subscriber of {}: {bytes} bytes of user memory", subscribers.len());
     subscribers.truncate(1000);
-    // A round that the server has left the others behind by.
+    // After one round the server has handled the closes of the others.
     emit(&server, &mut subscribers, 1)?;
     count_calls(&server, &mut subscribers)?;
     drop(server);

@@ -1,8 +1,8 @@
-//! The small things that everything else is made of: codecs, tokens, the wheel, the hub. For each
-//! its allocations, which do not jitter: the bench fails where they grow past their bound; and its
-//! time, the best of several, which does. What must not grow with the number of channels, members,
-//! namespaces, states or timers is measured with few and with many: the time is then a ratio, and
-//! fails where that is that of a search.
+//! The building blocks: codecs, tokens, the wheel, the hub. For each its allocations, which have no
+//! noise: the bench fails if they exceed their bound; and its time, which has: the best of several.
+//! What must not grow with the number of channels, members, namespaces, states or timers is
+//! measured with few and with many: the bench fails if the ratio of the times is that of a linear
+//! search.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -27,13 +27,13 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Times that each thing is done in one measurement, and measurements, of which the best counts.
+/// Calls per measurement, and number of measurements, of which the best counts.
 const TIMES: usize = 20_000;
 const TRIES: usize = 5;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-/// Nanoseconds and allocations of one call.
+/// Nanoseconds and allocations per call.
 fn measure(mut work: impl FnMut(usize)) -> (f64, f64) {
     (0..1000).for_each(&mut work);
     let (mut best, mut fewest) = (f64::MAX, f64::MAX);
@@ -48,7 +48,7 @@ fn measure(mut work: impl FnMut(usize)) -> (f64, f64) {
     (best, fewest)
 }
 
-/// What was found, and whether it is good.
+/// The verdict so far.
 struct Report {
     is_good: bool,
 }
@@ -61,7 +61,8 @@ impl Report {
         println!("{what:<58} {ns:>8.0} ns, {allocations:.2} allocations ({bound}) {verdict}");
     }
 
-    /// The same with few and with many: caches make it dearer, a search would make it far dearer.
+    /// Compares few and many: cache misses make many slower, a linear search would make it far
+    /// slower.
     fn grown(&mut self, what: &str, few: (f64, f64), many: (f64, f64)) {
         let ratio = many.0 / few.0;
         let verdict = if ratio <= 20.0 { "ok" } else { "TOO DEAR" };
@@ -149,7 +150,7 @@ fn wheel(report: &mut Report) {
     });
 }
 
-/// Where nobody is.
+/// A route to a connection that does not exist.
 fn route() -> Route {
     Route::of_socket(ConnId::new(0, 0), Form::Raw)
 }
@@ -166,8 +167,8 @@ impl Outbox for Counter {
     }
 }
 
-/// A hub with so many channels of one subscriber, namespaces and states beside the one that is
-/// looked at, which has so many members.
+/// A hub with a namespace whose channel has `members` members; and `others` each of channels with
+/// one subscriber, namespaces and states.
 fn hub(others: usize, members: usize) -> (Hub, NsId, Vec<PeerId>) {
     let limits = Limits {
         namespaces: 10_000_000,
@@ -218,7 +219,7 @@ fn hubs(report: &mut Report) {
     let rejoin = |members: usize| {
         let (mut hub, _, peers) = hub(0, members);
         measure(|n| {
-            // From the front, the middle and the end.
+            // Members at the front, the middle and the end.
             let peer = peers[(n * 7919) % peers.len()];
             assert!(hub.unsubscribe(peer, "news"));
             black_box(hub.subscribe(peer, "news", NOW).is_ok());

@@ -1,8 +1,8 @@
-//! Our server beside others, one at a time on the same core under the same load: writes the table
-//! between the marks of docs/performance.md, and docs/peers.svg. `scripts/bench-peers` installs the
-//! others first; what is not there is left out, and said to be.
+//! fws beside other servers, one at a time on the same core under the same load. Writes the table
+//! between the marks in docs/performance.md, and docs/peers.svg. `scripts/bench-peers` installs the
+//! others first; servers that are not installed are left out and listed.
 //!
-//! `BENCH_REPEAT` (3) and `BENCH_SECONDS` (1.2) say how often and how long each run is.
+//! `BENCH_REPEAT` (3) is the number of runs of each, `BENCH_SECONDS` (1.2) their length.
 
 #[path = "support/load.rs"]
 mod load;
@@ -18,25 +18,26 @@ use std::path::Path;
 use load::{Bench, Folder, Result, Target, figure, ratio, row};
 use serde_json::Value;
 
-/// Outcomes of one target under one load; none if it failed.
+/// Outcomes of one target under one load; empty if it failed.
 type Outcomes = Vec<Value>;
 
 const CPU: &str = "server_cpu_per_delivery_us";
 const VISIT: &str = "server_cpu_per_visit_us";
 
-/// Where the table goes.
+/// The marks between which the table is written.
 const BEGIN: &str = "<!-- peers: written by `make bench-peers` -->\n";
 const END: &str = "<!-- end of peers -->\n";
 
-/// What was measured of each target, in their order.
+/// The targets, and what failed.
 struct Tables {
     targets: Vec<Target>,
-    /// What went wrong, in words.
+    /// Failures, in words.
     failures: Vec<String>,
 }
 
 impl Tables {
-    /// The same load on all, in turn. Whoever fails is left out of this one.
+    /// Puts the same load on all targets in turn. A target that fails is left out of this
+    /// comparison.
     fn compare(&mut self, bench: &mut Bench, flags: &[&str]) -> Vec<Outcomes> {
         let mut all: Vec<Outcomes> = vec![Vec::new(); self.targets.len()];
         let mut is_out = vec![false; self.targets.len()];
@@ -61,13 +62,12 @@ impl Tables {
         all
     }
 
-    /// The place of a target.
+    /// The index of a target.
     fn place(&self, label: &str) -> usize {
         self.targets.iter().position(|target| target.label == label).unwrap_or_default()
     }
 
-    /// A table: a column for each load, a row for each target, cells made of its outcomes and those
-    /// of the floor.
+    /// A table with a column per load and a row per target; each column holds one cell per target.
     fn table(&self, heads: &[String], columns: &[Vec<String>]) -> String {
         let mut head: Vec<&dyn std::fmt::Display> = vec![&"server"];
         head.extend(heads.iter().map(|head| head as &dyn std::fmt::Display));
@@ -81,7 +81,7 @@ impl Tables {
     }
 }
 
-/// `0.41 (1.10)`: a figure, and how often the floor's that is.
+/// `0.41 (1.10)`: a figure, and its ratio to the floor's.
 fn cells(all: &[Outcomes], floor: usize, name: &str) -> Vec<String> {
     let cell = |ours: &Outcomes| match figure(ours, name) {
         value if value.is_nan() => "–".into(),
@@ -95,7 +95,7 @@ fn plain(all: &[Outcomes], of: impl Fn(&Outcomes) -> f64, digits: usize) -> Vec<
     all.iter().map(|outcomes| cell(of(outcomes))).collect()
 }
 
-/// Broadcast: the table, and for the plot the ratios at 1,000 subscribers and 128 bytes.
+/// Broadcast: the table; and, for the plot, the ratios at 1,000 subscribers and 128 bytes.
 fn broadcast(tables: &mut Tables, bench: &mut Bench) -> (String, Vec<f64>) {
     let floor = tables.place("floor-coalesce");
     let (mut heads, mut columns, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
@@ -114,7 +114,7 @@ fn broadcast(tables: &mut Tables, bench: &mut Bench) -> (String, Vec<f64>) {
     (tables.table(&heads, &columns), ratios)
 }
 
-/// One message at a time, at a rate, to one user, and visits.
+/// One message at a time, at a fixed rate, to one user; and visits.
 fn others(tables: &mut Tables, bench: &mut Bench) -> (String, Vec<(&'static str, Vec<f64>)>) {
     let floor = tables.place("floor-write");
     let (mut heads, mut columns, mut plot) = (Vec::new(), Vec::new(), Vec::new());
@@ -148,7 +148,7 @@ fn others(tables: &mut Tables, bench: &mut Bench) -> (String, Vec<(&'static str,
     (tables.table(&heads, &columns), plot)
 }
 
-/// Memory of idle subscribers, each server anew.
+/// Memory of idle subscribers, with a fresh start of each server.
 fn idle(bench: &mut Bench, tables: &mut Tables, folder: &Path, program: &Path) -> String {
     let count = if bench.is_serious() { "15000" } else { "2000" };
     tables.targets.clear();
@@ -176,7 +176,7 @@ fn idle(bench: &mut Bench, tables: &mut Tables, folder: &Path, program: &Path) -
     tables.table(&heads, &columns)
 }
 
-/// Commands beside Redis.
+/// Commands, compared with Redis.
 fn control(bench: &mut Bench, folder: &Path, program: &Path) -> Result<String> {
     let targets = vec![
         Target::floor("floor, answers unread", "control", program)?,
@@ -198,7 +198,7 @@ fn control(bench: &mut Bench, folder: &Path, program: &Path) -> Result<String> {
     Ok(tables.table(&heads, &columns))
 }
 
-/// Ours, the floors, and every peer that is there.
+/// Starts fws, the floors, and every installed peer.
 fn start(folder: &Path, program: &Path, failures: &mut Vec<String>) -> Vec<Target> {
     let mut targets = Vec::new();
     let mut add = |target: Result<Target>| match target {
@@ -215,7 +215,7 @@ fn start(folder: &Path, program: &Path, failures: &mut Vec<String>) -> Vec<Targe
     targets
 }
 
-/// Puts the text between the marks of the document.
+/// Replaces the text between the marks.
 fn publish(text: &str) -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
     let document = std::fs::read_to_string(&path)?;

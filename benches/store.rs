@@ -1,6 +1,6 @@
-//! What the store costs: acknowledged sets a second under each policy, beside Redis with the same
-//! promise on the same disk in the same run; bytes written for each; memory for each state; the
-//! time of a start; and how long anybody waits for the loop while the disk is busy.
+//! The cost of the store: acknowledged sets per second under each policy, beside Redis with the
+//! same promise on the same disk in the same run; bytes written per set; memory per state; the time
+//! of a start; and how long the loop keeps clients waiting while the disk is busy.
 
 #[path = "support/server.rs"]
 mod server;
@@ -19,19 +19,18 @@ use server::{Server, cpu_seconds, figure};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// How long each figure is measured.
+/// Measuring time of each figure.
 const TIME: Duration = Duration::from_secs(2);
-/// Keys that are set in turn, and bytes of each value.
+/// Number of keys, set in turn, and size of each value.
 const KEYS: usize = 1000;
 const VALUE_BYTES: usize = 100;
 
-/// Whatever acknowledges sets.
+/// A server that acknowledges sets.
 struct Target {
     name: String,
     pid: u32,
     stream: BufReader<TcpStream>,
-    /// One request for the key of that number, with one of several values, and the bytes of its
-    /// reply.
+    /// A request for a key by number, with one of several values; and the size of its reply.
     request: fn(usize, u8) -> Vec<u8>,
     reply_bytes: usize,
 }
@@ -57,9 +56,9 @@ impl Target {
         Ok(Target { name, pid, stream, request: fws_set, reply_bytes })
     }
 
-    /// Sets for a while, so many in flight; prints what it took.
+    /// Sets for [`TIME`] with `depth` sets in flight; prints the cost.
     fn measure(&mut self, depth: usize) -> Result<()> {
-        // Each key gets another value each time: setting what is there already would be no work.
+        // Each set changes the value: setting the same one would be no work.
         let requests = (0..3 * KEYS).map(|i| (self.request)(i % KEYS, b"abc"[i / KEYS]));
         let requests: Vec<Vec<u8>> = requests.collect();
         let mut replies = vec![0; self.reply_bytes * depth];
@@ -90,7 +89,7 @@ impl Target {
     }
 }
 
-/// A Redis of our own, on a port of our own.
+/// A Redis process on a port of its own.
 struct Redis {
     child: Child,
     port: u16,
@@ -99,7 +98,7 @@ struct Redis {
 impl Redis {
     fn start(folder: &Path, policy: &str) -> Result<Redis> {
         std::fs::create_dir_all(folder)?;
-        // Free a moment ago; whoever takes it meanwhile makes the bench fail, not lie.
+        // The port was just free; if another process takes it, the bench fails but does not lie.
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let is_kept = if policy == "none" { "no" } else { "yes" };
         let fsync = if policy == "none" { "no" } else { policy };
@@ -153,7 +152,7 @@ fn rates(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fills a store, looks at memory, and starts again.
+/// Fills a store, measures the memory, and restarts.
 fn start_and_memory(folder: &Path) -> Result<()> {
     const STATES: usize = 100_000;
     const SPACES: usize = 1000;
@@ -209,8 +208,8 @@ fn start_and_memory(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// While others keep the disk busy, how long a ping takes: no less than the longest turn of the
-/// loop that it met.
+/// Ping times while other commands keep the disk busy: at least the longest turn of the loop that a
+/// ping ran into.
 fn waiting(folder: &Path) -> Result<()> {
     let server = Server::start(folder, &[])?;
     let is_over = Arc::new(AtomicBool::new(false));
@@ -255,7 +254,7 @@ fn waiting(folder: &Path) -> Result<()> {
 }
 
 impl Target {
-    /// So many sets at once, and their replies.
+    /// Sends a burst of `depth` sets and reads the replies.
     fn burst(&mut self, depth: usize, value: u8) -> Result<()> {
         let burst: Vec<u8> = (0..depth).flat_map(|key| (self.request)(key, value)).collect();
         self.stream.get_mut().write_all(&burst)?;
@@ -264,7 +263,7 @@ impl Target {
 }
 
 fn main() -> Result<()> {
-    // Not below /tmp, which may be no disk at all.
+    // Not under /tmp, which may not be on a disk.
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("store-bench");
     std::fs::create_dir_all(&folder)?;
     let done = (|| {

@@ -1,7 +1,7 @@
-//! What a delivery costs on each transport, in the switch itself, on a network that only counts:
-//! allocations, bytes and writes of one message to one subscriber, and its time beside that of a
-//! raw WebSocket. Counts do not jitter; the bench fails where one grows past its bound. Times are
-//! a ratio, because they do.
+//! The cost of a delivery on each transport, in the switch alone, on a network that only counts:
+//! allocations, bytes and writes of one message to one subscriber, and its time relative to a raw
+//! WebSocket. Counts have no noise: the bench fails if one exceeds its bound. Times have, so only
+//! their ratio is shown.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -25,15 +25,15 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Bytes of data in a message.
 const DATA_BYTES: usize = 128;
-/// Messages of which the time is taken.
+/// Number of messages that are timed.
 const TIMED: usize = 2000;
 
-/// Takes everything at once, and counts it.
+/// A network that accepts everything at once, and counts it.
 #[derive(Default)]
 struct Counter {
     frames: usize,
     bytes: usize,
-    /// The first bytes of what was sent last, to see that it was what it should be.
+    /// The start of the last frame, to check that it is the expected one.
     last: Vec<u8>,
 }
 
@@ -74,7 +74,7 @@ impl Net for Counter {
     fn resume(&mut self, _: ConnId) {}
 }
 
-/// How subscribers are reached.
+/// A subscriber's transport.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Transport {
     Raw,
@@ -88,7 +88,7 @@ enum Transport {
 
 use Transport::*;
 
-/// With their names, and how many allocations one more subscriber may cost.
+/// Each with its name, and the allocations that one more subscriber may cost.
 const TRANSPORTS: [(Transport, &str, usize); 7] = [
     (Raw, "raw WebSocket", 0),
     (SockJs, "SockJS WebSocket", 0),
@@ -107,10 +107,10 @@ struct World {
 }
 
 impl World {
-    /// A server with so many subscribers over that transport.
+    /// A server with `count` subscribers on a transport.
     fn new(transport: Transport, count: usize) -> World {
         let net = Counter::default();
-        // An answer that goes on goes on for the whole bench.
+        // A streamed answer lasts for the whole bench.
         let limits = Limits { stream_response_bytes: 1 << 30, ..Limits::default() };
         let settings = Settings::new(limits, "a key of the benches", net.now());
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
@@ -125,7 +125,7 @@ impl World {
         world
     }
 
-    /// One turn, in which these bytes come.
+    /// One turn with this input.
     fn give(&mut self, conn: ConnId, bytes: &[u8]) {
         let mut input = bytes.to_vec();
         self.switch.tick(&mut self.net);
@@ -165,7 +165,7 @@ impl World {
         let body = serde_json::to_string(&messages(n)).expect("memory takes every byte");
         let head = format!("POST /socket/0/{n}/xhr_send HTTP/1.1\r\nHost: bench\r\n");
         let send = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-        // A poll has been answered with the opening, and is not there to hear the answers.
+        // The first poll was answered with the opening frame; new ones must wait for the answers.
         self.give(sender, send.as_bytes());
         let polls = matches!(transport, XhrPolling | Jsonp);
         if polls {
@@ -175,7 +175,7 @@ impl World {
         self.subscribers.push((conn, if polls { request } else { Vec::new() }));
     }
 
-    /// One message to all; those that poll ask again.
+    /// One message to all; polling subscribers poll again.
     fn emit(&mut self, frame: &[u8]) {
         self.give(self.controller, frame);
         for at in 0..self.subscribers.len() {
@@ -211,7 +211,7 @@ fn in_sockjs(n: usize) -> Vec<u8> {
     out
 }
 
-/// Allocations, frames and bytes of one emit to so many subscribers.
+/// Allocations, frames and bytes of one emit to `subscribers`.
 fn count(transport: Transport, subscribers: usize) -> (usize, usize, usize) {
     let mut world = World::new(transport, subscribers);
     let frame = support::emit("news", DATA_BYTES);
@@ -229,7 +229,7 @@ fn count(transport: Transport, subscribers: usize) -> (usize, usize, usize) {
     fewest
 }
 
-/// Nanoseconds of one delivery.
+/// Nanoseconds per delivery.
 fn time(transport: Transport) -> f64 {
     const SUBSCRIBERS: usize = 100;
     let mut world = World::new(transport, SUBSCRIBERS);

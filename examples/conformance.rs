@@ -1,13 +1,13 @@
-//! The server that `sockjs-protocol`, `sockjs-client` and Autobahn test: echoes and their like, on
-//! the reactor, the codecs and the sessions of the real server, with an application of its own.
+//! The server for the tests of `sockjs-protocol`, `sockjs-client` and Autobahn: echo and similar
+//! services on the reactor, codecs and sessions of the real server, with its own application.
 //!
 //! ```sh
 //! cargo run --release --example conformance -- --listen 127.0.0.1:8081
 //! ```
 //!
-//! It prints `listening ADDRESS` and runs until it is killed. The heartbeat of the raw endpoint is
-//! off: Autobahn writes its answer to a ping into the middle of a frame that it sends in pieces.
-// An example tells its user what is wrong on standard error.
+//! It prints `listening ADDRESS` and runs until it is killed. The raw endpoint has no heartbeat:
+//! Autobahn sends its pong in the middle of a frame that it writes in pieces.
+// An example reports errors on standard error.
 #![allow(clippy::print_stderr, clippy::print_stdout)]
 
 use std::process::ExitCode;
@@ -20,23 +20,23 @@ use fws::reactor::{Bounds, Listener, Reactor};
 use fws::reason::CloseReason;
 use fws::web::{Application, Message, Outlet, Parting, Service, Standalone};
 
-/// A frame and a message, over WebSocket and in the body of a request.
+/// Largest frame and message, over WebSocket and in a request body.
 const MESSAGE_BYTES: usize = 32 << 20;
-/// Autobahn sends 4 MiB in fragments of 64 bytes.
+/// Most fragments per message: Autobahn sends 4 MiB in fragments of 64 bytes.
 const FRAGMENTS: usize = 70_000;
-/// Where `sockjs-protocol` expects an answer that goes on to end.
+/// Where `sockjs-protocol` expects a streamed answer to end.
 const RESPONSE_BYTES: usize = 4096;
 
-/// What each service does, in the order of the services.
+/// The behaviour of each service, in their order.
 #[derive(Clone, Copy, Debug)]
 enum Peer {
-    /// Says what it hears.
+    /// Sends back what it receives.
     Echo,
-    /// Says 2^N letters when it hears N.
+    /// Sends 2^N letters when it receives N.
     Amplify,
 }
 
-/// What stands behind the door.
+/// The application.
 #[derive(Debug)]
 struct Echoes;
 
@@ -81,7 +81,7 @@ impl Application for Echoes {
     }
 }
 
-/// Indices of the services below.
+/// Indices into [`services`].
 const CLOSE: usize = 3;
 const AMPLIFY: usize = 4;
 
@@ -111,11 +111,11 @@ fn services(limits: &Limits) -> Vec<Service> {
 fn run(address: &str) -> Result<(), Box<dyn std::error::Error>> {
     let limits = Limits {
         http_body_bytes: 4 * MESSAGE_BYTES,
-        // Four peers at a time send the longest messages and read them again; half a message lies
-        // in up to twice its memory.
+        // Four peers at a time send the longest messages and read them again; a message in progress
+        // takes up to twice its size.
         input_bytes: 8 * MESSAGE_BYTES,
         queued_bytes: 8 * MESSAGE_BYTES,
-        // The cases speak as fast as they can.
+        // The test cases send as fast as they can.
         messages_per_second: 1_000_000,
         messages_burst: 1_000_000,
         ..Limits::default()

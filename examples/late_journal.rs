@@ -1,6 +1,6 @@
-//! The server on a journal that is never in a hurry: every change is ordered some turns after it
-//! was proposed, and durable later still. The protocol tests run on it as on the real one
-//! (`make test`); it takes the flags of `fws serve`.
+//! The server on a slow journal: every change is ordered some turns after it was proposed, and
+//! durable still later. The protocol tests run on it as on the real one (`make test`); it takes the
+//! flags of `fws serve`.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! What `--demo` adds: a namespace whose key is in the data folder, and a demo page. Called by the
-//! server at its start, and at a reload for the key.
+//! What `--demo` adds: a namespace whose key is in the data folder, and a demo page. The server
+//! calls it at its start, and for the key at a reload.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -9,14 +9,14 @@ use crate::keys;
 use crate::switch::Demo;
 use crate::uuid::Uuid;
 
-/// The namespace of the page.
+/// The demo page's namespace.
 pub const NAMESPACE: &str = DEMO_NAMESPACE;
 
-/// The key of [`NAMESPACE`]: the one in the data folder, or a new one, which is put there for
-/// `fws emit` and its like.
+/// Returns the key of [`NAMESPACE`] from the data folder, or makes one and stores it there for
+/// `fws emit` and the other commands.
 ///
 /// # Errors
-/// Those of the file system and of the random source.
+/// Errors of the file system and of the random source.
 pub fn key(config: &Config) -> io::Result<Secret> {
     if let Some(key) = keys::load(&config.data, NAMESPACE)? {
         return Ok(key);
@@ -28,15 +28,15 @@ pub fn key(config: &Config) -> io::Result<Secret> {
     Ok(key)
 }
 
-/// The command that publishes to the page, as one can type it where the server was started.
-/// `control`: the address of the control port.
+/// The command that publishes to the page, to be typed where the server was started. `control`: the
+/// address of the control port.
 pub fn command(config: &Config, control: &str) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "fws".into());
     let mut command = format!("{} emit {NAMESPACE} news '\"hello\"'", shell_word(&program));
     let default = Config::default();
     let is_in_file = config.namespaces.iter().any(|(name, _)| name == NAMESPACE);
     if let Some(file) = config.file.as_ref().filter(|_| is_in_file) {
-        // The key stands there and not in the data folder.
+        // The key is in the file, not in the data folder.
         command.push_str(&format!(" --config {}", shell_word(&file.to_string_lossy())));
     }
     if control != default.control.to_string() {
@@ -48,7 +48,7 @@ pub fn command(config: &Config, control: &str) -> String {
     command
 }
 
-/// Where to open the page, for a person on this machine. `ws`: the address of the WebSocket port.
+/// The URL of the page for a browser on this machine. `ws`: the address of the WebSocket port.
 pub fn url(ws: &str) -> String {
     let address = ws.parse::<SocketAddr>().map(|address| match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => ([127, 0, 0, 1], address.port()).into(),
@@ -58,7 +58,7 @@ pub fn url(ws: &str) -> String {
     format!("http://{}/", address.map_or_else(|_| ws.into(), |address| address.to_string()))
 }
 
-/// The page, with its script in it and that command on it.
+/// The page, with the client script and the command inserted.
 pub fn page(command: &str) -> Demo {
     let command = command.replace('&', "&amp;").replace('<', "&lt;");
     let page = include_str!("demo.html")
@@ -67,7 +67,7 @@ pub fn page(command: &str) -> Demo {
     Demo { page: page.into_bytes().into(), namespace: NAMESPACE.into() }
 }
 
-/// A word as a shell takes it for one.
+/// A word, quoted for a shell if necessary.
 fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {

@@ -1,5 +1,5 @@
-//! Doors that a service manager has opened before the start, as systemd does (sd_listen_fds(3)):
-//! the names decide which is which, and nobody is refused while the server is away.
+//! Socket activation: listeners that a service manager opened before the start, as systemd does
+//! (sd_listen_fds(3)). Names decide which is which, and no client is refused during a restart.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -17,7 +17,7 @@ use common::{eventually, http};
 const PING: &str = r#"{"action":"ping"}"#;
 const DONE: &str = r#"{"success":true}"#;
 
-/// The command of a server that is handed two sockets: a shell gets them as its standard streams.
+/// The command of a server that is passed two sockets: a shell gets them as standard streams.
 fn handed(dir: &Dir, options: &Options, names: &str, sockets: [OwnedFd; 2]) -> Command {
     handed_by(dir, options, names, "LISTEN_PID=$$", sockets)
 }
@@ -90,7 +90,7 @@ fn without_a_name_the_kind_decides() {
     let mut control = Control::unix(&path);
     control.auth("demo");
     assert_eq!(control.ask(PING), DONE);
-    // Back ends of this machine are served as without it.
+    // The configured control port is served too.
     server.assert_alive();
     let _dir = server.stop();
     assert!(path.exists(), "the file is that of whoever opened the socket");
@@ -110,7 +110,7 @@ fn nobody_is_refused_over_a_restart() {
     let mut browser = server.browser("demo", r#"{"i":1}"#);
     server.terminate();
     browser.expect_going_away();
-    // While it drains, and while there is none.
+    // One connects while the server drains, one while there is no server.
     let mut early = Control::tcp(back);
     early.send(PING);
     let dir = server.exited();
@@ -134,7 +134,7 @@ fn what_is_no_door_is_one_clear_line() {
     let (code, said) = run_to_end(command);
     let line = "socket 1 that was handed over (\"control\") is neither TCP nor a unix stream";
     assert!(code == Some(1) && said.ends_with(line), "{said}");
-    // A connection, as an old inetd would hand it over.
+    // A connected socket, as inetd would pass with `nowait`.
     let door = listen();
     let connected = TcpStream::connect(door.local_addr().unwrap()).unwrap();
     let dir = Dir::new();

@@ -1,5 +1,5 @@
-//! The admin door of the real binary: what it shows moves as it must, health says when nobody
-//! should be sent here, and HTTP is the same as on the web door.
+//! The admin port of the real binary: the metrics change as they must, health says when to send no
+//! traffic here, and HTTP behaves as on the web port.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -17,7 +17,7 @@ use fws::codec::prometheus::{Sample, parse};
 use fws::metrics::families;
 use serde_json::json;
 
-/// Options with an admin door.
+/// Options with an admin port.
 fn options() -> Options {
     let mut options = Options::default();
     options.config["admin"] = json!("127.0.0.1:0");
@@ -50,7 +50,7 @@ fn a_page_that_has_its_name_point_here_reads_nothing() {
             assert_eq!(status(version, &format!("Host: {host}\r\n")), 403, "{host:?}");
         }
     }
-    // Elsewhere names are what it is asked by.
+    // On a public address, host names are allowed.
     let mut options = Options::default();
     options.config["admin"] = json!("0.0.0.0:0");
     let server = Server::start(&options);
@@ -60,7 +60,7 @@ fn a_page_that_has_its_name_point_here_reads_nothing() {
     assert_eq!(http.answer().status, 200);
 }
 
-/// Everybody who watches comes from the same machine, and is no browser.
+/// Monitoring comes from a single machine, and is not a browser.
 #[test]
 fn a_cap_on_the_browsers_of_an_address_is_none_on_those_who_watch() {
     let mut options = options();
@@ -73,7 +73,7 @@ fn a_cap_on_the_browsers_of_an_address_is_none_on_those_who_watch() {
     }
 }
 
-/// All samples, by name and labels as they are written.
+/// All samples, by name and labels.
 fn scrape(server: SocketAddr) -> BTreeMap<String, f64> {
     let answer = get(server, "/metrics");
     assert_eq!(answer.status, 200);
@@ -89,7 +89,7 @@ fn scrape(server: SocketAddr) -> BTreeMap<String, f64> {
     map
 }
 
-/// Waits until a sample has this value.
+/// Waits until a sample has a value.
 #[track_caller]
 fn shows(server: SocketAddr, name: &str, value: f64) {
     let mut last = None;
@@ -230,7 +230,7 @@ fn a_session_that_ends_unasked_is_counted() {
     };
     open();
     shows(admin, "fws_sessions_closed_total{reason=peer_lost}", 1.0);
-    // And one that is told why.
+    // And a session that is told the reason.
     let place = open();
     let told = ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body;
     assert_eq!(told, "c[3408,\"no auth in time\"]\n");
@@ -256,7 +256,7 @@ fn connections_are_told_apart() {
     browser.close(None);
     shows(admin, "fws_connections{kind=websocket}", 0.0);
     assert!(scrape(admin)["fws_connections_closed_total{reason=peer_closed}"] >= 2.0);
-    // Who watches is not counted with those who are watched.
+    // Connections to the admin port are not counted here.
     assert_eq!(scrape(admin)["fws_connections_opened_total{door=web}"], 4.0);
 }
 
@@ -307,7 +307,7 @@ fn http_is_that_of_the_web_door() {
     assert!(head.status == 200 && head.header("content-length").is_some());
     let post = request(admin, "POST /metrics", &["Content-Length: 0"]).unwrap();
     assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD")));
-    // One request after the other, on one connection.
+    // Sequential requests on one connection.
     let mut http = Http::connect(admin);
     assert_eq!(http.ask("GET /healthz", &[], "").status, 200);
     assert_eq!(http.ask("GET /nothing", &[], "").status, 404);
@@ -361,7 +361,7 @@ fn half_a_request_ends_and_makes_room() {
     let admin = server.admin();
     let mut half = Http::connect(admin);
     half.raw("GET /metrics HT");
-    // This one waits until the first has had its time.
+    // This request waits until the half one has timed out.
     assert_eq!(get(admin, "/healthz").status, 200);
     assert_eq!(half.answer().status, 408);
 }
@@ -375,7 +375,7 @@ fn whoever_asks_for_nothing_makes_room() {
     let mut busy = Http::connect(admin);
     let _silent: Vec<_> = (0..12).map(|_| Http::connect(admin)).collect();
     assert_eq!(get(admin, "/healthz").status, 200);
-    // Whoever has asked once, and then for nothing more, makes room as well.
+    // Connections that have sent one request and then idle are evicted too.
     assert!(busy.wire.read_rest().is_ok_and(|rest| rest.is_empty()));
     let asked = (0..12).map(|_| Http::connect(admin)).map(|mut http| {
         assert_eq!(http.ask("GET /healthz", &[], "").status, 200);
@@ -392,7 +392,7 @@ fn a_crowd_that_asks_for_nothing_holds_nobody_up() {
     let began = Instant::now();
     let silent: Vec<_> = (0..50).map(|_| Http::connect(admin)).collect();
     assert_eq!(get(admin, "/healthz").status, 200);
-    // Nor do those who have asked once, and go on to stand there.
+    // Nor do connections that have sent one request and then idle.
     let asked = (0..50).map(|_| Http::connect(admin)).map(|mut http| {
         assert_eq!(http.ask("GET /healthz", &[], "").status, 200);
         http
@@ -409,8 +409,8 @@ fn whoever_takes_no_answer_ends_and_makes_room() {
     let server = Server::start(&options);
     let admin = server.admin();
     let mut deaf = Http::connect(admin);
-    // More than the kernel keeps for it: what is left waits in the server. That a dead machine
-    // acknowledges nothing looks the same from there.
+    // More than the kernel buffers: the rest is queued in the server. A dead machine, which
+    // acknowledges nothing, looks the same to the server.
     deaf.raw("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000));
     assert_eq!(get(admin, "/healthz").status, 200);
 }
@@ -422,7 +422,7 @@ fn browsers_that_fill_the_server_do_not_lock_it() {
     let server = Server::start(&options);
     let admin = server.admin();
     let _idle: Vec<_> = (0..20).map(|_| Http::connect(server.ws)).collect();
-    // Those whom there is no room for are told so and gone, and the switch has counted them.
+    // Connections beyond the limit are refused with an answer, and the switch has counted them.
     shows(admin, "fws_connections_turned_away_total{reason=full}", 4.0);
     shows(admin, "fws_sockets", 16.0);
     assert_eq!(get(admin, "/healthz").status, 200);
@@ -434,7 +434,7 @@ fn health_says_that_the_server_drains() {
     options.config["limits"] = json!({ "drain_ms": 60_000, "backlog_bytes": 1 << 30 });
     let server = Server::start(&options);
     let admin = server.admin();
-    // Somebody who does not take what is queued keeps the server from its end.
+    // A subscriber that does not read its queue keeps the server draining.
     let mut deaf = server.browser("demo", r#"{"i":1}"#);
     deaf.subscribe("news");
     let mut control = server.controller("demo");
@@ -450,7 +450,7 @@ fn health_says_that_the_server_drains() {
     });
     assert_eq!(draining.body, "draining\n");
     assert_eq!(scrape(admin)["fws_draining"], 1.0);
-    // Whoever watches is not waited for.
+    // Draining does not wait for monitoring connections.
     let _watching = Http::connect(admin);
     deaf.drop_connection(true);
     server.exited();
@@ -488,7 +488,7 @@ fn health_says_that_the_store_fails() {
     std::fs::remove_file(filler).unwrap();
     eventually("it is well again", || (get(admin, "/healthz").status == 200).then_some(()));
     shows(admin, "fws_store_failing", 0.0);
-    // Also those that were on their way when it failed are told to be of their namespace.
+    // Commands in flight when the store failed are counted for their namespace too.
     let refused = scrape(admin)["fws_commands_refused_total{code=302}"];
     server.terminate();
     let told = format!("refused: store_failure {refused}; namespace \"demo\" {refused}");

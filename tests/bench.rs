@@ -1,5 +1,5 @@
-//! `fws bench` against a running server: every workload and transport of ours, with figures that
-//! make sense; and against servers that are not there or do wrong, of which there are no figures.
+//! `fws bench` against a running server: every workload and transport of fws, with plausible
+//! figures; and against absent or faulty servers, of which there must be no figures.
 #![cfg(feature = "bench")]
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
@@ -18,10 +18,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use wrong::{Sin, commands, replies, topics, visits};
 
-/// As short as a run can be.
+/// The shortest possible run.
 const SHORT: [&str; 4] = ["--seconds", "0.1", "--warm-up", "0.05"];
 
-/// What a run against a server of ours found.
+/// The outcome of a run against fws.
 fn bench(server: &Server, words: &[&str]) -> Value {
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
     let pid = server.pid().to_string();
@@ -38,7 +38,7 @@ fn figure(outcome: &Value, name: &str) -> f64 {
 fn messages_to_many_over_every_transport() {
     let server = Server::new();
     for to in ["fws", "sockjs", "xhr-streaming"] {
-        // Enough for an answer over HTTP to end, and be asked for again.
+        // Enough bytes that a streamed HTTP answer ends and must be requested again.
         let words = ["broadcast", "--to", to, "--subscribers", "5", "--bytes", "8000"];
         let outcome = bench(&server, &words);
         assert_eq!((&outcome["to"], &outcome["workload"]), (&to.into(), &"broadcast".into()));
@@ -102,7 +102,7 @@ fn those_who_idle_come_and_go_or_command() {
     }
 }
 
-/// More than may be without their key at a time.
+/// More connections than may be unauthenticated at a time.
 #[test]
 fn many_connections_that_command() {
     let server = Server::new();
@@ -116,7 +116,7 @@ fn a_server_may_be_silent_where_nothing_is_to_be_said() {
     let server = Server::new();
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
     let place = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
-    // Longer than it is waited for an answer, and shorter than between two pings.
+    // Longer than the timeout for an answer, and shorter than the interval between pings.
     let words = ["bench", "idle", "--subscribers", "2", "--warm-up", "10.2", "--seconds", "0.1"];
     good(fws(&[&words[..], &place].concat()));
 }
@@ -183,7 +183,7 @@ fn what_cannot_work_is_said_in_a_sentence() {
         let said = if to == "fws" { "3404 invalid JWT" } else { "c[3404,\"invalid JWT\"]" };
         assert!(line.ends_with(&format!("was closed too early: {said} {key}")), "{line}");
     }
-    // The port for back ends, taken for the other.
+    // The control port, given as the web port.
     let crossed = ["bench", "idle", "--key", DEMO_KEY, "--ws", &control];
     let line = bad(fws(&crossed), 1);
     assert!(line.contains(&control) && line.ends_with("(is it the right port?)"), "{line}");
@@ -215,8 +215,9 @@ fn those_who_stall_and_are_cut_are_counted() {
     options.config["limits"] = json!({ "backlog_bytes": 500_000, "backlog_ms": 500 });
     let server = Server::start(&options);
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
-    // In four seconds 12 MB are published, for which the kernel has no room: they are cut in that
-    // time, and told so when they read again. Whoever reads may be held up by all else that runs.
+    // In four seconds 12 MB are published, more than the kernel buffers: the stalled subscribers
+    // are disconnected meanwhile, and learn it when they read again. Others may be delayed by a
+    // busy machine.
     let words = ["bench", "slow", "--subscribers", "4", "--stalled", "2", "--bytes", "30000"];
     let more = ["--per-second", "100", "--warm-up", "0.05", "--seconds", "4", "--json"];
     let places = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
@@ -242,7 +243,7 @@ fn subscribers_come_from_a_site_that_may_connect() {
     }
 }
 
-/// A Redis in its protected mode refuses whoever does not come from 127.0.0.1.
+/// A Redis in protected mode refuses clients that do not connect from 127.0.0.1.
 #[test]
 fn whoever_commands_comes_from_the_usual_address() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -251,7 +252,7 @@ fn whoever_commands_comes_from_the_usual_address() {
         let (mut stream, from) = listener.accept().unwrap();
         assert_eq!(from.ip().to_string(), "127.0.0.1");
         stream.write_all(b"-DENIED Redis is running in protected mode\r\n").unwrap();
-        // It may close at any moment.
+        // The client may close at any moment.
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let line = bad(fws(&["bench", "control", "--to", "redis", "--control", &at]), 1);
@@ -260,7 +261,7 @@ fn whoever_commands_comes_from_the_usual_address() {
     server.join().unwrap();
 }
 
-/// A run against a server of topics that sins with its message of this number.
+/// A run against a topic server that misbehaves at the message with this number.
 fn against(sin: Sin, number: u64, words: &[&str]) -> std::process::Command {
     let at = topics(sin, number);
     let to = ["--to", "topic", "--ws", &at.to_string(), "--bytes", "64", "--json"];
@@ -280,13 +281,13 @@ fn a_server_that_does_wrong_has_no_figures() {
         let line = bad(against(sin, 1, &words), 1);
         assert!(line.contains(part), "{line}");
     }
-    // To whom it goes is chance, but each hears of the next one soon.
+    // The recipients are random, but each one soon receives another message.
     let words = ["unicast", "--subscribers", "2", "--seconds", "5"];
     let line = bad(against(Sin::Loses, 20, &words), 1);
     assert!(line.contains(" too early: one is lost "), "{line}");
 }
 
-/// Signs of life are no messages.
+/// Pings do not count as messages.
 #[test]
 fn a_server_that_forgets_but_says_that_it_is_there() {
     let check = |workload| {
@@ -309,7 +310,7 @@ fn what_is_lost_for_those_who_stall_is_missed() {
     assert!(line.contains("0 messages under way, 1 who did not read have not had all"), "{line}");
 }
 
-/// The time is up while the server stands still: what was under way counts, however late it comes.
+/// The run ends while the server stalls: messages in flight count, however late they arrive.
 #[test]
 fn what_comes_when_the_time_is_up_counts() {
     let outcome = |command| serde_json::from_str::<Value>(&good(command)).unwrap();
@@ -319,7 +320,7 @@ fn what_comes_when_the_time_is_up_counts() {
     for name in ["latency_p50_us", "last_latency_p50_us", "latency_max_us"] {
         assert!(figure(&found, name) > 1e6, "{name} in {found}");
     }
-    // What had come by then; some came before anything was counted.
+    // What had arrived by then; some of it before measuring began.
     let (published, deliveries) = (figure(&found, "published"), figure(&found, "deliveries"));
     assert!(published >= 25.0 && deliveries <= 20.0, "{found}");
 
@@ -336,7 +337,7 @@ fn what_comes_when_the_time_is_up_counts() {
     assert!(figure(&found, "latency_max_us") > 1e6, "{found}");
 }
 
-/// A message counts from when it was due, and the figures say that the publisher was late.
+/// A message's latency starts when it was due, and the figures show that the publisher was late.
 #[test]
 fn a_publisher_that_is_late_is_no_excuse() {
     let bench = std::sync::Arc::new(std::sync::Mutex::new(None));
@@ -371,7 +372,7 @@ fn a_reply_that_is_missing_or_too_many_is_noticed() {
         assert!(line.contains(more), "{line}");
     }
     let other = |reply: &[u8]| [&reply[..20], b"?", &reply[21..]].concat();
-    // Behind those of 10,000 values that are set.
+    // After the replies to 10,000 sets.
     let line = run(
         &["control", "--command", "get"],
         replies(

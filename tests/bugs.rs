@@ -1,8 +1,8 @@
-//! The bugs of the original server (B1 to B38, protocol part 13), each with a test that shows it
-//! is not here. The real binary, from outside; where a bug is about a store that we have not, its
-//! nearest meaning. After whatever ended the original's process, the same server must still serve.
+//! The bugs of the original server (B1 to B38, protocol part 13), each with a test that they do not
+//! exist here. Uses the real binary, from outside; for bugs of a store that fws does not have, the
+//! nearest equivalent. After whatever crashed the original, the same server must still serve.
 
-// A test that cannot go on panics, in its helpers as in itself.
+// Test helpers panic on failure, like tests.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -17,31 +17,31 @@ mod security;
 use common::control::Control;
 use serde_json::{Value, json};
 
-/// The reply to a command that was carried out.
+/// The reply to a successful command.
 const SUCCESS: &str = r#"{"success":true}"#;
 
-/// The reply to a command that was refused.
+/// The reply to a refused command.
 fn refusal(code: u16, reason: &str) -> String {
     format!(r#"{{"success":false,"reason":"{reason}","code":{code}}}"#)
 }
 
-/// The command that sends `data`, raw JSON, to a channel.
+/// The command that publishes `data`, raw JSON, to a channel.
 fn emit(channel: &str, data: &str) -> String {
     format!(r#"{{"action":"emit","channel":{},"data":{data},"params":{{}}}}"#, json!(channel))
 }
 
-/// The command that stores `data`, raw JSON, with these `params`.
+/// The command that sets a state to `data`, raw JSON, with these `params`.
 fn set(channel: &str, data: &str, params: &str) -> String {
     let channel = json!(channel);
     format!(r#"{{"action":"set","channel":{channel},"data":{data},"params":{params}}}"#)
 }
 
-/// The command that asks for the state of a channel.
+/// The command that gets a channel's state.
 fn get(channel: &str) -> String {
     json!({ "action": "get", "channel": channel, "params": {} }).to_string()
 }
 
-/// The command that gives a user a grant (`subscribe`) or takes it (`unsubscribe`).
+/// The command that grants a user access (`subscribe`) or revokes it (`unsubscribe`).
 fn grant(action: &str, channel: &str, user: &str) -> String {
     json!({ "action": action, "channel": channel, "params": { "userId": user } }).to_string()
 }
@@ -56,7 +56,7 @@ fn message(channel: &str, data: &str) -> String {
     format!(r#"{{"event":{},"data":{data}}}"#, json!(channel))
 }
 
-/// How many connections a channel has.
+/// The number of connections subscribed to a channel.
 #[track_caller]
 fn connections(control: &mut Control, channel: &str) -> u64 {
     let command = json!({ "action": "channelInfo", "channel": channel });

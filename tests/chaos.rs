@@ -1,7 +1,7 @@
-//! Many peers at once on the real reactor, each with habits of its own: bytes in odd pieces, deep
-//! pipelines, late reading, half-closes, resets. The simulation knows all of that of the switch;
-//! this is for the reactor, whose bugs are connections that hang. Every dialogue must come to its
-//! end, complete and in order. `FWS_TEST_CHAOS_SEED` replays one seed.
+//! Many peers at once on the real reactor, each with its own habits: bytes in odd pieces, deep
+//! pipelines, late reads, half-closes, resets. The simulation covers all of that for the switch;
+//! this covers the reactor, whose bugs show as connections that hang. Every dialogue must end,
+//! complete and in order. `FWS_TEST_CHAOS_SEED` replays one seed.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -30,8 +30,8 @@ impl Random {
     }
 }
 
-/// Writes all of it in pieces of odd sizes, from a thread of its own, so that the reader may be
-/// late; then perhaps closes the sending side.
+/// Writes all bytes in pieces of odd sizes from its own thread, so that the reader may lag; then
+/// perhaps shuts down the sending side.
 fn write_in_pieces(stream: &TcpStream, bytes: Vec<u8>, seed: u64) -> thread::JoinHandle<()> {
     let mut stream = stream.try_clone().unwrap();
     let mut random = Random(seed);
@@ -78,7 +78,7 @@ fn back_end(server: &Server, seed: u64) {
     }
     let writer = write_in_pieces(&stream, sent, seed);
     if random.below(3) == 0 {
-        // Late: the server has met a full socket by then, and reads no more of ours.
+        // Late: by then the server has met a full socket and stopped reading.
         thread::park_timeout(std::time::Duration::from_millis(50));
     }
     let mut got = vec![0; expected.len()];
@@ -94,7 +94,7 @@ fn back_end(server: &Server, seed: u64) {
     writer.join().unwrap();
 }
 
-/// A browser that comes and goes, sometimes in the middle of a word.
+/// A browser that comes and goes, sometimes in the middle of a message.
 fn visitor(server: &Server, seed: u64) {
     let mut random = Random(seed);
     for _ in 0..20 {
@@ -141,7 +141,7 @@ fn send_in_pieces(http: &mut Http, request: &str, random: &mut Random) {
     }
 }
 
-/// One that hears every message of one back end in order, over requests that come and go.
+/// A poller that receives every message of one back end in order, over changing requests.
 fn poller(server: &Server, seed: u64) {
     let mut random = Random(seed);
     let mut http = Http::connect(server.ws);
@@ -151,7 +151,7 @@ fn poller(server: &Server, seed: u64) {
     let user = token(&format!(r#"{{"i":"poller-{seed}"}}"#), DEMO_KEY);
     let subscribe = format!(r#"{{"event":"subscribe","data":"{channel}","clb":1}}"#);
     let body = serde_json::json!([auth_message("demo", &user), subscribe]).to_string();
-    // All at once: a session, what it says, and its answers.
+    // Pipelined: open a session, send messages, and poll for the answers.
     let poll = format!("POST {path}/xhr {head}\r\n");
     let send = format!("POST {path}/xhr_send {head}Content-Length: {}\r\n\r\n{body}", body.len());
     send_in_pieces(&mut http, &[poll.as_str(), &send, &poll].concat(), &mut random);
@@ -189,14 +189,14 @@ fn poller(server: &Server, seed: u64) {
             http.head();
             http.chunk();
             while hear(&http.chunk()) < sent {}
-            // It leaves in the middle: only what it has heard is certain to be over.
+            // It leaves in the middle: only what it has received is certainly consumed.
             return drop(http);
         }
         hear(&http.answer().body);
     }
 }
 
-/// One that stays and hears every message of one back end, in order.
+/// A subscriber that stays and receives every message of one back end in order.
 fn listener(server: &Server, name: usize) {
     let mut browser = server.browser("demo", &format!(r#"{{"i":"listener-{name}"}}"#));
     let channel = format!("ordered-{name}");
@@ -219,7 +219,7 @@ fn listener(server: &Server, name: usize) {
 fn every_dialogue_comes_to_its_end() {
     let seed = std::env::var("FWS_TEST_CHAOS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or(1);
-    // Few descriptors, so that slots see many lives; enough that nobody is turned away.
+    // Few descriptors, so that slots are reused often; enough that no connection is refused.
     let mut server = Server::start(&Options { descriptors: Some(192), ..Options::default() });
     thread::scope(|scope| {
         let server = &server;

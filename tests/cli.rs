@@ -1,4 +1,4 @@
-//! The command line of the real binary: what it says, where, and with which exit code.
+//! The command line of the real binary: its output, on which stream, and its exit codes.
 
 mod common;
 
@@ -300,7 +300,7 @@ fn tokens_are_made_and_explained() {
     };
     let token = good(with_key(&["token", "demo", "bob"]));
     let token = token.trim_end();
-    // The example of protocol part 8.
+    // The example in protocol part 8.
     assert_eq!(
         token,
         "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpIjoiYm9iIn0\
@@ -320,12 +320,12 @@ fn tokens_are_made_and_explained() {
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
     assert!(ran.err.starts_with("fws: not valid: "), "{ran:?}");
 
-    // A number, and not 0; but no name, because JavaScript writes it as 1e+30.
+    // A number other than 0; but not a name, because JavaScript would print it as 1e+30.
     let number = "eyJhbGciOiJIUzI1NiJ9.eyJpIjoxZTMwfQ.eA";
     let ran = run(fws(&["token", "--check", number]));
     assert!(ran.err.starts_with("fws: not valid: i is no name: ") && ran.err.contains("exponent"));
 
-    // What is not verified may hold anything: no escape sequence reaches the terminal.
+    // An unverified token may contain anything: no escape sequence reaches the terminal.
     let evil = "eyJhbGciOiJIUzI1NiIsIngiOiJ/In0.eyJpIjoiYlx1MDAxYlszMW0ifQ.eA";
     let ran = run(fws(&["token", "--check", evil]));
     assert!(!ran.out.contains(|c: char| c.is_control() && c != '\n'), "{ran:?}");
@@ -342,7 +342,7 @@ fn tokens_are_made_and_explained() {
     let data = dir.file("data");
     let line = bad(fws(&["token", "demo", "5", "--data", data.to_str().unwrap()]), 1);
     assert!(line.starts_with("no key for namespace \"demo\": give it with --key or"), "{line}");
-    // Nobody looked at the signature, so it is not called wrong.
+    // The signature was not checked, so it is not called wrong.
     let words = ["token", "--check", token, "demo", "--data", data.to_str().unwrap()];
     assert_eq!(bad(fws(&words), 2), line);
 }
@@ -360,7 +360,7 @@ fn a_token_that_the_server_would_refuse_is_not_made() {
     assert!(good(fws(&["token", "--check", good_token.trim_end()])).contains("valid"));
     let why = "the user has 256 bytes, the most is 255 (limit name_bytes)";
     assert_eq!(bad(token(&longer, &[]), 2), why);
-    // With a server that takes it, it is one.
+    // With a server whose limit allows it, it is made.
     let file = dir.file("long.json");
     std::fs::write(&file, r#"{"limits":{"name_bytes":300}}"#).unwrap();
     let long_token = good(token(&longer, &["--config", file.to_str().unwrap()]));
@@ -444,7 +444,7 @@ fn a_key_is_kept_wherever_the_server_key_comes_from() {
     assert_eq!(ran.err, format!("fws: the key is also kept in {}\n", path.display()));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), ran.out);
     assert_eq!(good(at(&server, &["emit", "shop", "news", "hello"])), "sent\n");
-    // Elsewhere there is no such folder, and whoever relies on it is told.
+    // On another machine that folder does not exist, and the user is told.
     let mut command = at(&server, &["register", "other shop"]);
     command.env("FWS_SECRETKEY", SERVER_KEY).env("FWS_DATA_DIR", "/nowhere");
     let ran = run(command);
@@ -467,7 +467,7 @@ fn a_server_key_that_others_may_read_is_worth_a_word() {
 
 #[test]
 fn a_namespace_is_registered_and_its_key_is_kept() {
-    // No configured server key: the first start makes one.
+    // No server key is configured: the first start makes one.
     let server = Server::start(&Options { key: None, ..Options::default() });
     let kept = server.dir().file("data/server.key");
     assert_eq!(mode(&kept), 0o600);
@@ -518,7 +518,7 @@ fn states_and_grants() {
     assert_eq!(run(&["info", "demo", "price"]), "0 users, 0 connections\n");
     assert_eq!(run(&["grant", "demo", "#vip", "5"]), "user 5 may join #vip\n");
     assert_eq!(run(&["revoke", "demo", "#vip", "5"]), "user 5 may no longer join #vip\n");
-    // Names may come from others: a terminal obeys none of them.
+    // Names may come from others, so control characters in them are escaped.
     let (channel, user) = ("#\u{9b}2J", "\u{1b}]0;x\n");
     let shown = r"user \u{1b}]0;x\n may join #\u{9b}2J";
     assert_eq!(run(&["grant", "demo", channel, user]), format!("{shown}\n"));

@@ -1,7 +1,7 @@
-//! Real clients against the real binary: the SockJS library from npm used as the original `fws.js`
+//! Real clients against the real binary: the SockJS library from npm, used as the original `fws.js`
 //! uses it, and over every transport against the conformance server; our own `fws.js` in Node.js
-//! and in Chromium, and what the PHP client sends and reads.
-//! Owns child processes only; what they check is in `tests/clients/` and `clients/js/test/`.
+//! and in Chromium; and the PHP client's requests and parsing. Owns child processes only; the
+//! checks are in `tests/clients/` and `clients/js/test/`.
 
 mod common;
 
@@ -18,8 +18,8 @@ fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Runs a script to its end, which each script puts off no longer than its own deadline; what it
-/// has printed. Panics with all of that unless it succeeds.
+/// Runs a script to its end, which each script bounds by its own deadline, and returns its output.
+/// Panics with that output unless it succeeds.
 #[track_caller]
 fn run<S: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Item = S>) -> String {
     let output = match Command::new(tool).args(arguments).output() {
@@ -46,7 +46,7 @@ fn run_node(script: &str, arguments: &[&str]) {
     run("node", [script.as_os_str()].into_iter().chain(arguments.iter().map(OsStr::new)));
 }
 
-/// Runs the PHP script against this address.
+/// Runs the PHP script against an address.
 #[track_caller]
 fn run_php(address: &str) {
     let script = here("tests/clients/php/client.php");
@@ -107,7 +107,7 @@ fn demo_page_in_chromium() {
     run_node("chromium/demo.js", &[env!("CARGO_BIN_EXE_fws")]);
 }
 
-/// All code in that language of a document, in one text.
+/// All code blocks of a language in a document, joined.
 fn code(document: &str, language: &str) -> String {
     let text = std::fs::read_to_string(here(document)).expect("a document");
     let fence = format!("\n```{language}\n");
@@ -115,8 +115,8 @@ fn code(document: &str, language: &str) -> String {
     blocks.map(|block| format!("{block}\n")).collect()
 }
 
-/// What the documents show of a back end is what one would write: it publishes, and the token that
-/// it prints last is good.
+/// The back ends shown in the documents work: each publishes, and the token that it prints last is
+/// valid.
 #[test]
 fn back_ends_as_the_documents_show_them() {
     let server = Server::new();

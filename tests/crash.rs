@@ -1,10 +1,10 @@
-//! `kill -9` at any moment, again and again on the same data folder: nothing that was acknowledged
-//! is lost, nothing is invented, and every start succeeds. `FWS_KILLS=N` kills so often
-//! (`make crash KILLS=N`), `FWS_CRASH_SEED` draws other moments.
+//! `kill -9` at random moments, repeatedly on the same data folder: nothing acknowledged is lost,
+//! nothing is invented, and every start succeeds. `FWS_KILLS=N` sets the number of kills
+//! (`make crash KILLS=N`), `FWS_CRASH_SEED` the seed of the moments.
 //!
 //! Each round sends a burst of commands on two connections, kills the server while it works on
-//! them, starts it again and looks at everything. On each connection there must be one command,
-//! not before the last that was acknowledged, so that all is as if it had been the last.
+//! them, restarts it and reads everything. On each connection the state must be that after one of
+//! its commands, not earlier than the last one acknowledged.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -23,15 +23,15 @@ const CHANNELS: [&str; 5] = ["a", "b", "@c", "list", "#p"];
 const USERS: [&str; 2] = ["1", "two"];
 const DONE: &str = r#"{"success":true}"#;
 
-/// What is recorded in one namespace.
+/// The contents of one namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Space {
-    /// By channel and user; with a state that may have ended meanwhile, that as well.
+    /// By channel and user: the data, and whether the state may have expired meanwhile.
     states: BTreeMap<(String, Option<String>), (String, bool)>,
     grants: BTreeSet<String>,
 }
 
-/// One command, and what it does.
+/// A command that changes a namespace.
 #[derive(Clone, Debug)]
 enum Op {
     Set { channel: String, user: Option<String>, data: String, ttl: Option<u32> },
@@ -90,7 +90,7 @@ impl Op {
                 let (list, _) = space.states.entry(place).or_insert(("[]".into(), false));
                 let mut items: Vec<Value> = serde_json::from_str(list).unwrap();
                 items.push(serde_json::from_str(data).unwrap());
-                // As many as the limit allows.
+                // The limit of items in a list.
                 let from = items.len().saturating_sub(20);
                 *list = json!(items[from..]).to_string();
             }
@@ -100,7 +100,7 @@ impl Op {
     }
 }
 
-/// What a server has of a namespace.
+/// Reads the contents of a namespace from the server.
 fn look(server: &Server, namespace: &str) -> Space {
     let mut control = server.controller(namespace);
     let mut space = Space::default();
@@ -127,7 +127,7 @@ fn look(server: &Server, namespace: &str) -> Space {
     space
 }
 
-/// Whether that is what the model has, but for states that may have ended.
+/// Whether the contents are those of the model, except for states that may have expired.
 fn is_same(found: &Space, model: &Space) -> bool {
     let has = |(place, (data, may_end)): (&_, &(String, bool))| match found.states.get(place) {
         Some((there, _)) => there == data,
@@ -138,7 +138,7 @@ fn is_same(found: &Space, model: &Space) -> bool {
         && found.states.keys().all(|place| model.states.contains_key(place))
 }
 
-/// The replies that have come, up to the end of the stream.
+/// Counts the replies up to the end of the stream.
 fn replies(control: &mut Control) -> usize {
     let mut count = 0;
     while let Ok(Some(reply)) = control.next() {
@@ -148,7 +148,7 @@ fn replies(control: &mut Control) -> usize {
     count
 }
 
-/// Registrations: each that was acknowledged opens with its key.
+/// Registered namespaces: each one acknowledged must open with its key.
 #[derive(Default)]
 struct Registered(Vec<(String, String)>);
 
@@ -181,7 +181,7 @@ fn number(name: &str, default: usize) -> usize {
     }
 }
 
-/// One namespace, as it was seen last, and what was sent to it since.
+/// A namespace, as it was last read, and what was sent to it since.
 struct Site {
     name: &'static str,
     seen: Space,
@@ -190,8 +190,8 @@ struct Site {
 }
 
 impl Site {
-    /// What is there now must be what was seen last with some of what was sent since: all that
-    /// was acknowledged, and perhaps more.
+    /// Checks that the contents are those last read plus a prefix of what was sent since, which
+    /// includes everything acknowledged.
     fn check(&mut self, server: &Server, what: &str) {
         let found = look(server, self.name);
         let mut model = self.seen.clone();
@@ -212,7 +212,7 @@ impl Site {
              acknowledged\nbefore: {seen:?}\nfound: {found:?}\nsent: {sent:?}",
             sent.len()
         );
-        // A state that may end is still there: it will be gone, or not, the next time.
+        // A state that may expire still exists: next time it may be gone.
         let may_end = |place: &_| model.states.get(place).is_some_and(|(_, may_end)| *may_end);
         *seen = found.clone();
         seen.states.iter_mut().for_each(|(place, (_, ends))| *ends = may_end(place));
@@ -239,7 +239,7 @@ fn whatever_is_killed_comes_back() {
     let start = Instant::now();
     for kill in 0..kills {
         if prng.one_in(10) {
-            // In the middle of its start.
+            // Kill it during its start too.
             let mut child = options.command(&dir).spawn().unwrap();
             std::thread::park_timeout(Duration::from_micros(prng.below(30_000) as u64));
             child.kill().unwrap();
@@ -275,6 +275,6 @@ fn whatever_is_killed_comes_back() {
          lost; {} namespaces registered",
         registered.0.len()
     );
-    // Kills that always come before, or always after, all the work would show nothing.
+    // Kills before or after all the work would show nothing.
     assert!(acknowledged > sent / 20 && acknowledged < sent, "{acknowledged} of {sent}");
 }

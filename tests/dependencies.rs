@@ -1,24 +1,24 @@
-//! What others wrote and the release is built of: how many crates, under which licences, from
-//! where, and none twice. Needs no tool but cargo and no network. `make deny` asks cargo-deny for
-//! the same, and for advisories.
+//! The third-party crates of the release: how many, under which licences, from where, and none in
+//! two versions. Needs no tool but cargo, and no network. `make deny` checks the same with
+//! cargo-deny, and advisories too.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// Crates of the default build, our own not counted; never more than 40. One more needs a reason,
-/// and one fewer a smaller number here.
+/// Crates of the default build without our own; never more than 40. Adding one needs a reason;
+/// after removing one, lower this number.
 const CRATES: usize = 39;
 
-/// Licences that allow what we do, each of which may be chosen.
+/// Licences that are acceptable; a crate must be available under one of them.
 const LICENSES: [&str; 4] = ["MIT", "Apache-2.0", "BSD-3-Clause", "Zlib"];
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// A crate that is compiled into the binary, or run while it is built; not those of tests.
+/// A crate that is compiled into the binary or run during its build; not one for tests.
 struct Crate {
     name: String,
-    /// As in `v1.2.3`; what is from elsewhere than the registry has its place behind it.
+    /// As in `v1.2.3`; followed by the source if that is not the registry.
     version: String,
     license: String,
 }
@@ -37,7 +37,7 @@ fn built() -> Vec<Crate> {
         let (package, license) = line.split_once('|').unwrap();
         let (name, version) = package.split_once(' ').unwrap();
         let [name, version, license] = [name, version, license].map(str::to_owned);
-        // What is run at the build alone is marked so.
+        // Crates that only run at build time are marked.
         Crate { name, version: version.replace(" (proc-macro)", ""), license }
     };
     lines.into_iter().map(parse).collect()
@@ -58,7 +58,7 @@ fn none_comes_twice_and_all_come_from_the_registry() {
     }
 }
 
-/// Whether one may be chosen of each group: `(MIT OR Apache-2.0) AND Zlib`.
+/// Whether each group has an acceptable licence: `(MIT OR Apache-2.0) AND Zlib`.
 fn is_allowed(license: &str) -> bool {
     let plain = license.replace(['(', ')'], "");
     let is_good = |one: &str| LICENSES.contains(&one.trim());

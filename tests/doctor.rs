@@ -1,7 +1,7 @@
-//! `fws doctor` against the server itself, and against small proxies that do what bad proxies do.
-//! What the real ones do is tried by `scripts/proxies`.
+//! `fws doctor` against the server itself, and against small proxies that misbehave as real ones
+//! do. `scripts/proxies` tests the real ones.
 
-// A test that cannot go on panics, in its helpers as in itself.
+// Test helpers panic on failure, like tests.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -20,12 +20,12 @@ use proxy::{
 };
 use serde_json::{Value, json};
 
-/// Runs the doctor on this address: exit code and findings.
+/// Runs the doctor on an address; returns exit code and findings.
 fn doctor(address: SocketAddr, words: &[&str]) -> (Option<i32>, Value) {
     doctor_at(&format!("http://{address}/socket"), words)
 }
 
-/// Runs the doctor on this URL.
+/// Runs the doctor on a URL.
 fn doctor_at(url: &str, words: &[&str]) -> (Option<i32>, Value) {
     let mut command = fws(&["doctor", url, "--json"]);
     command.args(words);
@@ -35,7 +35,7 @@ fn doctor_at(url: &str, words: &[&str]) -> (Option<i32>, Value) {
     (ran.code, found)
 }
 
-/// Asserts that this is what the check has come to, and that these words are in it.
+/// Asserts the verdict of a check, and that these words are in its text.
 #[track_caller]
 fn expect(found: &Value, check: &str, verdict: &str, words: &str) {
     let checks = found["checks"].as_array().unwrap();
@@ -47,7 +47,7 @@ fn expect(found: &Value, check: &str, verdict: &str, words: &str) {
     assert_eq!(has_advice, verdict == "wrong", "{it}");
 }
 
-/// Asserts that one check alone is wrong.
+/// Asserts that only this check is wrong.
 #[track_caller]
 fn expect_only(found: &Value, check: &str, words: &str) {
     expect(found, check, "wrong", words);
@@ -109,7 +109,7 @@ fn nobody_listens_or_somebody_else() {
     let server = Server::start(&Options::limits(&[("http_head_ms", 200)]));
     expect_only(&doctor(server.control, &[]).1, "path", "closes without an answer");
     expect(&found_at_none(&server), "connection", "wrong", "nothing listens at unix:");
-    // TLS is spoken to a port without.
+    // TLS to a port without it.
     let ran = run(fws(&["doctor", &format!("https://{}", server.ws), "--json"]));
     let found: Value = serde_json::from_str(&ran.out).unwrap();
     expect_only(&found, "tls", "no TLS connection: ");
@@ -130,7 +130,7 @@ fn a_handshake_that_does_not_end_is_no_good_certificate() {
             for mut client in listener.incoming().map(Result::unwrap) {
                 match is_silent {
                     true => kept.push(client),
-                    // All that it says is read: it is told of an end, not of a reset.
+                    // The request is read first, so that the client sees a FIN, not a reset.
                     false => drop(client.read(&mut [0; 65536])),
                 }
             }
@@ -148,7 +148,7 @@ fn an_upgrade_that_is_lost_on_the_way() {
     expect(&found, "websocket", "wrong", "without Upgrade or Connection");
     expect(&found, "sockjs", "wrong", "without Upgrade or Connection");
     expect(&found, "xhr_streaming", "ok", "first frame");
-    // The answer to the upgrade comes, and nothing behind it.
+    // The answer to the upgrade arrives, and nothing after it.
     let mute: Answer = |server, client| {
         let mut piece = [0; 65536];
         let count = server.read(&mut piece).unwrap();
@@ -161,7 +161,7 @@ fn an_upgrade_that_is_lost_on_the_way() {
     };
     let (_, found) = doctor(proxy(server.ws, as_it_is, mute), &[]);
     expect(&found, "websocket", "wrong", "no frame gets through");
-    // It is answered by something that has not understood it.
+    // It is answered by a server that does not understand upgrades.
     let page: Answer = |server, client| {
         changed(server, client, |text| text.replace("101 Switching Protocols", "200 OK"));
     };
@@ -171,7 +171,7 @@ fn an_upgrade_that_is_lost_on_the_way() {
 #[test]
 fn answers_that_are_kept_back() {
     let server = Server::new();
-    // Everything, up to the end of the answer.
+    // Everything is held back until the answer ends.
     let whole: Answer = |server, client| {
         let (mut all, mut piece) = (Vec::new(), [0; 65536]);
         while let Ok(count) = server.read(&mut piece)
@@ -196,7 +196,7 @@ fn answers_that_are_kept_back() {
     for check in ["websocket", "sockjs", "xhr"] {
         expect(&found, check, "ok", "");
     }
-    // What is less than a block waits.
+    // Partial blocks are held back.
     let blocks: Answer = |server, client| {
         let (mut all, mut piece) = (Vec::new(), [0; 65536]);
         let is_stream = |all: &[u8]| all.windows(7).any(|it| it == b"chunked");
@@ -212,7 +212,7 @@ fn answers_that_are_kept_back() {
                 break;
             }
             if keep > 0 {
-                // The head has gone; nothing more of this answer will.
+                // The head was sent; nothing more of this answer will be.
                 let _ = server.read_to_end(&mut all);
             }
         }
@@ -221,12 +221,12 @@ fn answers_that_are_kept_back() {
     expect(&found, "xhr_streaming", "wrong", "its first frame does not come");
 }
 
-/// Says of an answer that goes on that it is packed up. What is in it cannot be read any more.
+/// Marks a streamed answer as compressed, and makes its contents unrecognisable.
 fn packed(text: String) -> String {
     match text.split_once("Transfer-Encoding") {
         Some((head, rest)) => format!("{head}Content-Encoding: gzip\r\nTransfer-Encoding{rest}"),
         None if text.starts_with("HTTP/1.1 ") => text,
-        // Chunks end so, which keep their size; frames of a WebSocket do not.
+        // Chunks end in CRLF, and keep their size; WebSocket frames do not end so.
         None if text.ends_with("\r\n") => text.replace("callBackAnswer", "zzzzzzzzzzzzzz"),
         None => text,
     }
@@ -235,7 +235,7 @@ fn packed(text: String) -> String {
 #[test]
 fn answers_that_are_packed_up_are_judged_by_their_time() {
     let server = Server::start(&Options::limits(&[("heartbeat_ms", 400)]));
-    // As nginx does it with `gzip on` and `proxy_buffering off`: piece by piece.
+    // As nginx with `gzip on` and `proxy_buffering off`: piece by piece.
     let pack: Answer = |server, client| changed(server, client, packed);
     let words = [&KEY[..], &["--wait", "2"]].concat();
     let (code, found) = doctor(proxy(server.ws, as_it_is, pack), &words);
@@ -243,7 +243,7 @@ fn answers_that_are_packed_up_are_judged_by_their_time() {
     for check in ["xhr_streaming", "eventsource", "htmlfile"] {
         expect(&found, check, "ok", "gzip compresses it, and its pieces come at once");
     }
-    // The prelude comes, and nothing behind it.
+    // The prelude arrives, and nothing after it.
     let server = Server::new();
     let hold: Answer = |server, client| {
         let mut piece = [0; 65536];
@@ -261,7 +261,7 @@ fn answers_that_are_packed_up_are_judged_by_their_time() {
         expect(&found, check, "wrong", "piece by piece: gzip compresses it");
     }
     expect(&found, "websocket", "ok", "");
-    // Not even that.
+    // Not even the prelude.
     let nothing: Answer = |server, client| {
         let mut piece = [0; 65536];
         let count = server.read(&mut piece).unwrap();
@@ -287,20 +287,20 @@ fn silent_connections_that_are_cut() {
     expect(&found, "idle", "wrong", "cut after 1 s of silence");
     expect(&found, "idle_stream", "wrong", "cut after 1 s of silence");
     expect(&found, "websocket", "ok", "");
-    // Heartbeats come more often than that.
+    // Heartbeats come more often than the proxy's timeout.
     let server = Server::start(&Options::limits(&[("heartbeat_ms", 200)]));
     let words = [&KEY[..], &["--wait", "5"]].concat();
     let (code, found) = doctor(proxy(server.ws, as_it_is, impatient::<3000>), &words);
     assert_eq!(code, Some(0), "{found}");
     expect(&found, "idle", "ok", "heartbeats: ");
-    // Without a token the server ends it, which is no fault of a proxy.
+    // Without a token the server itself closes the connection, so the proxy is not blamed.
     let server = Server::start(&Options::limits(&[("auth_ms", 300)]));
     let (code, found) = doctor(server.ws, &["--wait", "5"]);
     assert_eq!(code, Some(0), "{found}");
     expect(&found, "idle", "cannot tell", "for want of a token");
     expect(&found, "idle_stream", "cannot tell", "for want of a token");
     expect(&found, "idle", "cannot tell", "`fws doctor URL NAME --wait 60`");
-    // The first advice is the whole of it.
+    // If both token and wait are missing, the advice names both at once.
     let found = doctor(server.ws, &[]).1;
     expect(&found, "idle", "cannot tell", "`fws doctor URL NAME --wait 60`");
     expect(&doctor(server.ws, &KEY).1, "idle", "cannot tell", "not looked at: --wait 60 shows");
@@ -319,11 +319,11 @@ fn a_path_that_is_changed_on_the_way() {
     ] {
         expect_only(&doctor_at(&format!("ws://{}{path}", server.ws), &[]).1, "path", words);
     }
-    // Where a client without SockJS connects: that is no path of its own.
+    // The URL for clients without SockJS: the server's path ends before `/websocket`.
     let found = doctor_at(&format!("ws://{}/socket/websocket", server.ws), &[]).1;
     expect(&found, "path", "ok", "found under /socket; with /websocket behind it for clients");
     expect(&found, "websocket", "ok", "opens");
-    // Clients add that themselves.
+    // SockJS clients append that themselves.
     let found = doctor_at(&format!("http://{}/socket/websocket", server.ws), &[]).1;
     expect_only(&found, "path", "/socket/websocket is below the server's path");
 }
@@ -336,11 +336,11 @@ fn a_path_that_is_left_out() {
         assert_eq!(code, Some(1));
         let words = format!("no client finds the server with http://{}: it is", server.ws);
         expect_only(&found, "path", &words);
-        // The rest is looked at all the same.
+        // The other checks still run.
         expect(&found, "websocket", "ok", "opens");
         expect(&found, "token", "ok", "namespace demo");
     }
-    // Behind a proxy the whole site may lead there.
+    // A proxy may map the whole site there.
     let below: Request = |head| head.replacen(" /", " /socket/", 1);
     let (code, found) = doctor_at(&format!("http://{}", proxy(server.ws, below, at_once)), &KEY);
     assert_eq!(code, Some(0), "{found}");
@@ -372,7 +372,7 @@ fn a_redirect_that_no_client_meets() {
             expect(&found, "path", "ok", "the server is found under /socket");
         }
     }
-    // One that leads elsewhere is met.
+    // A redirect to elsewhere is reported.
     let elsewhere: Answer = |server, client| {
         changed(server, client, |text| {
             let text = text.replacen("404 Error", "301 Moved", 1);
@@ -386,7 +386,7 @@ fn a_redirect_that_no_client_meets() {
 #[test]
 fn what_we_must_read_is_asked_for_unpacked() {
     let server = Server::new();
-    // What is no stream would be packed up, which browsers unpack.
+    // Answers that are not streams would be compressed, which only browsers can read.
     let pack: Request = |head| {
         let page = ["/socket HTTP/1.1", "/socket/info HTTP/1.1", "/xhr HTTP/1.1"];
         let page = page.iter().find(|page| head.contains(**page));
@@ -432,7 +432,7 @@ fn a_unix_socket_past_the_proxy() {
     let server = Server::start_in(dir, &options);
     eventually("the door opens", || server.dir().file("ws.sock").exists().then_some(()));
     let words = [&KEY[..], &["--wait", "1", "--ws-unix", &path]].concat();
-    // The name leads nowhere, and TLS is the proxy's.
+    // The name does not resolve, and TLS is up to the proxy.
     let (code, found) = doctor_at("https://push.example/socket", &words);
     assert_eq!(code, Some(0), "{found}");
     expect(&found, "connection", "ok", &format!("unix:{path} accepts connections"));
@@ -510,7 +510,7 @@ fn sites_that_may_not_connect() {
     expect_only(&found, "origin", "pages of https://evil.example may not connect");
     expect(&found, "rest", "cannot tell", "not looked at");
     assert_eq!(doctor(server.ws, &["--origin", "https://shop.example"]).0, Some(0));
-    // The proxy thinks that it must help.
+    // The proxy adds a header of its own.
     let server = Server::new();
     let help: Answer = |server, client| {
         changed(server, client, |text| {
@@ -519,7 +519,7 @@ fn sites_that_may_not_connect() {
     };
     let found = doctor(proxy(server.ws, as_it_is, help), &[]).1;
     expect_only(&found, "origin", "browsers want one Access-Control-Allow-Origin");
-    // WebSockets need none.
+    // WebSockets do not need the header.
     expect(&found, "websocket", "ok", "opens");
     let take: Request = |head| with(&head, &["Origin:"], "X: y");
     let found = doctor(proxy(server.ws, take, at_once), &[]).1;
@@ -562,13 +562,13 @@ fn tokens_that_are_refused() {
 #[test]
 fn clocks_that_differ() {
     let server = Server::new();
-    // The server says that a token of 600 s has less than 400 s left.
+    // The server reports less than 400 s left of a token of 600 s.
     let late: Answer = |server, client| {
         changed(server, client, |text| text.replace("\"expiresIn\":5", "\"expiresIn\":3"));
     };
     let found = doctor(proxy(server.ws, as_it_is, late), &KEY).1;
     expect_only(&found, "clock", "the server's clock is 20");
-    // The date of an answer is no more than a hint.
+    // The date of an answer is only a hint.
     let date: Answer = |server, client| {
         changed(server, client, |text| {
             text.replacen("Date: ", "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nWas: ", 1)

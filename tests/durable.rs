@@ -1,5 +1,5 @@
-//! What is said to be kept has a name that a power cut does not take away: the folders around what
-//! is made are synced, each after what was made in it.
+//! What is reported as kept survives a power cut under its name: the folder of each new file is
+//! synced, after the file.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -9,7 +9,7 @@ use common::server::{Dir, Options, Server};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A library that notes what a program syncs.
+/// Builds a library that records what a program syncs.
 fn watcher(dir: &Dir) -> PathBuf {
     let library = dir.file("syncs.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/syncs.c");
@@ -21,7 +21,7 @@ fn watcher(dir: &Dir) -> PathBuf {
     library
 }
 
-/// The same command, which notes what it syncs in that file.
+/// The same command, recording its syncs in a file.
 fn watched(mut command: Command, library: &Path, notes: &Path) -> Command {
     command.env("LD_PRELOAD", library).env("SYNCS", notes);
     command

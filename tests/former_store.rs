@@ -1,5 +1,5 @@
-//! Stores of the former format, whose tables redb made of tuples: a start finds all that is in them
-//! and turns them into the format of today, whole or not at all.
+//! Stores of the previous format, whose tables redb made of tuples: a start reads everything in
+//! them and converts them to the current format, completely or not at all.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 use fws::hub::{Hub, Key, Place, Row};
@@ -21,7 +21,7 @@ const KEY: [u8; 32] = [7; 32];
 const AT: UnixMillis = UnixMillis(1_800_000_000_000);
 const NOW: Now = Now { mono: Millis(0), unix: AT };
 
-/// A value as it stands behind its tag.
+/// The body of a value with its seal, as stored after the tag.
 fn sealed(table: u8, ns: u64, names: [Option<&str>; 2], body: &[u8]) -> Vec<u8> {
     let mut mac: Hmac<Sha256> = Hmac::new_from_slice(&KEY).unwrap();
     mac.update(&[table]);
@@ -45,7 +45,7 @@ fn places() -> Vec<(String, Option<String>)> {
     places
 }
 
-/// A file as the former version wrote it, closed in good order or as a kill leaves it.
+/// A file as the previous version wrote it, cleanly closed or as a kill leaves it.
 fn former(is_clean: bool) -> Vec<u8> {
     let file = SimFile::new(Vec::new());
     let db = Database::builder().create_with_backend(file.clone()).unwrap();
@@ -190,7 +190,7 @@ fn what_is_left_of_a_damaged_one_can_be_read() {
     let bytes = former(false);
     assert_eq!(read(&bytes), (rows().len(), Lost::default()));
     let mut bad = bytes.clone();
-    // A page with rows, not one that leads to others.
+    // A leaf page with rows, not a branch page.
     let mut pages = (0..bytes.len()).step_by(4096).filter(|at| bytes[*at] == 1).rev();
     let has_row = |at: &usize| bytes[*at..][..4096].windows(11).any(|part| part == b"channel 150");
     let page = pages.find(has_row).unwrap();

@@ -1,5 +1,5 @@
-//! HTTP/1.1 by the book (RFC 9112) on the real binary: framing, pipelining, bodies, and what is
-//! refused because two readers could understand it in two ways.
+//! HTTP/1.1 by the book (RFC 9112) on the real binary: framing, pipelining, bodies, and requests
+//! that are refused because two readers could parse them differently.
 
 mod common;
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 const HOST: &str = "Host: a\r\n";
 
-/// The answer to these bytes, after which the connection must end.
+/// The status of the answer to these bytes, after which the connection must end.
 #[track_caller]
 fn refused(server: SocketAddr, bytes: impl AsRef<[u8]>) -> u16 {
     let mut http = Http::connect(server);
@@ -95,7 +95,7 @@ fn a_line_that_ends_otherwise_is_refused_at_once() {
 #[test]
 fn what_is_no_http_is_refused_at_once() {
     let mut server = Server::start(&Options::limits(&[("http_head_ms", 60_000)]));
-    // A frame of the control port, a hello of TLS, a PROXY header, nothing of anything.
+    // A control frame, a TLS ClientHello, a PROXY header, other invalid bytes.
     let frame: &[u8] = b"\x31\0\0\0{\"action\":\"auth\"";
     for bytes in [frame, b"\x16\x03\x01", b"PROXY TCP4 ", b"GE\xff", b" GET / HTTP/1.1"] {
         assert_eq!(refused(server.ws, bytes), 400, "{bytes:?}");
@@ -135,7 +135,7 @@ fn requests_follow_each_other_on_one_connection() {
     let server = Server::new();
     let mut http = Http::connect(server.ws);
     let place = session();
-    // All in one piece, the third one in front of an empty line.
+    // Pipelined in one write, with an empty line before the third request.
     let info = format!("GET /socket/info HTTP/1.1\r\n{HOST}\r\n");
     let poll = format!("POST /socket/{place}/xhr HTTP/1.1\r\n{HOST}Content-Length: 0\r\n\r\n");
     let send = format!(
@@ -146,20 +146,20 @@ fn requests_follow_each_other_on_one_connection() {
     http.raw([info.as_str(), &poll, "\r\n", &send, &nothing, &info].concat());
     let statuses: Vec<u16> = (0..5).map(|_| http.answer().status).collect();
     assert_eq!(statuses, [200, 200, 204, 404, 200]);
-    // One byte at a time.
+    // Byte by byte.
     let mut http = Http::connect(server.ws);
     for byte in [send, nothing].concat().as_bytes() {
         http.raw([*byte]);
     }
     assert_eq!((http.answer().status, http.answer().status), (204, 404));
-    // What stands behind a poll waits for its answer, and is answered then.
+    // A request after a poll waits for its answer.
     http.raw(format!("{poll}{info}"));
     http.expect_silence();
     assert_eq!(ask(server.ws, &format!("POST /socket/{place}/xhr_send"), &[], "[]").status, 204);
     let auth = serde_json::json!([auth_message("demo", "bad")]).to_string();
     ask(server.ws, &format!("POST /socket/{place}/xhr_send"), &[], &auth);
     assert_eq!(http.answer().body, "c[3404,\"invalid JWT\"]\n");
-    // The first one told of a refusal is the last on its connection.
+    // An answer with a refusal ends its connection.
     http.expect_end();
 }
 
@@ -177,10 +177,10 @@ fn a_body_that_is_announced_is_asked_for() {
     assert_eq!(http.head().status, 100);
     http.raw("[]");
     assert_eq!(http.answer().status, 204);
-    // It comes unasked: nothing is to be asked for.
+    // The body comes unasked, so there is no 100 Continue.
     http.raw(format!("{head}[]"));
     assert_eq!(http.answer().status, 204);
-    // A client of HTTP/1.0 does not know the answer.
+    // An HTTP/1.0 client does not understand 100 Continue.
     http.raw(head.replace("1.1", "1.0") + "[]");
     assert_eq!(http.answer().status, 204);
     http.expect_end();
@@ -227,14 +227,14 @@ fn a_request_behind_a_pause_has_all_of_its_time() {
         http.raw("\r\n");
         assert_eq!(http.answer().status, 200);
     }
-    // And no more than that, whatever comes meanwhile.
+    // And no more than that, even if bytes keep coming.
     let start = Instant::now();
     http.raw("GET ");
     wait(&mut control, 400);
     http.raw("/");
     assert_eq!(http.answer().status, 408);
     assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
-    // What stands in front of a request has none of its own.
+    // Empty lines before a request do not extend its time.
     let mut http = Http::connect(server.ws);
     assert_eq!(http.ask("GET /socket", &[], "").status, 200);
     let mut wire = http.wire.another();
@@ -245,7 +245,7 @@ fn a_request_behind_a_pause_has_all_of_its_time() {
         if reader.is_finished() {
             break;
         }
-        // What is on its way when the server ends it is lost.
+        // The server may close while this is sent.
         let _ = wire.write_all(b"\n\r");
     }
     drop(wire);
@@ -253,7 +253,7 @@ fn a_request_behind_a_pause_has_all_of_its_time() {
     assert_eq!(reader.join().unwrap(), 408);
 }
 
-/// What a server that stops says of one connection that waited for too long.
+/// The log of a stopped server that had one connection which timed out.
 fn told_of(first: impl Fn(&mut Http)) -> String {
     let server = Server::start(&Options::limits(&[("http_head_ms", 150)]));
     let mut http = Http::connect(server.ws);
@@ -287,7 +287,7 @@ fn what_is_glued_to_an_upgrade_is_used_or_refused() {
     http.raw([upgrade("/socket/websocket", &[]).as_bytes(), &ping].concat());
     assert_eq!(http.head().status, 101);
     assert_eq!(http.bytes(7), b"\x8a\x05glued");
-    // Frames behind a handshake that is refused are no requests.
+    // Frames after a refused handshake are not parsed as requests.
     let ping = [upgrade("/socket/nothing", &[]).as_bytes(), &ping].concat();
     assert_eq!(refused(server.ws, ping), 404);
     let with_body = upgrade("/socket/websocket", &["Content-Length: 4"]) + "abcd";
@@ -360,14 +360,14 @@ fn nothing_hangs_and_paths_stay_as_they_are() {
             assert_eq!(ask(server.ws, &format!("{method} {path}"), &[], "").status, 404, "{path}");
         }
     }
-    // A person who looks at the port is told what it is for.
+    // A person who opens the port in a browser is told what it is for.
     let words = "404 Error: Page not found\n";
     assert_eq!(ask(server.ws, "GET /nothing", &[], "").body, words);
     let root = ask(server.ws, "GET /", &[], "").body;
     assert!(root.starts_with(words) && root.contains("under /socket"), "{root}");
     let answer = ask(server.ws, "HEAD /nothing", &[], "");
     assert_eq!((answer.status, answer.body.as_str()), (404, ""));
-    // Another way to write a target (RFC 9112, 3.2.2).
+    // Absolute form of the target (RFC 9112, 3.2.2).
     assert_eq!(ask(server.ws, "GET http://elsewhere/socket?x", &[], "").status, 200);
     assert_eq!(ask(server.ws, "OPTIONS *", &[], "").status, 404);
     let mut http = Http::connect(server.ws);
@@ -378,7 +378,7 @@ fn nothing_hangs_and_paths_stay_as_they_are() {
 
 const KEY: &str = "00000000-0000-4000-8000-000000000000";
 
-/// A page of the admin door that is far longer than what the kernels of both sides keep.
+/// A page of the admin port far longer than the kernel buffers on both sides.
 fn long_page(limits: &[(&str, u64)]) -> (Server, Http) {
     let quick = [("http_head_ms", 300), ("close_ms", 300), ("kernel_send_bytes", 16_384)];
     let all = [&quick[..], &[("metrics_namespaces", 10_000)], limits].concat();

@@ -1,5 +1,5 @@
-//! `fws store import-redis` from a real Redis, which holds what the original server would have put
-//! there, and what it would not.
+//! `fws store import-redis` from a real Redis with the data of an original server, and with data
+//! that it would not have written.
 #![cfg(feature = "import-redis")]
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
@@ -16,7 +16,7 @@ use common::server::{Dir, Options, Server};
 use common::{DEADLINE, eventually};
 use serde_json::{Value, json};
 
-/// A Redis of the test's own, on a unix socket. Killed when dropped.
+/// A Redis process on a unix socket. Killed when dropped.
 struct Redis {
     child: Child,
     socket: PathBuf,
@@ -40,7 +40,7 @@ impl Redis {
         format!("unix://{}", self.socket.display())
     }
 
-    /// Sends a command; the first line of the answer.
+    /// Sends a command; returns the first line of the answer.
     fn ask(&mut self, words: &[&[u8]]) -> String {
         let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
         for word in words {
@@ -54,7 +54,7 @@ impl Redis {
         line.trim_end().to_owned()
     }
 
-    /// The text that it answers.
+    /// Sends a command; returns the text of the answer.
     fn text(&mut self, words: &[&[u8]]) -> String {
         let length = self.ask(words).strip_prefix('$').unwrap().parse::<usize>().unwrap();
         let mut text = vec![0; length + 2];
@@ -121,7 +121,7 @@ fn an_original_server_is_taken_over() {
     let key = |rest: &str| format!("LaWS_Server:store:{rest}").into_bytes();
     assert_eq!(redis.ask(&[b"PEXPIRE", &key("shop:soon"), b"1"]), ":1");
     assert_eq!(redis.ask(&[b"EXPIRE", &key("shop:later"), b"3600"]), ":1");
-    // Not ours.
+    // Keys of others.
     redis.set(b"LaWS_Server:other", b"x");
     redis.set(b"unrelated", b"x");
     for i in 0..3000 {
@@ -166,11 +166,11 @@ fn an_original_server_is_taken_over() {
     assert!((3_500_000..=3_600_500).contains(&left), "{left}");
 }
 
-/// Keys that collide (reference part 10), and some that no server has written.
+/// Ambiguous keys (reference part 10), and some that no server would have written.
 fn fill_with_riddles(redis: &mut Redis) {
     for (rest, value) in [
         ("shop:news", "1"),
-        // User 1 in x, or the channel 1:x.
+        // User 1 in channel x, or channel 1:x.
         ("shop:1:x", "2"),
         ("shop:1:2:x", "3"),
         // Namespace a with channel b:c (or user b in c), or namespace a:b with channel c.
@@ -236,7 +236,7 @@ fn what_may_mean_two_things_is_left_out_and_told() {
     ];
     assert_eq!(told, expected);
 
-    // Whoever knows the names says so; what is there already is taken in once more.
+    // `--colon` resolves the ambiguity; importing again what is there already is fine.
     for (colon, of_it) in [("channel", "shop|-|1:x|2"), ("user", "shop|1|x|2")] {
         let data = dir.file(colon);
         assert_eq!(run(import(&redis.url(), &["--colon", colon], &data)).code, Some(0));
@@ -297,7 +297,7 @@ fn a_redis_with_nothing_in_it_is_the_wrong_one() {
     assert!(!data.join("store.redb").exists(), "nothing is taken in");
 }
 
-/// Left out in silence, a state would be missed when the original is gone.
+/// If a refusal were ignored, the state would be missing once the original is gone.
 #[test]
 fn what_redis_refuses_ends_the_import() {
     let dir = Dir::new();

@@ -1,5 +1,5 @@
-//! The journal over a store whose disk fails: what was refused is taken back, what was acknowledged
-//! is on disk, and when the disk works again the journal goes on, without a restart.
+//! The journal on a store whose disk fails: refused changes are undone, acknowledged ones are on
+//! disk, and when the disk works again the journal goes on without a restart.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 use std::borrow::Cow;
@@ -23,14 +23,14 @@ fn facts() -> Facts {
     Facts { key: [7; 32], term: 1, batch: 0, clock: (start, start) }
 }
 
-/// What a switch is to a journal, and no more.
+/// The part of a switch that a journal needs.
 struct Loop {
     hub: Hub,
     journal: StoreJournal,
     woken: Receiver<()>,
     folder: SimFolder,
     mono: u64,
-    /// Marks between which all was lost, and proposals that failed.
+    /// Ranges of marks whose changes were lost, and proposals that failed.
     lost: Vec<(Mark, Mark)>,
     failed: Vec<Ticket>,
 }
@@ -74,7 +74,7 @@ impl Loop {
         self.hub.apply(at, change, &mut Out(&mut self.journal)).unwrap()
     }
 
-    /// Proposes a change; its mark, or none if it was refused.
+    /// Proposes a change; returns its mark, or `None` if it was refused.
     fn propose(&mut self, change: Change<'_>) -> Option<Mark> {
         let at = self.at();
         match self.journal.propose(at, &change) {
@@ -105,7 +105,7 @@ impl Loop {
         }
     }
 
-    /// Turns until it is so.
+    /// Runs turns until a condition holds.
     #[track_caller]
     fn until(&mut self, what: &str, is_so: impl Fn(&Loop) -> bool) {
         self.turn();
@@ -118,7 +118,7 @@ impl Loop {
         }
     }
 
-    /// Whether a change was kept, once that is known.
+    /// Whether a change was kept; waits until that is known.
     #[track_caller]
     fn is_kept(&mut self, mark: Mark) -> bool {
         self.until("its fate", |this| this.journal.durable() >= mark);
@@ -144,14 +144,14 @@ impl Loop {
         while let Some(from) = cursor {
             cursor = self.hub.rows(from, |key, row| {
                 rows.insert(key, format!("{row:?}"));
-                // Small parts, so that there are some.
+                // Short parts, so that there are several.
                 rows.len() % 3 != 0
             });
         }
         rows
     }
 
-    /// What the next start would find.
+    /// The rows that the next start would find.
     fn on_disk(&self) -> BTreeMap<Key, String> {
         let content = Content::read(SimFile::new(self.folder.store().bytes())).unwrap();
         let mut rows = BTreeMap::new();
@@ -164,7 +164,7 @@ impl Loop {
         let mark = self.propose(register).unwrap();
         assert!(self.is_kept(mark));
         let mark = self.set("old", "1").unwrap();
-        // At once, or at the next sync.
+        // Durable at once, or at the next sync.
         self.turn();
         self.mono += 100_000;
         assert!(self.is_kept(mark));
@@ -284,7 +284,7 @@ fn a_state_that_ends_leaves_the_disk_and_takes_nothing_with_it() {
     assert_eq!(this.on_disk(), this.rows());
 }
 
-/// A value that ended while the change that had given it its end was on its way, and failed.
+/// A value expires while the change that set its expiry is in flight, and that change fails.
 #[test]
 fn what_a_failed_change_would_have_ended_comes_back() {
     let mut this = Loop::new(SyncPolicy::Always);
@@ -319,8 +319,8 @@ fn a_stopped_server_has_written_everything() {
     }
 }
 
-/// The end of a namespace is durable, and nobody is left to hear of it, when something else of that
-/// namespace is still to be written.
+/// The removal of a namespace becomes durable during the stop, while another change of it is still
+/// to be written.
 #[test]
 fn a_stopped_server_leaves_no_part_of_a_namespace() {
     let mut this = Loop::new(SyncPolicy::Always);
@@ -336,7 +336,7 @@ fn a_stopped_server_leaves_no_part_of_a_namespace() {
     assert_eq!(this.on_disk(), BTreeMap::new());
 }
 
-/// A crowd of states that end at once is dropped bit by bit; none can be read meanwhile.
+/// Many states that expire at once are dropped in parts; none can be read meanwhile.
 #[test]
 fn a_crowd_of_ends_takes_its_turns() {
     let mut this = Loop::new(SyncPolicy::Always);
@@ -363,7 +363,7 @@ fn a_crowd_of_ends_takes_its_turns() {
     this.until("their rows are gone", |this| this.on_disk() == this.rows());
 }
 
-/// The states of a namespace that is removed are out of reach at once, and dropped bit by bit.
+/// The states of a removed namespace are unreachable at once, and dropped in parts.
 #[test]
 fn a_large_namespace_is_buried_bit_by_bit() {
     let mut this = Loop::new(SyncPolicy::Always);
@@ -391,8 +391,8 @@ fn a_large_namespace_is_buried_bit_by_bit() {
     assert_eq!(this.on_disk(), this.rows());
 }
 
-/// After a fault nothing that the file says is relied upon, also if there is no space then for the
-/// one that is to take its place.
+/// After a fault the file is not trusted again, even if there is no space to write the one that
+/// replaces it.
 #[test]
 fn a_broken_file_is_not_used_again_because_the_disk_is_full() {
     for call in 0..30 {
@@ -413,7 +413,7 @@ fn a_broken_file_is_not_used_again_because_the_disk_is_full() {
     }
 }
 
-/// The rows of states that ended while the disk was full leave it when there is space again.
+/// The rows of states that expired while the disk failed are removed when it works again.
 #[test]
 fn what_ended_while_the_disk_failed_is_not_forgotten() {
     for how in [Failure::Space, Failure::Broken] {
@@ -460,8 +460,8 @@ impl Loop {
     }
 }
 
-/// No turn gathers more than a part of what has changed, and whatever happens meanwhile, the batch
-/// is what was recorded when it began.
+/// A turn gathers only a part of a large batch, and the batch contains what was recorded when it
+/// began, whatever changes meanwhile.
 #[test]
 fn a_large_batch_is_gathered_bit_by_bit_and_is_of_one_moment() {
     let mut this = Loop::new(SyncPolicy::Always);
@@ -508,7 +508,7 @@ fn a_large_batch_is_gathered_bit_by_bit_and_is_of_one_moment() {
     this.until("all is written", |this| this.on_disk() == this.rows());
 }
 
-/// What comes and goes is forgotten as fast as it came, in memory and on disk.
+/// Short-lived states are removed as fast as they come, in memory and on disk.
 #[test]
 fn states_that_have_ended_do_not_pile_up() {
     let mut this = Loop::new(SyncPolicy::Every(1000));
@@ -529,7 +529,7 @@ fn states_that_have_ended_do_not_pile_up() {
     assert!(rows <= 22_002, "{rows}: more than those of the last round, and what stays");
 }
 
-/// The configuration may name another namespace while all is written anew.
+/// The configuration may declare another namespace while the store is being rewritten.
 #[test]
 fn what_is_declared_while_all_is_written_anew_is_written_too() {
     let mut this = Loop::new(SyncPolicy::Always);
@@ -571,7 +571,7 @@ fn namespaces_that_are_written_anew_go_together() {
     assert!(batches < 5, "in {batches} batches");
 }
 
-/// What waits for the disk is its names as well.
+/// Names count towards the changes that wait for the disk.
 #[test]
 fn long_names_count_as_what_waits_for_the_disk() {
     for (sync, kept) in [(SyncPolicy::Always, 2), (SyncPolicy::Every(60_000), 1)] {

@@ -1,6 +1,6 @@
-//! Whoever loses a right, a namespace or a connection loses it at once, however many they are and
-//! however long it takes to tell them. The real binary, from outside, which does so little in a
-//! turn that everything takes many of them.
+//! Connections that lose a grant, their namespace or their place lose it at once, however many they
+//! are and however long it takes to tell them. Uses the real binary, from outside, limited to so
+//! little per turn that everything takes many turns.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -9,13 +9,13 @@ use common::browser::Browser;
 use common::eventually;
 use common::server::{Options, SERVER_KEY, Server};
 
-/// A server that lets one connection go in a turn, or ends one subscription.
+/// A server that closes one connection, or ends one subscription, per turn.
 fn server() -> Server {
     let limits = [("leaves_per_turn", 1), ("connections_per_user", 1000)];
     Server::start(&Options::limits(&limits))
 }
 
-/// So many connections of one user in these channels.
+/// `count` connections of one user, subscribed to these channels.
 fn crowd(server: &Server, count: usize, channels: &[&str]) -> Vec<Browser> {
     let one = |_| {
         let mut browser = server.browser("demo", r#"{"i":"guest"}"#);
@@ -34,7 +34,7 @@ fn a_grant_withdrawn_from_a_crowd_holds_from_the_answer_on() {
     let grant = r##"{"action":"subscribe","channel":"#vip","params":{"userId":"guest"}}"##;
     control.ok(grant);
     let mut crowd = crowd(&server, 300, &["#vip", "all"]);
-    // All in one piece, so that nothing of it waits for another turn.
+    // Pipelined: none waits for the reply to another.
     let revoke = grant.replace("subscribe", "unsubscribe");
     let emit = r##"{"action":"emit","channel":"#vip","data":1,"params":{"count":true}}"##;
     let info = r##"{"action":"channelInfo","channel":"#vip"}"##;
@@ -50,7 +50,7 @@ fn a_grant_withdrawn_from_a_crowd_holds_from_the_answer_on() {
     ] {
         assert_eq!(control.recv(), answer);
     }
-    // Whoever subscribes again, by the new grant, stays.
+    // A connection that subscribes again, by the new grant, stays.
     crowd[7].subscribe("#vip");
     control.ok(r#"{"action":"emit","channel":"all","data":"all"}"#);
     for browser in &mut crowd {

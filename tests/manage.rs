@@ -1,5 +1,5 @@
-//! The commands of an operator on the real binary: `fws register`, `rotate`, `remove`, `disconnect`
-//! and `push`; what they say to a script; what they leave in the data folder.
+//! The operator's commands on the real binary: `fws register`, `rotate`, `remove`, `disconnect` and
+//! `push`; their output for scripts; and the files they leave in the data folder.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -16,7 +16,7 @@ use common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server, fill
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
-/// A server that has made its server key itself, and the key of its namespace `shop`.
+/// A server that made its own server key, and the key of its namespace `shop`.
 fn with_shop() -> (Server, String) {
     let server = Server::start(&Options { key: None, ..Options::default() });
     let key = run(at(&server, &["register", "shop"])).out;
@@ -35,7 +35,7 @@ fn another_key_takes_the_place_of_the_first() {
     let with_key = |key: &str| at(&server, &["emit", "shop", "news", "1", "--key", key]);
     assert!(bad(with_key(&first), 1).contains("does not open"));
 
-    // With a grace both are good.
+    // With a grace period both keys work.
     let second = ran.out.trim();
     let third = run(at(&server, &["rotate", "shop", "--grace", "3600"])).out;
     assert_ne!(third.trim(), second);
@@ -49,7 +49,7 @@ fn another_key_takes_the_place_of_the_first() {
     assert_eq!(bad(command, 1), "this is not the server key of that server");
     let line = bad(at(&server, &["rotate", "shop", "--grace", "99999999999"]), 1);
     assert_eq!(line, "the server says: Invalid argument params.grace (code 300)");
-    // That of the file is another one from now on.
+    // The key in the configuration file is outdated from now on.
     let file = server.dir().file("config.json");
     let ran = run(at(&server, &["rotate", "demo", "--config", file.to_str().unwrap()]));
     let told = format!("warning: {} still has the key before", file.display());
@@ -83,7 +83,7 @@ fn a_namespace_is_removed_when_it_is_meant() {
     );
 }
 
-/// Of several who rotate at the same time the last one has the key that is good: that one is kept.
+/// Of several concurrent rotations, the last one's key is valid: that one is stored.
 #[test]
 fn the_key_that_is_kept_is_the_last_one() {
     let (server, _) = with_shop();
@@ -96,13 +96,13 @@ fn the_key_that_is_kept_is_the_last_one() {
     }
 }
 
-/// The folder of a server on a small disk.
+/// The data folder of a server on a small disk.
 fn folder(server: &Server) -> PathBuf {
     let root = format!("/proc/{}/root", server.pid().as_raw_nonzero());
     Path::new(&root).join(server.dir().file("data").strip_prefix("/").unwrap())
 }
 
-/// Its disk is full from now on, and it has noticed.
+/// Fills the server's disk, and waits until it has noticed.
 fn let_fail(server: &Server, control: &mut Control) {
     fill(&folder(server));
     let mut number = 0;
@@ -125,7 +125,7 @@ fn assert_cannot_write(server: &Server, name: &str) {
     assert!(told.contains("nothing is changed") && told.ends_with(&why), "{told}");
 }
 
-/// What cannot be recorded does not come to be, whoever names it.
+/// What cannot be recorded does not happen, whoever asks for it.
 #[test]
 fn what_was_removed_does_not_come_back_while_the_store_fails() {
     let (dir, mut options) = (Dir::new(), Options::default());
@@ -140,17 +140,17 @@ fn what_was_removed_does_not_come_back_while_the_store_fails() {
     assert_cannot_write(&server, "other");
     let auth = json!({"action": "auth", "name": "other", "sKey": OTHER_KEY}).to_string();
     assert!(control.ask(&auth).contains("404"));
-    // It need not be there to be taken out of the file.
+    // A namespace that does not exist can be taken out of the file.
     options.config["namespaces"].as_object_mut().unwrap().remove("other");
     reload(&options);
     server.told("reload: done, 1 change");
-    // And whoever can come in by the file can be kept out by it, whatever becomes of the disk.
+    // And the file can always lock a namespace that it opened, whatever the state of the disk.
     options.config["namespaces"].as_object_mut().unwrap().remove("demo");
     reload(&options);
     server.told("nobody can open namespace \"demo\" any more");
 }
 
-/// Nor does a key that the file or the data folder gives in place of a command's.
+/// Nor does a key from the file or the data folder replace one set by a command.
 #[test]
 fn a_key_that_a_command_gave_stays_while_the_store_fails() {
     let (dir, mut options) = (Dir::new(), Options::default());
@@ -176,7 +176,7 @@ fn a_key_that_a_command_gave_stays_while_the_store_fails() {
     options.config["demo"] = json!(true);
     let server = Server::spawn(on_small_disk(&options, &dir, 2), dir, false);
     let mut control = server.controller("other");
-    // As `fws rotate` does it.
+    // As `fws rotate` does.
     let rotate = json!({ "action": "rotateKey", "name": "demo", "key": SERVER_KEY });
     let reply: Value = serde_json::from_str(&control.ask(&rotate.to_string())).unwrap();
     let path = folder(&server).join("keys/demo");
@@ -185,7 +185,7 @@ fn a_key_that_a_command_gave_stays_while_the_store_fails() {
     options.config["limits"] = json!({ "name_bytes": 20 });
     reload(&server, &options);
     assert_cannot_write(&server, "demo");
-    // Without that file there would be one more key, and it is not made.
+    // Without that file a new key would be made, but is not.
     fs::remove_file(&path).unwrap();
     reload(&server, &options);
     let refused = |log: Vec<String>| log.iter().filter(|it| it.contains("is changed")).count();
@@ -193,12 +193,12 @@ fn a_key_that_a_command_gave_stays_while_the_store_fails() {
     assert!(!path.exists());
 }
 
-/// Whoever has its key is not waited for until somebody reads what it prints.
+/// A command that has its key does not block others while it waits for a reader of its output.
 #[test]
 fn a_command_that_cannot_print_keeps_out_no_other() {
     let (server, _) = with_shop();
     let (_reader, writer) = std::io::pipe().unwrap();
-    // There is no room in it for more.
+    // Fill the pipe.
     rustix::io::ioctl_fionbio(&writer, true).unwrap();
     while (&writer).write(&[0; 4096]).is_ok() {}
     rustix::io::ioctl_fionbio(&writer, false).unwrap();
@@ -223,7 +223,7 @@ fn a_command_that_cannot_print_keeps_out_no_other() {
     }
 }
 
-/// Nobody hears that it is removed; it is, and so is its key.
+/// The output of the removal has no reader; the namespace is removed all the same, and its key.
 #[test]
 fn the_key_of_what_was_removed_goes_though_nobody_listens() {
     let (server, _) = with_shop();
@@ -251,7 +251,7 @@ fn a_user_is_disconnected() {
     assert_eq!(line, "the name of the user is empty");
 }
 
-/// What no browser would ever be sent is set all the same, and not without a word.
+/// A state that no subscriber would ever be sent is set, but with a warning.
 #[test]
 fn a_state_that_nobody_is_sent_is_worth_a_word() {
     let server = Server::new();
@@ -292,8 +292,8 @@ fn a_list_grows() {
     assert_eq!(line, "the server says: State is not a list (code 314)");
 }
 
-/// What `kill -9` has left half-way is taken away by the next write there, and by the next start;
-/// nothing else is, whatever it is called.
+/// Temporary files that `kill -9` left are removed by the next write in the folder, and by the next
+/// start; other files are not, whatever their names.
 #[test]
 fn what_was_left_half_way_is_taken_away() {
     let (server, _) = with_shop();
@@ -309,7 +309,7 @@ fn what_was_left_half_way_is_taken_away() {
         fs::create_dir(place.join(folder)).unwrap();
         std::os::unix::fs::symlink("shop", place.join(link)).unwrap();
     }
-    // Somebody writes this one at this moment.
+    // This one is being written at the moment.
     let busy = keys.join(".new-00000000000000cc");
     let writer = File::create(&busy).unwrap();
     writer.lock().unwrap();

@@ -1,5 +1,5 @@
-//! Little memory: what strangers can make the server hold fits into it, because a program whose
-//! memory runs out is ended.
+//! Little memory: what clients can make the server hold fits into it, because a process that runs
+//! out of memory is killed.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -18,13 +18,13 @@ use common::token::token;
 use common::web::{Http, session_on};
 use serde_json::{Value, json};
 
-/// A server that may have so many KiB of address space.
+/// A server with an address space of `kib` KiB.
 fn in_little(dir: Dir, kib: u32, options: &Options) -> Server {
     let command = little(&options.command(&dir), kib);
     Server::spawn(command, dir, false)
 }
 
-/// The same command, in so many KiB of address space.
+/// The same command with an address space of `kib` KiB.
 fn little(server: &Command, kib: u32) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!(r#"ulimit -v {kib} && exec "$0" "$@""#));
@@ -39,7 +39,7 @@ fn little(server: &Command, kib: u32) -> Command {
     command
 }
 
-/// The second half of each never comes.
+/// Requests whose second half never comes.
 const HALVES: [(&str, usize); 3] = [
     (
         "POST /socket/000/abcdefgh/xhr_send HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n\
@@ -65,13 +65,13 @@ fn a_flood_of_halves_does_not_end_a_server_with_little_memory() {
         let bytes = [half.0.as_bytes(), &vec![b'x'; half.1]].concat();
         let send = |_| {
             let mut stream = TcpStream::connect(server.ws).ok()?;
-            // Whoever is turned away meanwhile is no loss.
+            // The server may refuse some of them.
             let _ = stream.write_all(&bytes);
             Some(stream)
         };
         (0..count).filter_map(send).collect()
     };
-    // As many of the first alone took 200 MB before there were such limits.
+    // Without such limits, as many of the first kind alone took 200 MB.
     let _held: Vec<Vec<TcpStream>> =
         HALVES.iter().zip([3200, 1000, 1000]).map(|(half, count)| flood(half, count)).collect();
     server.assert_alive();
@@ -112,14 +112,14 @@ fn a_store_with_more_than_there_is_room_for_is_served_and_told_of() {
     assert_eq!(control.ask(r#"{"action":"get","channel":"a"}"#).len(), 202);
 }
 
-/// What the admin door shows under this name.
+/// A metric of the admin port.
 fn metric(server: &Server, name: &str) -> f64 {
     let page = request(server.admin(), "GET /metrics", &[]).unwrap().body;
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
 }
 
-/// A large command, which says nothing.
+/// A large command without effect.
 fn large() -> Vec<u8> {
     let body = format!(r#"{{"action":"ping","x":"{}"}}"#, "x".repeat((8 << 20) - 100));
     frame(body.as_bytes())
@@ -127,7 +127,7 @@ fn large() -> Vec<u8> {
 
 #[test]
 fn halves_of_large_commands_are_read_one_after_the_other() {
-    // By itself it would read one of them at a time.
+    // The default would allow one of them at a time.
     let limits = [("control_frame_ms", 20_000), ("control_input_bytes", 20_000_000)];
     let mut options = Options::limits(&limits);
     options.config["admin"] = json!("127.0.0.1:0");
@@ -139,13 +139,13 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
         let auth = frame(format!(r#"{{"action":"auth","name":"demo","sKey":"{key}"}}"#).as_bytes());
         stream.write_all(&auth).unwrap();
         stream.read_exact(&mut [0; 21]).unwrap();
-        // One that is not read takes no more.
+        // A connection that is not read blocks after some writes.
         stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
         let _ = stream.write_all(&large[..2 << 20]);
         stream
     };
     let mut halves: Vec<TcpStream> = (0..30).map(half).collect();
-    // Small commands of others wait for nothing.
+    // Small commands of others are not delayed.
     let began = Instant::now();
     let mut other = server.controller("demo");
     (0..10).for_each(|_| other.ok(r#"{"action":"ping"}"#));
@@ -155,7 +155,7 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
     assert!(metric(&server, "fws_control_input_waits_total") >= 10.0);
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 48 << 20, "it took {grown} bytes");
-    // Two stay, and are closed in their time. Those that are whole are answered in theirs.
+    // Two stay incomplete and are closed in time; the complete ones are answered.
     halves.drain(..28);
     let wholes = (0..4).map(|_| (server.controller("demo"), large.clone()));
     let ask = |(mut control, large): (Control, Vec<u8>)| {
@@ -169,7 +169,7 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
     eventually("nothing is left", || {
         (metric(&server, "fws_control_input_bytes") == 0.0).then_some(())
     });
-    // Whether or not somebody waited just then.
+    // Whether they timed out, or were evicted because others waited.
     let closed = r#"fws_connections_closed_total{reason="half_request"}"#;
     let evicted = metric(&server, "fws_control_input_evicted_total");
     assert!(metric(&server, closed) + evicted >= 2.0);
@@ -178,7 +178,7 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
 
 #[test]
 fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
-    // By itself it would take less, and serve fewer of them at a time.
+    // The default would be lower, and serve fewer of them at a time.
     let mut options = Options::limits(&[("answers_bytes", 46_000_000)]);
     options.config["admin"] = serde_json::json!("127.0.0.1:0");
     let mut server = in_little(Dir::new(), 262_144, &options);
@@ -188,7 +188,7 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
         control.ok(&format!(r#"{{"action":"set","channel":"big","data":{data}}}"#));
     };
     control.ok(r#"{"action":"set","channel":"small","data":1}"#);
-    // Each gets, or waits for, a state of its own.
+    // Each queues, or waits for, a state of its own.
     let stuck: Vec<Browser> = (0..64)
         .map(|number| {
             set(&mut control, number, 4_000_000);
@@ -205,7 +205,7 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
             control
         })
         .collect();
-    // Nobody else has to wait for long.
+    // Others are not delayed for long.
     let began = Instant::now();
     for number in 0..50 {
         let mut healthy = server.browser("demo", &format!(r#"{{"i":"{number}"}}"#));
@@ -215,7 +215,7 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
         healthy.expect(r#"{"event":"small","data":2}"#);
     }
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    // And who asks for much gets it when those who take nothing have gone.
+    // And a large request is served once the stalled ones have been disconnected.
     let mut healthy = server.browser("demo", r#"{"i":"h"}"#);
     healthy.say(r#"{"event":"subscribe","data":"big"}"#);
     assert!(healthy.hear().len() > 8_000_000);
@@ -226,7 +226,7 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
 
 #[test]
 fn answers_to_polls_wait_for_room() {
-    // Those who are read last take nothing of theirs for as long as all others are read.
+    // The last ones to be read stall until all others have been read.
     let patient = Options::limits(&[("stall_ms", 120_000)]);
     let mut server = in_little(Dir::new(), 262_144, &patient);
     let polls: Vec<Http> = (0..120)
@@ -240,7 +240,7 @@ fn answers_to_polls_wait_for_room() {
     control.ok(r#"{"action":"ping"}"#);
     let data = "y".repeat(4 << 20);
     control.ok(&format!(r#"{{"action":"emit","channel":"x","data":"{data}"}}"#));
-    // Whoever reads gets it, in whatever order; and nobody else is forgotten.
+    // All receive it when they read, in any order.
     for mut http in polls {
         let body = http.answer().body;
         assert!(body.starts_with("a[\"{\\\"event\\\":\\\"x\\\"") && body.len() > data.len());
@@ -266,7 +266,7 @@ fn what_is_left_of_a_sockjs_frame_waits_in_the_memory_that_it_came_in() {
     };
     let mut crowd: Vec<Browser> = (1..=CROWD).map(browser).collect();
     let before = server.peak_memory_bytes();
-    // Each element is one message, and the first of them stops the hearing of the others.
+    // Each element is a message, and the first one pauses the handling of the others.
     let frame = format!(r#"[{},{}""]"#, json!(subscribe), "\"\",".repeat(5300));
     for browser in &mut crowd {
         browser.send(&frame);
@@ -277,7 +277,7 @@ fn what_is_left_of_a_sockjs_frame_waits_in_the_memory_that_it_came_in() {
     assert!(grown < 4_000_000, "{grown} bytes");
     drop(crowd);
     eventually("nothing is left", || (counted() == 0.0).then_some(()));
-    // What waits is heard in its order, and once.
+    // Queued messages are handled once, and in order.
     let mut browser = browser(CROWD + 1);
     let ping = |clb: usize| json!({ "event": "ping", "clb": clb }).to_string();
     let mut messages = vec![subscribe];
@@ -304,7 +304,7 @@ fn what_escapes_make_of_a_message_does_not_end_a_server_with_little_memory() {
         frame(&body)
     };
     let long = 8_000_000;
-    // For whoever takes it as it is, it is never too long.
+    // For the raw endpoint, which needs no escapes, it is not too long.
     control.send_raw(&emit(&b"<".repeat(long)));
     assert_eq!(control.recv(), r#"{"success":true}"#);
     assert!(raw.hear().len() > long);
@@ -327,7 +327,7 @@ fn what_escapes_make_of_a_message_does_not_end_a_server_with_little_memory() {
     server.assert_alive();
 }
 
-/// Sends it all, whether or not anybody still reads.
+/// Sends all bytes, even if the server stops reading.
 fn pour(port: std::net::SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(port).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -346,7 +346,7 @@ fn subscriptions_do_not_end_a_server_with_little_memory() {
     options.config["admin"] = json!("127.0.0.1:0");
     let mut server = in_little(Dir::new(), 131_072, &options);
     let token = token(r#"{"i":1}"#, key_of("demo"));
-    // All of these take 90 MB.
+    // All of these would take 90 MB.
     let _held: Vec<TcpStream> = (0..160)
         .map(|number| {
             let mut said = upgrade(RAW, &[]).into_bytes();
@@ -375,7 +375,7 @@ fn grants_do_not_end_a_server_with_little_memory() {
     let mut server = in_little(Dir::new(), 49_152, &options);
     let mut control = server.controller("demo");
     let mut full = 0;
-    // All of these take 52 MB.
+    // All of these would take 52 MB.
     for hundred in 0..800 {
         let grant = |number| {
             let (channel, user) = (format!("{:c<250}", format!("#{number}-")), "u".repeat(250));
@@ -412,7 +412,7 @@ fn the_check_shows_what_the_server_would_run_with() {
     let limit = |config: &Value, name: &str| config["limits"][name].as_u64().unwrap();
     assert!(limit(&little, "states_bytes") < limit(&ample, "states_bytes"));
     assert_eq!(limit(&little, "sessions"), 99_999);
-    // As many back ends as somebody wants share what there is for replies, and get something.
+    // The replies of all these back ends share their budget, and each gets at least the minimum.
     let mut check =
         common::command::fws(&["check", "--json", "--limit", "control_connections=1000"]);
     let check = little_of(&mut check, 160_000);
@@ -420,7 +420,7 @@ fn the_check_shows_what_the_server_would_run_with() {
     assert_eq!(limit(&check, "control_replies_pause_bytes"), 1024, "the least of it");
 }
 
-/// What `fws check --json` shows in so much address space.
+/// The output of `fws check --json` in so much address space.
 fn little_of(check: &mut Command, kib: u32) -> Value {
     serde_json::from_slice(&little(check, kib).output().unwrap().stdout).unwrap()
 }

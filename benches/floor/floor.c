@@ -1,14 +1,14 @@
-/* What the kernel alone allows: the least that a server can do and still be one. It checks nothing,
- * has no users, and never gives up on anybody. `make bench` runs it beside our server.
+/* The least work that a server can do and still deliver: what the kernel alone costs. It checks
+ * nothing, has no users, and never closes a slow connection. `make bench` runs it beside fws.
  *
- *   floor write PORT          a server of topics, one send() for each delivery
- *   floor coalesce PORT       the same, one send() for all that one read of a publisher brought
- *   floor browsers PORT       says to browsers what our server says, whatever they say
- *   floor control PORT        says `success` to every frame of the control port, unread
+ *   floor write PORT          a topic server, one send() for each delivery
+ *   floor coalesce PORT       the same, one send() for all messages of one read
+ *   floor browsers PORT       sends browsers the same answers as fws, whatever they send
+ *   floor control PORT        answers `success` to every control frame, unread
  *
- * Topics are `tNNNNNN`; text messages `sub TOPIC`, answered `ok`, and `pub TOPIC DATA`. One thread,
- * epoll with edges, one read buffer. A socket that takes no more ends the program: whoever measures
- * with it reads fast enough. Needs nothing but a C library.
+ * Topics are `tNNNNNN`; text messages are `sub TOPIC`, answered `ok`, and `pub TOPIC DATA`. One
+ * thread, edge-triggered epoll, one read buffer. A full socket buffer ends the program: the load
+ * generator must read fast enough. Needs nothing but a C library.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,15 +27,15 @@
 
 enum { READ_BYTES = 1 << 16, PEERS = 1 << 20, TOPICS = 1 << 20, OUT_BYTES = 1 << 22 };
 
-/* Who has subscribed: sockets, of which most topics have one. */
+/* The sockets subscribed to a topic; most topics have one. */
 struct topic {
     int first;
     int count, room;
     int *more;
 };
 
-/* One socket: whether it has asked for the WebSocket, what of its last frame is still to come, and
- * its topic and place in there. */
+/* One socket: whether it has upgraded to WebSocket, the start of an incomplete frame, and its topic
+ * and index in it. */
 struct peer {
     unsigned char is_open;
     unsigned kept_bytes;
@@ -47,7 +47,7 @@ struct peer {
 static struct peer peers[PEERS];
 static struct topic *topics;
 static unsigned char buffer[2 * READ_BYTES];
-/* Frames of the topic of which the last message was, and where each of them ends. */
+/* Queued frames for the topic of the last message, and where each of them ends. */
 static unsigned char out[OUT_BYTES];
 static size_t out_bytes;
 static size_t ends[READ_BYTES];
@@ -60,7 +60,7 @@ static const char UPGRADED[] =
     "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 static const char SUCCESS[] = "\x10\0\0\0{\"success\":true}";
 static const char OK[] = "\x81\x02ok";
-/* As long as what our server says: a cid is a UUID. */
+/* As long as the answers of fws: a cid is a UUID. */
 static const char AUTH_OK[] =
     "\x81\x49" "{\"event\":\"auth ok\",\"data\":{\"cid\":\"00000000-0000-4000-8000-000000000000\"}}";
 static const char SUBSCRIBED[] =
@@ -89,7 +89,7 @@ static void deliver(int fd) {
     }
 }
 
-/* Sends what has gathered. */
+/* Sends the queued frames. */
 static void flush(void) {
     if (!out_topic || !frames) return;
     if (out_topic->count == 1) deliver(out_topic->first);
@@ -119,7 +119,7 @@ static void subscribe(int fd, struct topic *t) {
     peers[fd].at = t->count++;
 }
 
-/* The last one takes the place of the one who goes. */
+/* Unsubscribes: the topic's last socket takes the place of the leaving one. */
 static void leave(struct peer *p) {
     struct topic *t = p->topic;
     if (!t) return;
@@ -131,7 +131,7 @@ static void leave(struct peer *p) {
     p->topic = NULL;
 }
 
-/* A message of somebody: `sub` or `pub`, or of a browser. */
+/* Handles a message: `sub` or `pub`, or one of a browser. */
 static void heard(int fd, const unsigned char *text, size_t bytes) {
     if (mode == BROWSERS) {
         /* {"event":"auth… or {"event":"subscribe… */
@@ -163,7 +163,7 @@ static void heard(int fd, const unsigned char *text, size_t bytes) {
     ends[frames++] = out_bytes;
 }
 
-/* Bytes of the frame at the start of the input, 0 if it is not all there. */
+/* The size of the frame at the start of the input; 0 if it is incomplete. */
 static size_t frame(int fd, unsigned char *in, size_t bytes) {
     if (bytes < 6) return 0;
     size_t length = in[1] & 0x7f, head = 6;
@@ -181,7 +181,7 @@ static size_t frame(int fd, unsigned char *in, size_t bytes) {
     return head + length;
 }
 
-/* How much of the input is done with. */
+/* Handles input; returns how much of it was consumed. */
 static size_t take(int fd, struct peer *p, unsigned char *in, size_t bytes) {
     size_t at = 0;
     if (mode == CONTROL) {
@@ -214,7 +214,7 @@ static size_t take(int fd, struct peer *p, unsigned char *in, size_t bytes) {
     return at;
 }
 
-/* Reads until there is no more. Whether the peer is still there. */
+/* Reads until the socket is empty. Returns whether the peer is still connected. */
 static int hear(int fd) {
     struct peer *p = &peers[fd];
     for (;;) {

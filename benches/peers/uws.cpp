@@ -1,4 +1,4 @@
-// A server of topics on uWebSockets, as its own documents show it: text messages `sub TOPIC`,
+// A topic server on uWebSockets, written as its documentation shows: text messages `sub TOPIC`,
 // answered `ok`, and `pub TOPIC DATA`. For `make bench-peers`, which compiles and starts it.
 #include "App.h"
 

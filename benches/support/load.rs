@@ -1,5 +1,5 @@
-//! Servers beside each other under the load of `fws bench`: each pinned to the first core, the load
-//! to the second, one at a time. For the benches that compare.
+//! Compares servers under the load of `fws bench`, one at a time: the server is pinned to the first
+//! core, the load to the second.
 #![allow(dead_code)] // not every bench uses all of it
 
 use std::fmt::Display;
@@ -17,14 +17,14 @@ use crate::support;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// More foreign load than this spoils a run, in cores: it is repeated once.
+/// A run with more foreign load than this, in cores, is spoiled: it is repeated once.
 const NOISE_CORES: f64 = 0.15;
 
 /// A server under load. Killed when dropped.
 pub struct Target {
     pub label: &'static str,
     pub child: Child,
-    /// The process that does the work.
+    /// The server process.
     pub pid: u32,
     pub protocol: &'static str,
     pub ws: u16,
@@ -38,7 +38,7 @@ impl Drop for Target {
     }
 }
 
-/// A command on the first core, or on both where there is but one to be had.
+/// A command pinned to a core; to the only one if there is but one.
 pub fn pinned(core: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let mut command = Command::new("taskset");
@@ -46,8 +46,8 @@ pub fn pinned(core: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// A port that was free a moment ago, another one each time; whoever takes it meanwhile makes the
-/// bench fail, not lie. Below those that the kernel gives to whoever connects.
+/// A port that was just free, a different one each time; if another process takes it, the bench
+/// fails but does not lie. Below the kernel's range of ephemeral ports.
 pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 100)? * 100;
@@ -60,7 +60,7 @@ pub fn free_port() -> Result<u16> {
     Err("there is no free port".into())
 }
 
-/// Waits until somebody listens.
+/// Waits until the port accepts connections.
 pub fn wait_for(port: u16, child: &mut Child) -> Result<()> {
     let begin = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -76,8 +76,8 @@ pub fn wait_for(port: u16, child: &mut Child) -> Result<()> {
 }
 
 impl Target {
-    /// The release binary in a folder of its own, with the namespace of the benches. All defaults,
-    /// but that more may come in a second than is good for a server that is no bench.
+    /// The release binary in its own folder, with the benches' namespace. All defaults, except that
+    /// it accepts more connections per second than is wise in production.
     pub fn fws(label: &'static str, folder: &Path, flags: &[&str]) -> Result<Target> {
         let data = folder.join(label);
         std::fs::create_dir_all(&data)?;
@@ -104,7 +104,7 @@ impl Target {
         Ok(Target { label, child, pid, protocol: "fws", ws, control })
     }
 
-    /// A program that prints its port as soon as it listens.
+    /// A program that prints its port once it listens.
     pub fn printing(
         label: &'static str,
         protocol: &'static str,
@@ -119,7 +119,7 @@ impl Target {
         Ok(Target { label, child, pid, protocol, ws: port, control: port })
     }
 
-    /// One of the floors (`benches/floor/floor.c`).
+    /// A mode of the floor (`benches/floor/floor.c`).
     pub fn floor(label: &'static str, mode: &str, floor: &Path) -> Result<Target> {
         let mut command = pinned(0, floor);
         command.args([mode, "0"]);
@@ -127,7 +127,7 @@ impl Target {
         Target::printing(label, protocol, command)
     }
 
-    /// A program that listens on ports that it was told.
+    /// A program that listens on given ports.
     pub fn listening(
         label: &'static str,
         protocol: &'static str,
@@ -135,7 +135,7 @@ impl Target {
         [ws, control]: [u16; 2],
     ) -> Result<Target> {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        // What it says last is why it did not start.
+        // The last line on standard error says why it did not start.
         let said = Arc::new(Mutex::new(String::new()));
         let lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines();
         let last = Arc::clone(&said);
@@ -154,20 +154,20 @@ impl Target {
         Ok(Target { label, child, pid, protocol, ws, control })
     }
 
-    /// A Redis that keeps nothing, or syncs its log once a second.
+    /// A Redis without persistence, or with its log synced once per second.
     pub fn redis(label: &'static str, folder: &Path, is_kept: bool) -> Result<Target> {
         let (data, port) = (folder.join(label), free_port()?);
         std::fs::create_dir_all(&data)?;
         let mut command = pinned(0, "redis-server");
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        // We come from other addresses of the loopback network than it takes for its own.
+        // The load comes from loopback addresses that Redis does not consider local.
         command.args(["--protected-mode", "no", "--appendfsync", "everysec", "--appendonly"]);
         command.arg(if is_kept { "yes" } else { "no" }).arg("--dir").arg(&data);
         Target::listening(label, "redis", command, [port, port])
     }
 }
 
-/// Compiles the floors.
+/// Compiles the floor.
 pub fn compile_floor(folder: &Path) -> Result<PathBuf> {
     let (source, program) =
         (concat!(env!("CARGO_MANIFEST_DIR"), "/benches/floor/floor.c"), "floor");
@@ -176,15 +176,15 @@ pub fn compile_floor(folder: &Path) -> Result<PathBuf> {
     if status.success() { Ok(program) } else { Err("cc cannot compile the floor".into()) }
 }
 
-/// How the runs are made.
+/// How targets are run.
 pub struct Bench {
-    /// How often each is repeated.
+    /// Number of runs of each load.
     pub repeat: usize,
-    /// How long each is measured, in seconds.
+    /// Measuring time of each run, in seconds.
     pub seconds: f64,
     begin: Instant,
     runs: usize,
-    /// Runs that were spoiled, and spoiled again when repeated.
+    /// Runs that were spoiled and spoiled again when repeated.
     pub noisy: usize,
 }
 
@@ -204,12 +204,12 @@ impl Bench {
         }
     }
 
-    /// Whether the figures are worth being compared: three repetitions, long enough.
+    /// Whether the figures are worth publishing: at least three runs of a second each.
     pub fn is_serious(&self) -> bool {
         self.repeat >= 3 && self.seconds >= 1.0
     }
 
-    /// One run of `fws bench` against a target; once more if others disturbed it.
+    /// One run of `fws bench` against a target, repeated once if other processes disturbed it.
     pub fn run(&mut self, target: &Target, flags: &[&str]) -> Result<Value> {
         let mut outcome = self.run_once(target, flags)?;
         if outcome["foreign_cpu_cores"].as_f64().is_some_and(|cores| cores > NOISE_CORES) {
@@ -241,7 +241,7 @@ impl Bench {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    /// The same load on all of these, in turn, again and again: for each a list of outcomes.
+    /// Puts the same load on the targets in turn, repeatedly; returns the outcomes of each.
     pub fn compare(&mut self, targets: &[&Target], flags: &[&str]) -> Result<Vec<Vec<Value>>> {
         let mut outcomes = vec![Vec::new(); targets.len()];
         for _ in 0..self.repeat {
@@ -257,7 +257,7 @@ impl Bench {
         let _ = writeln!(stderr(), "{seconds:>4} s  run {:<4} {line}", self.runs);
     }
 
-    /// How many runs there were, and how many of them were disturbed.
+    /// The number of runs, and how many were disturbed.
     pub fn summary(&self) -> String {
         let (runs, noisy, seconds) = (self.runs, self.noisy, self.begin.elapsed().as_secs());
         format!(
@@ -267,18 +267,18 @@ impl Bench {
     }
 }
 
-/// The middle one.
+/// The median.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The middle one of a figure.
+/// The median of a figure.
 pub fn figure(outcomes: &[Value], name: &str) -> f64 {
     median(outcomes.iter().filter_map(|outcome| outcome[name].as_f64()).collect())
 }
 
-/// The middle one of the ratios of a figure, each of two runs beside each other.
+/// The median of the ratios of a figure, each of two runs made one after the other.
 pub fn ratio(ours: &[Value], theirs: &[Value], name: &str) -> f64 {
     let pairs = ours.iter().zip(theirs).filter_map(|(ours, theirs)| {
         Some(ours[name].as_f64()? / theirs[name].as_f64().filter(|it| *it > 0.0)?)
@@ -286,7 +286,7 @@ pub fn ratio(ours: &[Value], theirs: &[Value], name: &str) -> f64 {
     median(pairs.collect())
 }
 
-/// A folder for servers, removed at the end.
+/// A folder for servers, removed when dropped.
 pub struct Folder(pub PathBuf);
 
 impl Folder {

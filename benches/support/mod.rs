@@ -26,7 +26,7 @@ pub fn hello(n: usize, channel: &str) -> Vec<u8> {
     out
 }
 
-/// How a subscribed peer's input ends: the answer to `clb` 1.
+/// How the server's output to [`hello`] ends: the answer to `clb` 1.
 pub const HELLO_END: &[u8] = br#""clb":1,"data":{"ok":true}}"#;
 
 /// A connected and subscribed client.
@@ -52,13 +52,13 @@ pub fn frame(body: &str) -> Vec<u8> {
     out
 }
 
-/// The command that opens [`NAMESPACE`].
+/// The command that authenticates for [`NAMESPACE`].
 #[allow(dead_code)] // not every bench commands
 pub fn auth() -> Vec<u8> {
     frame(&format!(r#"{{"action":"auth","name":"{NAMESPACE}","sKey":"{KEY}"}}"#))
 }
 
-/// An emit of so many bytes of data.
+/// An emit with `bytes` of data.
 #[allow(dead_code)] // not every bench emits
 pub fn emit(channel: &str, bytes: usize) -> Vec<u8> {
     let data = "x".repeat(bytes);

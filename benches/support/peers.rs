@@ -1,20 +1,20 @@
-//! The other servers that `make bench-peers` compares ours with: how each is started, and which
-//! version it is. What is not installed is left out, and the table says so.
+//! The servers that `make bench-peers` compares with fws: how each is started, and its version.
+//! Those that are not installed are left out, and the table says so.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::load::{Result, Target, free_port, pinned};
 
-/// Where `scripts/bench-peers` puts what it fetches and compiles.
+/// Where `scripts/bench-peers` puts what it downloads and compiles.
 pub fn fetched() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers")
 }
 
-/// Labels, in the order of the tables.
+/// Names, in the order of the tables.
 pub const LABELS: [&str; 5] = ["uWebSockets", "nats", "nchan", "mosquitto", "ws"];
 
-/// A peer that runs, if it is installed.
+/// Starts a peer, if it is installed.
 pub fn start(label: &'static str, folder: &Path) -> Result<Target> {
     let folder = folder.join(label);
     std::fs::create_dir_all(&folder)?;
@@ -62,7 +62,7 @@ fn mosquitto(folder: &Path, [ws, control]: [u16; 2]) -> Result<Target> {
     Target::listening("mosquitto", "mqtt", command, [ws, control])
 }
 
-/// One worker, which is the process itself, so that its memory is all in one place.
+/// One process without workers, so that all its memory is in one place.
 fn nchan(folder: &Path, port: u16) -> Result<Target> {
     let config = folder.join("nginx.conf");
     let at = folder.display();
@@ -86,7 +86,7 @@ fn nchan(folder: &Path, port: u16) -> Result<Target> {
     Target::listening("nchan", "nchan", command, [port, port])
 }
 
-/// The first line that a program says of itself, from either output.
+/// The first line that a program prints, on either stream.
 fn said(program: impl AsRef<std::ffi::OsStr>, words: &[&str]) -> Option<String> {
     let output = Command::new(program).args(words).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
@@ -94,7 +94,7 @@ fn said(program: impl AsRef<std::ffi::OsStr>, words: &[&str]) -> Option<String> 
     text.lines().next().map(str::to_owned)
 }
 
-/// Which version of a peer that is, in words.
+/// The version of a peer, in words.
 pub fn version(label: &str) -> String {
     let version = match label {
         "uWebSockets" => std::fs::read_to_string(fetched().join("uws.version")).ok(),

@@ -1,4 +1,4 @@
-//! A plot of bars in SVG: for each group a bar for each series, on a logarithmic scale from 1.
+//! A bar chart in SVG: in each group one bar per series, on a logarithmic scale from 1.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ const WIDTH: usize = 560;
 const COLOURS: [&str; 7] =
     ["#c0392b", "#2c3e50", "#2980b9", "#27ae60", "#8e44ad", "#d68910", "#7f8c8d"];
 
-/// Groups of values; `NaN` where there is none. The scale ends at `max`.
+/// Draws groups of values; `NaN` where there is none. The scale ends at `max`.
 pub fn bars(title: &str, series: &[&str], groups: &[(&str, Vec<f64>)], max: f64) -> String {
     let group_height = series.len() * BAR + 16;
     let height = 60 + groups.len() * group_height + 24;

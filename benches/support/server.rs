@@ -1,4 +1,4 @@
-//! The release binary as a process of its own, for the benches that look at it from outside.
+//! The release binary as a separate process, for the benches that look at it from outside.
 #![allow(dead_code)] // not every bench uses all of it
 
 use std::io::{BufRead, BufReader};
@@ -11,17 +11,17 @@ use crate::support;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// A running server with the namespace of the benches. Killed when dropped.
+/// A running server with the benches' namespace. Killed when dropped.
 pub struct Server {
     pub child: Child,
     pub ws: SocketAddr,
     pub control: SocketAddr,
-    /// From the start of the process until it listened.
+    /// Time from the start of the process until it listened.
     pub start: Duration,
 }
 
 impl Server {
-    /// Starts one in that folder, with these flags.
+    /// Starts a server with its data in a folder, with these flags.
     pub fn start(data: &Path, flags: &[&str]) -> Result<Server> {
         std::fs::create_dir_all(data)?;
         let config = data.join("config.json");
@@ -57,7 +57,7 @@ impl Server {
         figure(self.child.id(), "status", name)
     }
 
-    /// Asks it to end, and waits for that.
+    /// Sends SIGTERM and waits for the exit.
     pub fn stop(mut self) -> Result<()> {
         Command::new("kill").arg(self.child.id().to_string()).status()?;
         self.child.wait()?;
@@ -72,14 +72,14 @@ impl Drop for Server {
     }
 }
 
-/// A figure of a file in /proc/PID.
+/// A figure in a file of /proc/PID.
 pub fn figure(pid: u32, file: &str, name: &str) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/{file}"))?;
     let line = text.lines().find(|line| line.starts_with(name)).ok_or("no such figure")?;
     Ok(line.split_whitespace().nth(1).ok_or("no figure")?.parse()?)
 }
 
-/// Processor time that a process has used, in seconds.
+/// CPU time that a process has used, in seconds.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = text.rsplit_once(')').ok_or("no such process")?;

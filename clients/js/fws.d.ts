@@ -1,10 +1,10 @@
-// Types of fws.js; what each call does stands there and in README.md.
+// Types of fws.js; the calls are documented there and in README.md.
 
 declare class FWS {
-  /** Connects at once (if the page is hidden: when it is shown). */
+  /** Connects at once, or as soon as the page is shown if it is hidden. */
   constructor(url: string, namespace: string, token: FWS.Token);
 
-  /** Id of this connection as the server knows it; null while there is none. */
+  /** The server's id of this connection; null while there is none. */
   readonly cid: string | null;
 
   on(event: 'connected', fn: () => void): void;
@@ -18,20 +18,20 @@ declare class FWS {
   close(): void;
 }
 
-// `import { FWS }` of a compiler that makes `require` of it.
+// For `import { FWS }` when it is compiled to `require`.
 import Client = FWS;
 
 declare namespace FWS {
   export { Client as FWS };
 
-  /** The auth token, or a function that returns one, or a Promise of one, or passes one on. */
+  /** The auth token, or a function that returns it or a Promise of it, or passes it on. */
   export type Token = string | ((done: (token: string) => void) => string | Promise<string> | void);
 
   export interface Disconnect {
-    /** Close code of the server; 1006 when the connection was lost, 1000 after `close()`. */
+    /** Close code of the server; 1006 if the connection was lost, 1000 after `close()`. */
     code: number;
     reason: string;
-    /** False: this client has stopped. */
+    /** False if this client has stopped. */
     willReconnect: boolean;
   }
 }

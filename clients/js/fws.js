@@ -4,13 +4,12 @@
  *     const fws = new FWS('https://push.example.org/socket', 'shop', token);
  *     fws.channel('news', (data) => show(data));
  *
- * Calls are those of the original fws.js. New here: it reconnects and subscribes again, looks
- * after itself on a phone that sleeps, and takes a function in place of the token.
+ * The API is that of the original fws.js. New here: it reconnects and subscribes again, detects
+ * dead connections on phones that sleep, and accepts a function in place of the token.
  *
- * It owns one WebSocket, its timers, and the list of what the page wants to hear. It never
- * publishes (only back ends can), never dials while the page is hidden, and keeps no message.
- * Works as a classic script (global `FWS`) and as a CommonJS module; needs ES2017. As an ES module
- * it is in fws.mjs.
+ * It owns one WebSocket, its timers, and the page's handlers. It never publishes (only back ends
+ * can), never dials while the page is hidden, and stores no messages. Works as a classic script
+ * (global `FWS`) and as a CommonJS module; needs ES2017. The ES module is fws.mjs.
  */
 (function (root, define) {
   const FWS = define();
@@ -19,78 +18,78 @@
 }(typeof self === 'undefined' ? this || globalThis : self, function () {
   'use strict';
 
-  const BACKOFF_MS = 500; // mean of the first wait is half of it; doubles with each failure
+  const BACKOFF_MS = 500; // maximum of the first, random wait; doubles with each failure
   const BACKOFF_CAP_MS = 30000;
-  const STABLE_MS = 10000; // a connection that lived so long makes the back-off start anew
-  const DIAL_MS = 10000; // for the token, and again from dialling to `auth ok`
-  const IDLE_MS = 60000; // without a word, on a page that is not hidden, before a ping
-  const IDLE_STATES_MS = 180000; // the same while states are on their way
-  const IDLE_JITTER = 0.2; // a tenth more or less of these two: a crowd hears the same message
-  const PROBE_MS = 2000; // without a word after a ping, when the page has come back
-  const PROBE_MAX_MS = 35000; // the same while states are on their way; servers wait 33 s
-  const DOUBLINGS_MAX = 5; // of these two
-  const PACE = 20; // of a slow network, in characters a millisecond
-  const RENEW_AT = 0.8; // of a token's life
-  const BACK_MAX_MS = 600000; // no server may send us away for longer
-  const TIMER_MAX_MS = 0x7fffffff; // what setTimeout can hold
-  const QUEUE_MAX = 256; // messages of `emit` that wait for a connection
-  const ANSWERS_MAX = 256; // functions of `emit` and `unsubscribe` that wait for an answer
+  const STABLE_MS = 10000; // a connection that lived this long resets the back-off
+  const DIAL_MS = 10000; // limit for getting a token, and again from dialling to `auth ok`
+  const IDLE_MS = 60000; // silence after which a visible page sends a ping
+  const IDLE_STATES_MS = 180000; // the same while states are being received
+  const IDLE_JITTER = 0.2; // ±10 % of these two: many clients receive the same message at once
+  const PROBE_MS = 2000; // silence after a ping before the link is given up, once the page is shown
+  const PROBE_MAX_MS = 35000; // the same while states are being received; servers wait 33 s
+  const DOUBLINGS_MAX = 5; // of these two limits
+  const PACE = 20; // speed of a slow network, in characters per millisecond
+  const RENEW_AT = 0.8; // fraction of a token's life after which it is renewed
+  const BACK_MAX_MS = 600000; // longest delay that a server may ask for
+  const TIMER_MAX_MS = 0x7fffffff; // maximum of setTimeout
+  const QUEUE_MAX = 256; // calls of `emit` that may wait for a connection
+  const ANSWERS_MAX = 256; // callbacks that may wait for an answer
 
   /** Code of `disconnect` when no close frame came (RFC 6455, 7.4.1). */
   const LOST = 1006;
   /** Code of `disconnect` when the server stops. */
   const GOING_AWAY = 1001;
-  /** The server refuses this token or user: without a new token it is no use to come back. */
+  /** The server refuses this token or user: reconnecting is useless without a new token. */
   const REFUSED = [3002, 3401, 3403, 3404];
-  /** Names of `on` that belong to this client; a message of that name never calls them. */
+  /** Events of `on` that this client raises; a message with such a name does not call handlers. */
   const OWN_EVENTS = ['connected', 'auth', 'disconnect'];
 
   /**
-   * What `disconnect` handlers are told.
+   * The argument of `disconnect` handlers.
    * @typedef {Object} Disconnect
-   * @property {number} code close code of the server; 1006 when the connection was lost or never
-   *   came to be; 1000 after `close()`
-   * @property {string} reason text beside the code
-   * @property {boolean} willReconnect false: this client has stopped
+   * @property {number} code close code of the server; 1006 if the connection was lost or never
+   *   opened; 1000 after `close()`
+   * @property {string} reason text that comes with the code
+   * @property {boolean} willReconnect false if this client has stopped
    */
 
   class FWS {
     /**
-     * Connects at once (if the page is hidden: when it is shown).
+     * Connects at once, or as soon as the page is shown if it is hidden.
      *
-     * @param {string} url like `https://host/socket`; relative to the page is fine
+     * @param {string} url like `https://host/socket`; may be relative to the page
      * @param {string} namespace
      * @param {string|function} token the auth token, or a function that gets one: it is called
-     *   before each connection and ahead of the end of the token in use, and returns a string or
-     *   a Promise of one, or calls its argument with one
-     * @throws {TypeError} if the url is none
+     *   before each connection and before the token in use expires; it returns a string or a
+     *   Promise of one, or calls its argument with one
+     * @throws {TypeError} if the url is invalid
      */
     constructor(url, namespace, token) {
       const at = new URL(url, typeof location === 'undefined' ? undefined : location.href);
       at.protocol = at.protocol.replace(/^http/, 'ws');
       at.pathname = at.pathname.replace(/\/*$/, '/websocket');
 
-      /** Id of this connection as the server knows it; null while there is none. */
+      /** The server's id of this connection; null while there is none. */
       this.cid = null;
       this._url = at.href;
       this._namespace = namespace;
       this._token = token;
-      /** Handlers of `on` and of `channel`: name → array of entries, replaced, never changed. */
+      /** Handlers of `on` and of `channel`: name → array of entries, which is never mutated. */
       this._events = new Map();
       this._channels = new Map();
       /** Calls of `emit` that wait for a connection. */
       this._queue = [];
       this._clb = 0;
-      /** The attempt or connection in being, or null: all that is bound to one WebSocket. */
+      /** The current connection or attempt, or null: all state of one WebSocket. */
       this._link = null;
       this._round = 0; // counts links
-      this._failures = 0; // in a row
+      this._failures = 0; // of connections, in a row
       this._unanswered = 0; // probes in a row
-      this._largest = 0; // length of a message that came unasked
+      this._largest = 0; // length of the largest message received while no states were awaited
       this._retry = null; // timer of the next dial
-      this._backAt = 0; // when the server wants us back at the earliest,
-      this._back = 0; // and in how long that was: the clock may be set in between
-      this._caller = null; // own-event handler whose registrations those of this moment are,
+      this._backAt = 0; // earliest time at which the server wants us back,
+      this._back = 0; // and the delay until then: the clock may be set meanwhile
+      this._caller = null; // own-event handler that owns what is registered now,
       this._running = null; // and the entry that is being called
       this._closed = false;
       this._wake = this._wake.bind(this);
@@ -99,31 +98,31 @@
     }
 
     /**
-     * Calls `fn(data)` for each message of that event, and for `connected` (the socket is open),
-     * `auth` (gets the connection id), `disconnect` (gets a {@link Disconnect}), with every
-     * connection anew. What a handler of these three registers with `on` or `channel`, itself or
-     * by handlers that it registers, takes the place of what it registered the last time.
+     * Calls `fn(data)` for each message of that event. On every connection there are also
+     * `connected` (the socket is open), `auth` (gets the connection id) and `disconnect` (gets a
+     * {@link Disconnect}). Handlers that a handler of these three registers with `on` or
+     * `channel`, directly or through them, replace those it registered the time before.
      */
     on(event, fn) {
       this._add(this._events, String(event), fn);
     }
 
     /**
-     * Subscribes, also after every reconnect, and calls `fn(data)` with the channel's state, if
+     * Subscribes, again after every reconnect, and calls `fn(data)` with the channel's state, if
      * it has one, and then with each message. A repeated call makes the server send the state
-     * again, to all handlers of that channel. The same function counts once.
+     * again, to all handlers of the channel. A function is registered only once.
      *
      * @param {string} name
      * @param {function} fn
      * @param {function(string)} [refused] called with the reason if the server refuses, as it does
-     *   for a `#` channel without a grant; it is tried again with the next connection
+     *   for a `#` channel without a grant; the next connection tries again
      */
     channel(name, fn, refused) {
       const entry = this._add(this._channels, String(name), fn, refused);
       if (this._link && this._link.ready) this._subscribe(this._link, String(name), [entry]);
     }
 
-    /** Leaves a channel, and forgets all handlers of that name, those of `on` too. */
+    /** Leaves a channel, and removes all handlers of that name, also those of `on`. */
     off(name) {
       this.unsubscribe(name);
       this._events.delete(String(name));
@@ -133,7 +132,7 @@
      * Leaves a channel.
      * @param {string} name
      * @param {function} [fn] called when the server has answered; with undefined if there is no
-     *   connection (then there is nothing to leave)
+     *   connection, and thus nothing to leave
      */
     unsubscribe(name, fn) {
       this._channels.delete(String(name));
@@ -142,12 +141,12 @@
     }
 
     /**
-     * Sends a message to the server; before there is a connection it waits.
+     * Sends a message to the server; queues it until there is a connection.
      * @param {string} event
      * @param {*} data
-     * @param {function} [fn] called once: with the server's answer, or with undefined when the
-     *   connection ends without one, or when 256 younger calls wait for theirs
-     * @returns {boolean} false: dropped, because too many wait or after `close()`
+     * @param {function} [fn] called once: with the server's answer, or with undefined if the
+     *   connection ends without one, or if 256 later calls wait for theirs
+     * @returns {boolean} false if dropped: too many messages wait, or `close()` was called
      */
     emit(event, data, fn) {
       const kept = !this._closed && this._queue.length < QUEUE_MAX;
@@ -157,13 +156,13 @@
       return kept;
     }
 
-    /** Closes for good. Calls `disconnect` handlers if there was something to close. */
+    /** Closes for good. Calls `disconnect` handlers if there was a connection or an attempt. */
     close() {
       this._stop();
       if (this._link) this._lost(this._link, 1000, 'closed by the page');
     }
 
-    // One connection, from dialling to its end.
+    // One link: a connection, from dialling to its end.
 
     _dial() {
       clearTimeout(this._retry);
@@ -171,18 +170,18 @@
       this._backAt = 0;
       const link = {
         socket: null,
-        user: null, // whom the token names that was sent last
-        ready: false, // `auth ok` has come, and everything is subscribed for:
-        subscriber: null, // this user
-        since: 0, // when that was
-        answers: new Map(), // clb → function of the page
-        own: new Map(), // clb → function of this client
-        limit: null, // timer: token, dial
-        idle: null, // timer: nothing has come
-        probe: null, // timer: answer to a ping
-        patient: false, // it is one that nobody waits for
-        states: null, // timer: a ping behind what was asked for; it is kept until the answer
-        more: false, // asked for since that ping
+        user: null, // user in the last token sent
+        ready: false, // `auth ok` has arrived, and subscriptions are sent
+        subscriber: null, // user for whom they were sent
+        since: 0, // time of `auth ok`
+        answers: new Map(), // clb → callback of the page
+        own: new Map(), // clb → callback of this client
+        limit: null, // timer: token or dialling takes too long
+        idle: null, // timer: silence
+        probe: null, // timer: answer to a ping is missing
+        patient: false, // `probe` is one without a hint of trouble
+        states: null, // timer: ping after subscribes; set until its answer has come
+        more: false, // subscribed again since that ping
         renewal: null, // timer: next token
       };
       this._link = link;
@@ -194,7 +193,7 @@
     }
 
     _open(link, token) {
-      if (this._link !== link) return; // given up, while the token was on its way
+      if (this._link !== link) return; // given up while waiting for the token
       if (hidden()) {
         this._lost(link, LOST, 'page hidden');
         return;
@@ -203,7 +202,7 @@
       let socket;
       try {
         socket = new WebSocket(this._url);
-      } catch (error) { // forbidden by the page's own rules
+      } catch (error) { // forbidden by the page's security policy
         this._lost(link, LOST, error.message);
         return;
       }
@@ -219,7 +218,7 @@
         else this._watch(link);
       };
       socket.onclose = (event) => this._lost(link, event.code, event.reason);
-      socket.onerror = () => {}; // a close follows; WebSockets of Node throw what nobody hears
+      socket.onerror = () => {}; // a close follows; Node.js throws errors without a handler
     }
 
     _auth(link, token) {
@@ -229,8 +228,8 @@
 
     _authenticated(link, data) {
       this._renewIn(link, data.expiresIn);
-      if (link.ready) { // a renewed token: all subscriptions are still there,
-        if (link.user !== link.subscriber) this._subscribeAll(link); // unless the user is another
+      if (link.ready) { // a renewed token: the subscriptions remain,
+        if (link.user !== link.subscriber) this._subscribeAll(link); // unless the user has changed
         return;
       }
       clearTimeout(link.limit);
@@ -238,7 +237,7 @@
       this.cid = data.cid;
       this._announce('auth', data.cid);
       if (this._link !== link) return; // closed by a handler
-      link.ready = true; // only now: what the handlers asked for goes out once, here
+      link.ready = true; // not earlier: what the handlers subscribed to is sent once, here
       this._subscribeAll(link);
       this._queue.splice(0).forEach((waiting) => call(() => this._send(link, ...waiting)));
     }
@@ -269,7 +268,7 @@
       }
     }
 
-    /** The one way out of a link, whoever ends it. */
+    /** Ends the link; the only way to do so. */
     _lost(link, code, reason) {
       if (this._link !== link) return;
       this._link = null;
@@ -286,7 +285,7 @@
       this._announce('disconnect', { code, reason, willReconnect });
       if (this._closed) return;
       const back = backIn(code, reason);
-      if (back !== null) { // the server stops, and has given each of us a time
+      if (back !== null) { // the server stops, and assigned us a time to reconnect
         this._failures = 0;
         this._back = back;
         this._backAt = Date.now() + back;
@@ -305,29 +304,29 @@
       this._queue.splice(0).forEach((waiting) => waiting[2] && later(waiting[2]));
     }
 
-    // The life of a page.
+    // Hidden pages and dead connections.
 
-    /** The page is shown again, or the network is back: timers and sockets may have slept. */
+    /** The page is shown, or the network is back: timers and sockets may have been frozen. */
     _wake() {
-      if (this._link) this._watch(this._link); // not while it is hidden
+      if (this._link) this._watch(this._link); // does nothing while hidden
       if (this._closed || hidden()) return;
       if (this._link) {
         if (this._link.ready) this._probe(this._link, false);
       } else if (Date.now() >= this._backAt) {
         this._failures = 0;
         this._dial();
-      } else { // whoever is shown again does not jump the queue
+      } else { // a page that is shown still waits for its assigned time
         clearTimeout(this._retry);
         const left = Math.min(this._back, this._backAt - Date.now());
-        this._back = left; // it goes on from here, wherever the clock is set
+        this._back = left; // the delay goes on from here, even if the clock was set
         this._backAt = Date.now() + left;
         this._retry = setTimeout(() => this._dial(), left);
       }
     }
 
     /**
-     * Nobody tells a page whose way goes silent, and scripts see no pings of the server: who is
-     * looked at and hears nothing for long has to ask.
+     * Schedules a ping after silence. A page is not told when its network goes silent, and
+     * scripts cannot see the server's pings, so a visible page must ask.
      */
     _watch(link) {
       clearTimeout(link.idle);
@@ -338,8 +337,9 @@
     }
 
     /**
-     * A socket can look open long after its network has gone; only an answer proves it. `patient`:
-     * nothing hints that it has gone. Who comes back meanwhile waits no longer than ever.
+     * Sends a ping: a socket can look open long after its network has gone, and only an answer
+     * proves that it is alive. `patient`: nothing hints that it is dead. If the page is shown
+     * during a patient probe, the wait is cut to the usual one.
      */
     _probe(link, patient) {
       const isAsked = link.probe;
@@ -356,11 +356,11 @@
     }
 
     /**
-     * From now on the link has so long to bring a message. Of a large one nothing is seen until it
-     * is whole, so there is time for one as large as any before, or for states that were asked
-     * for, and twice as much after each wait in vain; in a patient probe never less than for
-     * states. In two halves: if the page slept or was busy in the first, what came meanwhile is
-     * heard in the second.
+     * Gives the link up unless a message arrives in time. A message is not seen before it is
+     * complete, so there is time for one as large as any before, or for awaited states, doubled
+     * after each failed probe; a patient probe waits at least as long as for states. The wait has
+     * two halves: if the page was frozen or busy in the first, messages that came meanwhile are
+     * handled in the second.
      */
     _listen(link) {
       clearTimeout(link.probe);
@@ -376,7 +376,7 @@
       }, wait / 2);
     }
 
-    /** Sends a ping behind what was asked for: its answer comes behind all the states. */
+    /** Sends a ping after the subscribes: its answer comes after all their states. */
     _expect(link) {
       link.more = true;
       if (link.states) return;
@@ -413,7 +413,7 @@
       });
     }
 
-    /** Sends a new token on the open connection before the one in use ends. */
+    /** Sends a new token on the open connection before the one in use expires. */
     _renewIn(link, seconds) {
       clearTimeout(link.renewal);
       if (typeof this._token !== 'function' || !(seconds >= 1)) return;
@@ -432,7 +432,7 @@
       const mine = (other) => other.by && other.by === entry.by;
       const old = (other) => mine(other) && other.round !== entry.round && other !== this._running;
       const known = handlers.get(name) || [];
-      if (entry.by && !known.some(mine)) { // another name than the last time, perhaps
+      if (entry.by && !known.some(mine)) { // the handler may have registered other names before
         handlers.forEach((entries, other) => {
           const rest = entries.filter((one) => !old(one));
           if (rest.length) handlers.set(other, rest);
@@ -444,12 +444,12 @@
       return entry;
     }
 
-    /** Calls the handlers of an event of this client's own, and notes what they register. */
+    /** Calls the handlers of one of this client's own events, and notes what they register. */
     _announce(name, value) {
       (this._events.get(name) || []).forEach((entry) => {
         const outer = [this._caller, this._running];
-        this._caller = entry.by || entry.fn; // a handler's handler is a new function each time
-        this._running = entry; // which does not end itself
+        this._caller = entry.by || entry.fn; // nested handlers are new functions each time
+        this._running = entry; // which is not replaced by what it registers
         call(entry.fn, value);
         [this._caller, this._running] = outer;
       });
@@ -464,7 +464,7 @@
       this._expect(link);
     }
 
-    /** The server answers all that `own` waits for; of what the page asks it may answer none. */
+    /** The server answers everything in `own`, but perhaps not what the page asks. */
     _send(link, event, data, fn, answers = link.answers) {
       const message = { event, data };
       if (fn) {
@@ -484,13 +484,13 @@
     }
   }
 
-  /** The time in a server's farewell, in milliseconds; null if there is none. */
+  /** The delay in the close reason of a stopping server, in milliseconds; null without one. */
   function backIn(code, reason) {
     const told = code === GOING_AWAY && /, come back in (\d{1,9}) ms$/.exec(reason);
     return told ? Math.min(BACK_MAX_MS, Number(told[1])) : null;
   }
 
-  /** The user in a token, as text; null if this is no token. */
+  /** The user in a token, as text; null if it is not a token. */
   function userOf(token) {
     try {
       const payload = token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/');
@@ -511,7 +511,7 @@
     self[addOrRemove]('online', fn);
   }
 
-  /** An exception, of a handler or in what is to be written, must not keep others from theirs. */
+  /** Calls a function; an exception is rethrown later, so that other callbacks still run. */
   function call(fn, value) {
     try {
       fn(value);

@@ -1,7 +1,7 @@
-// Inside the hidden iframe of a SockJS client: does for the page around it what that page may not
-// do itself, requests to this server, and passes on what comes. The server serves it beside its
-// iframe page, so that the page needs no other server. It speaks with sockjs-client 1.x and 0.3.x
-// of any number: all they want of it is this little.
+// Runs in the hidden iframe of a SockJS client: makes the requests to this server that the page
+// around it may not make itself, and passes the answers on. The server serves it beside its iframe
+// page, so that no other server is needed. It supports all versions of sockjs-client 1.x and
+// 0.3.x, which need nothing else of it.
 (function (global) {
   'use strict';
 
@@ -17,7 +17,7 @@
     global.parent.postMessage(text, '*');
   }
 
-  /** The first message must be one that both kinds of client understand. */
+  /** Sends the first message in both forms: the client's version is not yet known. */
   function hello() {
     isOld = false;
     post('s');
@@ -45,7 +45,7 @@
     return url + (url.indexOf('?') === -1 ? '?' : '&') + query;
   }
 
-  /** One request after the other; each gives a frame, or many. */
+  /** Makes one request after the other; each returns one or more frames. */
   function xhrReceiver(suffix) {
     return function (url, onframe, onend) {
       var used = 0;
@@ -88,7 +88,7 @@
       delete global[name];
       var gone = frame;
       frame = null;
-      // Not from within a script of that frame.
+      // Later, because a script of that frame is running.
       setTimeout(function () { gone.parentNode.removeChild(gone); }, 0);
     }
     function end(isGood) {
@@ -103,7 +103,7 @@
     };
     frame.style.display = 'none';
     frame.onerror = function () { end(false); };
-    // A page that could not be loaded has not called `stop`.
+    // A page that failed to load has not called `stop`.
     frame.onload = function () { end(false); };
     frame.src = addQuery(url + '/htmlfile', 'c=' + name);
     document.body.appendChild(frame);
@@ -117,7 +117,7 @@
     htmlfile: htmlFileReceiver
   };
 
-  /** A session: receives without end, and sends what is given to it, in order. */
+  /** A session: keeps receiving, and sends the messages given to it in order. */
   function Facade(receiver, url) {
     var waiting = [];
     var abortSend = null;
@@ -167,10 +167,10 @@
     receive();
   }
 
-  /** What a client asks first, if its page may not ask itself. */
+  /** The request for /info, if the client's page may not make it itself. */
   function InfoFacade(url) {
     var began = Date.now();
-    // 0.3.x names the server, 1.x what is to be asked.
+    // 0.3.x gives the server's URL, 1.x that of /info.
     var address = isOld ? url + '/info' : url;
     var abort = request('GET', address, null, null, function (status, text) {
       var info;
@@ -194,7 +194,7 @@
     if (!isOurs(url) || !isOurs(parts[3])) {
       throw new Error('an iframe of ' + global.location.host + ' does not talk to ' + url);
     }
-    // 0.3.x names the transport as the original does, with `iframe-` or as a class.
+    // 0.3.x names the transport with a prefix `iframe-`, or by its class.
     var name = String(transport).replace(/^(w-)?iframe-/, '');
     if (/info/.test(name)) return new InfoFacade(url);
     if (!RECEIVERS[name]) throw new Error('no such transport: ' + transport);

@@ -1,5 +1,5 @@
-//! Thousands of connections in one thread, as an attacker has them: each says what it is told to,
-//! and hears as much as it is told to.
+//! Thousands of attacking connections in one thread, each of which sends what it is told to and
+//! reads as much as it is told to.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -14,28 +14,28 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use crate::Outcome;
 use crate::words::has;
 
-/// Connections that are on their way at the same time, if nobody says otherwise.
+/// Default of [`Crowd::at_a_time`].
 const AT_A_TIME: usize = 400;
-/// Read at a time.
+/// Size of a read.
 const PIECE_BYTES: usize = 65_536;
 
-/// How a member listens.
+/// How a connection reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ears {
-    /// Not at all; its window fills.
+    /// Not at all: its window fills up.
     Deaf,
-    /// It reads, and keeps no more than so many of the last bytes.
+    /// Reads everything, and keeps at most this many of the last bytes.
     Keep(usize),
 }
 
-/// How a connection has ended.
+/// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// In an orderly way, by the server.
+    /// Closed by the server, with FIN.
     Fin,
-    /// Reset, or never opened.
+    /// Reset, or refused.
     Reset,
-    /// By us.
+    /// Closed by us.
     Ours,
 }
 
@@ -44,13 +44,13 @@ pub struct Member {
     stream: Option<TcpStream>,
     out: VecDeque<(Rc<[u8]>, usize)>,
     ears: Ears,
-    /// Whether it has heard what it was to wait for.
+    /// Whether it has received the mark it was to wait for.
     is_greeted: bool,
-    /// The last bytes that it heard.
+    /// The last bytes received.
     pub got: Vec<u8>,
-    /// All bytes that it heard.
+    /// Number of bytes received.
     pub heard: u64,
-    /// All bytes that it said.
+    /// Number of bytes sent.
     pub said: u64,
     /// When it was opened.
     pub since: Instant,
@@ -59,12 +59,12 @@ pub struct Member {
 }
 
 impl Member {
-    /// Whether it is connected, or on its way.
+    /// Whether it is connected or connecting.
     pub fn is_open(&self) -> bool {
         self.stream.is_some()
     }
 
-    /// Whether it has said all that it was told to.
+    /// Whether everything queued has been sent.
     pub fn is_idle(&self) -> bool {
         self.out.is_empty()
     }
@@ -89,7 +89,7 @@ impl Member {
                     return;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                // What was said to it before is still to be read.
+                // Do not close yet: received data is still to be read.
                 Err(_) => return self.out.clear(),
             }
         }
@@ -117,23 +117,23 @@ impl Member {
     }
 }
 
-/// Many of them.
+/// Many connections to one listener.
 pub struct Crowd {
     poll: Poll,
     events: Events,
     target: SocketAddr,
     piece: Vec<u8>,
     mark: Vec<u8>,
-    /// All that have been opened, in order.
+    /// All connections ever opened, in order.
     pub members: Vec<Member>,
-    /// Bytes of the window of those that are opened from now on, if not what the kernel likes.
+    /// Receive buffer of connections opened from now on; the kernel's default if `None`.
     pub window: Option<usize>,
-    /// Connections that are on their way at the same time.
+    /// Maximum number of connections in the handshake at the same time.
     pub at_a_time: usize,
 }
 
 impl Crowd {
-    /// Nobody yet, in front of this door.
+    /// An empty crowd for a listener.
     pub fn new(target: SocketAddr) -> Outcome<Crowd> {
         Ok(Crowd {
             poll: Poll::new()?,
@@ -147,7 +147,7 @@ impl Crowd {
         })
     }
 
-    /// One more, from an address of its own where the machine has many.
+    /// Opens one more connection; on loopback, each has its own source address.
     pub fn join(&mut self, ears: Ears, first: &Rc<[u8]>) -> Outcome<usize> {
         let number = self.members.len();
         let family = AddressFamily::INET;
@@ -157,7 +157,7 @@ impl Crowd {
             sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
         }
         if self.target.ip().is_loopback() {
-            // Of 28,000 ports of one address most would soon be in TIME_WAIT.
+            // One address has 28,000 ports, and most would soon be in TIME_WAIT.
             let [high, low, ..] = ((number / 250) as u16 + 1).to_be_bytes();
             let ip = Ipv4Addr::new(127, 1 + high, low, 1 + (number % 250) as u8);
             rustix::net::bind(&socket, &SocketAddr::new(IpAddr::V4(ip), 0))?;
@@ -187,8 +187,9 @@ impl Crowd {
         Ok(number)
     }
 
-    /// Opens so many, a bounded number at a time; the next come when these have heard `mark`, or
-    /// have said all if there is none. `first` makes what each of them says.
+    /// Opens `count` connections, a bounded number at a time: the next ones when these have
+    /// received `mark`, or have sent everything if there is none. `first` makes the first bytes of
+    /// each.
     pub fn gather(
         &mut self,
         count: usize,
@@ -225,7 +226,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Says this on a connection that is open.
+    /// Sends bytes on a connection, if it is open.
     pub fn say(&mut self, at: usize, bytes: &Rc<[u8]>) {
         let member = &mut self.members[at];
         if member.is_open() && !bytes.is_empty() {
@@ -234,7 +235,7 @@ impl Crowd {
         }
     }
 
-    /// Says this on all that are open and have said all before.
+    /// Sends bytes on all open connections that have nothing queued.
     pub fn say_all(&mut self, bytes: &Rc<[u8]>) {
         for at in 0..self.members.len() {
             if self.members[at].is_idle() {
@@ -243,7 +244,7 @@ impl Crowd {
         }
     }
 
-    /// Hears and says what can be heard and said for so long.
+    /// Reads and writes for a time.
     pub fn pump(&mut self, time: Duration) -> Outcome<()> {
         let end = Instant::now() + time;
         loop {
@@ -270,7 +271,7 @@ impl Crowd {
         }
     }
 
-    /// The same until this holds; whether it did within that time.
+    /// The same until a condition holds; returns whether it did in time.
     pub fn pump_until(
         &mut self,
         time: Duration,
@@ -286,7 +287,7 @@ impl Crowd {
         Ok(true)
     }
 
-    /// A deaf one hears so many bytes after all.
+    /// Reads some bytes on a connection that is [`Ears::Deaf`].
     pub fn sip(&mut self, at: usize, bytes: usize) {
         let member = &mut self.members[at];
         let Some(stream) = &mut member.stream else { return };
@@ -299,32 +300,32 @@ impl Crowd {
         }
     }
 
-    /// How many are open.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         self.members.iter().filter(|member| member.is_open()).count()
     }
 
-    /// How many of those that have ended heard this.
+    /// The number of connections whose kept bytes contain `what`.
     pub fn heard(&self, what: &[u8]) -> usize {
         self.members.iter().filter(|member| has(&member.got, what)).count()
     }
 
-    /// Ends one with a reset.
+    /// Closes a connection with a reset.
     pub fn reset(&mut self, at: usize) {
         let member = &mut self.members[at];
         if let Some(stream) = &member.stream {
-            // If it fails the connection ends in an orderly way, and the count is one less.
+            // If this fails the connection closes with FIN, and one reset fewer is sent.
             let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
         }
         member.finish(End::Ours);
     }
 
-    /// Ends one in an orderly way.
+    /// Closes a connection with FIN.
     pub fn close(&mut self, at: usize) {
         self.members[at].finish(End::Ours);
     }
 
-    /// Ends all, at once.
+    /// Closes all connections at once.
     pub fn close_all(&mut self) {
         for at in 0..self.members.len() {
             if self.members[at].is_open() {

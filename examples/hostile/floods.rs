@@ -1,4 +1,4 @@
-//! Those who send as fast as they can, and those who break off in the middle.
+//! Clients that send as fast as they can, and clients that break off in the middle.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -53,12 +53,12 @@ pub const ATTACKS: &[Attack] = &[
     },
 ];
 
-/// So often that it fills a few kilobytes.
+/// Repeats the bytes until they fill 8 KiB.
 fn repeated(bytes: &[u8]) -> Vec<u8> {
     bytes.repeat(8192 / bytes.len() + 1)
 }
 
-/// A message of 60 bytes, each in a frame.
+/// A message of 60 bytes, in one frame per byte.
 fn fragments() -> Vec<u8> {
     let mut out = Vec::new();
     for at in 0..60 {
@@ -72,7 +72,7 @@ fn fragments() -> Vec<u8> {
     out
 }
 
-/// Says this again and again on all connections, as fast as it is read.
+/// Repeats these bytes on all connections, as fast as the server reads.
 fn flood(field: &Field, bytes: &[u8]) -> Outcome<Findings> {
     let mut findings = Findings::default();
     let mut crowd = Crowd::new(field.web)?;
@@ -103,14 +103,14 @@ fn flood(field: &Field, bytes: &[u8]) -> Outcome<Findings> {
     findings.expect(known == half, format!("{known} of {half} with auth are still there"));
     let late = numbers.closed("auth_timeout") - before.closed("auth_timeout");
     findings.note(format!("{late} of {half} without auth were cut for it"));
-    // In peace they would end when all that they have said has been heard, at its pace: minutes.
+    // With FIN the server would first read all that is queued, at its pace: minutes.
     for at in 0..crowd.members.len() {
         crowd.reset(at);
     }
     Ok(findings)
 }
 
-/// Answers are no reason to cut; they must be no reason to take memory either.
+/// Queued states are no reason to close a connection; they must not take memory either.
 fn subscribes(field: &Field) -> Outcome<Findings> {
     let mut findings = Findings::default();
     let (mut control, _) = field.back_end(CROWD, CROWD_KEY)?;
@@ -153,7 +153,7 @@ fn resets(field: &Field) -> Outcome<Findings> {
             let user = format!("torn-{number}");
             Rc::from(hello(CROWD, CROWD_KEY, &user, &["torn"]))
         })?;
-        // A window that 4 MB do not fit into, nor into what the kernel keeps.
+        // Too small a window for 4 MB, which also exceed the kernel's send buffer.
         crowd.window = Some(4096);
         let first: Rc<[u8]> = Rc::from(hello(CROWD, CROWD_KEY, "large", &["torn-large"]));
         crowd.gather(4, Ears::Deaf, None, |_| Rc::clone(&first))?;

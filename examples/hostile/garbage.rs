@@ -1,4 +1,4 @@
-//! Bytes that make no sense at either door, and sense that is meant badly.
+//! Bytes that make no sense, on both ports, and valid requests meant to harm.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -39,10 +39,10 @@ pub const ATTACKS: &[Attack] = &[
     },
 ];
 
-/// The first bytes of a TLS client.
+/// The start of a TLS ClientHello.
 const TLS_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and what follows";
 
-/// What is said to the control port before and after `auth`, and whether an answer is due.
+/// Inputs for the control port, with and without `auth` before them, and whether a reply is due.
 fn control_cases() -> Vec<(Vec<u8>, bool)> {
     let known = || control_auth(CROWD, CROWD_KEY);
     let with = |bytes: &[u8]| [&known()[..], bytes].concat();
@@ -107,7 +107,7 @@ fn control(field: &Field) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// Bytes by chance on 2,000 connections.
+/// Pseudo-random bytes on 2,000 connections.
 fn noise(field: &Field, door: std::net::SocketAddr, findings: &mut Findings) -> Outcome<()> {
     let mut crowd = Crowd::new(door)?;
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
@@ -169,7 +169,7 @@ fn unread(field: &Field) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// Requests, and the status that is due.
+/// Requests, and the expected status.
 fn http_cases() -> Vec<(Vec<u8>, &'static str)> {
     let get = |target: &str, more: &str| {
         format!("GET {target} HTTP/1.1\r\nHost: x\r\n{more}\r\n").into_bytes()
@@ -177,7 +177,7 @@ fn http_cases() -> Vec<(Vec<u8>, &'static str)> {
     let many = "A: b\r\n".repeat(65);
     let post = |more: &str| format!("POST /socket/a/b/xhr_send HTTP/1.1\r\nHost: x\r\n{more}");
     vec![
-        // Empty lines before a request are none; who says no more goes as between requests.
+        // Empty lines before a request are skipped: the connection is still between requests.
         (b"\r\n\r\n\r\n\r\n".to_vec(), ""),
         (b"nonsense\r\n\r\n".to_vec(), "400"),
         (b"GET /socket HTTP/1.1\n\n".to_vec(), "400|408"),
@@ -253,14 +253,14 @@ fn sessions(field: &Field) -> Outcome<Findings> {
         for line in 0..lines {
             let name = count - 1 - line;
             let path = format!("/socket/0/flood-{name}/xhr_send");
-            // Whoever is held back has not said all of the last one.
+            // A connection that is throttled has not yet sent all of its last request.
             if crowd.members[line].is_idle() {
                 crowd.say(line, &request(path, &text).into());
                 sent += 1;
             }
         }
         crowd.pump(Duration::from_millis(20))?;
-        // Who was cut comes again.
+        // Connections that were closed are opened again.
         let missing = lines.saturating_sub(crowd.open());
         if missing > 0 {
             let mut fresh = Crowd::new(field.web)?;

@@ -1,5 +1,5 @@
 //! The healthy load: 100 subscribers and a back end that publishes 100 messages a second, in a
-//! process of its own that goes before all attackers; and the other end of the pipe to it.
+//! process of higher priority than the attackers; and the campaign's end of the pipe to it.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -16,14 +16,14 @@ use serde_json::{Value, json};
 use crate::words::{self, HEALTHY, HEALTHY_KEY};
 use crate::{Outcome, machine};
 
-/// How many subscribers there are.
+/// Number of subscribers.
 pub const SUBSCRIBERS: usize = 100;
-/// Between two messages.
+/// Interval between two messages.
 const BEAT: Duration = Duration::from_millis(10);
-/// The token of the back end's connection.
+/// The poll token of the back end's connection.
 const BACK_END: Token = Token(SUBSCRIBERS);
 
-/// What was measured since the last time that it was asked.
+/// Measurements since the previous query.
 #[derive(Clone, Copy, Default)]
 pub struct Latency {
     /// Deliveries.
@@ -36,13 +36,13 @@ pub struct Latency {
     pub p999: f64,
     /// The longest.
     pub max: f64,
-    /// Messages that a subscriber missed.
+    /// Messages that subscribers missed.
     pub lost: u64,
-    /// Subscribers that were cut.
+    /// Subscribers that the server disconnected.
     pub cut: u64,
 }
 
-/// The process, from the campaign's side.
+/// The process, as the campaign sees it.
 pub struct Healthy {
     child: Child,
     asks: ChildStdin,
@@ -50,7 +50,7 @@ pub struct Healthy {
 }
 
 impl Healthy {
-    /// Starts it; all subscribers are there when this returns.
+    /// Starts the process; returns when all subscribers are connected.
     pub fn start(web: SocketAddr, control: SocketAddr) -> Outcome<Healthy> {
         let program = std::env::current_exe()?;
         let mut command = machine::on_processor(1, true, &program.to_string_lossy());
@@ -74,12 +74,12 @@ impl Healthy {
         if line.is_empty() { Err("the healthy load ended".into()) } else { Ok(line) }
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has measured since it was asked last.
+    /// Its measurements since the previous query.
     pub fn measured(&mut self) -> Outcome<Latency> {
         self.asks.write_all(b"measured\n")?;
         let value: Value = serde_json::from_str(&self.line()?)?;
@@ -104,7 +104,7 @@ impl Drop for Healthy {
     }
 }
 
-/// The process itself: addresses of both doors are its arguments.
+/// Runs the process; its arguments are the addresses of the web and control ports.
 pub fn run(args: Vec<String>) -> Outcome<()> {
     let [web, control] = &args[..] else { return Err("healthy WEB CONTROL".into()) };
     let mut load = Load::new(web.parse()?, control.parse()?)?;
@@ -123,7 +123,7 @@ pub fn run(args: Vec<String>) -> Outcome<()> {
         if Instant::now() >= next {
             load.publish();
             next += BEAT;
-            // What the machine has not let us do in time is not made up for.
+            // Beats missed because of the machine are not made up for.
             next = next.max(Instant::now());
         }
         match questions.try_recv() {
@@ -208,7 +208,7 @@ impl Load {
         while !self.waiting.is_empty() {
             match self.back_end.write(self.waiting.make_contiguous()) {
                 Ok(count) => drop(self.waiting.drain(..count)),
-                // What cannot be written waits, and its latency with it.
+                // The rest waits, and counts towards the latency.
                 Err(_) => return,
             }
         }
@@ -223,7 +223,7 @@ impl Load {
         for token in tokens {
             if token == BACK_END {
                 self.write();
-                // Its replies are all the same.
+                // The replies are not checked.
                 while matches!(self.back_end.read(&mut self.piece), Ok(count) if count > 0) {}
             } else {
                 self.hear(token.0);
@@ -251,7 +251,8 @@ impl Load {
                     8 => self.subscribers[at].is_cut = true,
                     9 => {
                         let pong = words::frame(Opcode::Pong, payload);
-                        // A few bytes; a socket without room for them is found dead later.
+                        // A few bytes; if the socket has no room, the server will find the
+                        // connection dead.
                         let _ = self.subscribers[at].stream.write(&pong);
                     }
                     _ => {}
@@ -261,7 +262,7 @@ impl Load {
         }
     }
 
-    /// `{"event":"beat","data":[NUMBER,MICROS]}`
+    /// Checks a message: `{"event":"beat","data":[NUMBER,MICROS]}`.
     fn message(&mut self, at: usize, payload: &[u8], now: u64) {
         let text = String::from_utf8_lossy(payload);
         let data = text.split_once("\"data\":[").and_then(|(_, data)| data.split_once(']'));
@@ -294,7 +295,7 @@ impl Load {
     }
 }
 
-/// Reads until what came ends in this.
+/// Reads until the input ends with `end`.
 fn greeted(stream: &mut std::net::TcpStream, end: &[u8]) -> Outcome<()> {
     let (mut got, mut piece) = (Vec::new(), [0; 1024]);
     while !got.ends_with(end) {

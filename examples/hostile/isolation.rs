@@ -1,5 +1,5 @@
-//! A million messages to random triples of namespace, user and channel, with names that fit into
-//! each other: each browser hears what is for it, in order, and nothing else.
+//! A million messages to random triples of namespace, user and channel, whose names are prefixes
+//! and parts of each other: each browser receives its own messages, in order, and nothing else.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ pub const ATTACKS: &[Attack] = &[Attack {
     run: Run::Beside(triples, Bounds::DEFAULT),
 }];
 
-/// Joined by any usual separator, one of these with a channel reads like another with another.
+/// With any usual separator, some pairs of name and channel join to the same text.
 const SPACES: [&str; 8] = ["a", "a:b", "b", "A", "1", "a/b", "@a", "ä"];
 const USERS: [&str; 16] = [
     "1", "b:1", "01", "u", "U", "a", "a:b", "c", "c:1", "@1", "#1", "1.5", "null", "true", "ü",
@@ -52,21 +52,21 @@ const CHANNELS: [&str; 24] = [
 ];
 /// Connections of each user.
 const EACH: usize = 4;
-/// Messages that wait for their reply, of one namespace.
+/// Messages of one namespace that may wait for their reply.
 const WINDOW: u64 = 64;
-/// Messages at a time, and how many come in a second.
+/// Messages per batch, and messages per second in all.
 const BATCH: u64 = 8;
 const PER_SECOND: f64 = 16_000.0;
-/// Bytes of a reply.
+/// Size of a reply.
 const REPLY_BYTES: u64 = 16 + 5;
 
-/// Names and keys.
+/// Names and keys of the namespaces.
 pub fn namespaces() -> impl Iterator<Item = (&'static str, String)> {
     let key = |number| format!("66666666-6666-4666-8666-{number:012}");
     SPACES.iter().enumerate().map(move |(number, name)| (*name, key(number)))
 }
 
-/// Numbers by chance, the same in every run.
+/// A pseudo-random generator, the same in every run.
 struct Dice(u64);
 
 impl Dice {
@@ -78,17 +78,17 @@ impl Dice {
     }
 }
 
-/// Whether a user may join: one in two may, in the private ones.
+/// Whether a user may subscribe: to private channels, one user in two.
 fn may_join(user: usize, channel: usize) -> bool {
     !CHANNELS[channel].starts_with('#') || user.is_multiple_of(2)
 }
 
-/// Whether a connection asks for a channel: one in three.
+/// Whether a connection subscribes to a channel: one in three.
 fn asks(number: usize, channel: usize) -> bool {
     (number * 7 + channel * 5 + number / 3).is_multiple_of(3)
 }
 
-/// One browser: where it belongs, and what it should have heard and has.
+/// One browser: its namespace and user, and how many messages it is due and has received.
 struct Seat {
     space: usize,
     user: usize,
@@ -106,7 +106,7 @@ impl Seat {
             && may_join(self.user, channel)
     }
 
-    /// `{"event":CHANNEL,"data":[SPACE,USER,CHANNEL,NUMBER]}`
+    /// Checks a message: `{"event":CHANNEL,"data":[SPACE,USER,CHANNEL,NUMBER]}`.
     fn check(&mut self, payload: &[u8]) {
         let value: Value = serde_json::from_slice(payload).unwrap_or_default();
         let data = &value["data"];
@@ -125,7 +125,7 @@ impl Seat {
     }
 }
 
-/// What a browser comes with: `auth`, and a subscribe for each channel, the last one answered.
+/// A browser's first bytes: `auth`, and a subscribe for each channel, the last one answered.
 fn hello(seat: &Seat, key: &str) -> Vec<u8> {
     let mut out = auth(SPACES[seat.space], key, USERS[seat.user]);
     let wanted = (0..CHANNELS.len()).filter(|channel| asks(seat.number, *channel));
@@ -133,7 +133,7 @@ fn hello(seat: &Seat, key: &str) -> Vec<u8> {
         let subscribe = json!({ "event": "subscribe", "data": CHANNELS[channel] });
         out.extend(frame(Opcode::Text, subscribe.to_string().as_bytes()));
     }
-    // Nobody is answered in a channel that is joined twice but with the answer.
+    // The answered subscribe is for another channel, to which nothing is published.
     out.extend(crate::words::subscribe("last", true));
     out
 }
@@ -152,7 +152,7 @@ fn seats() -> Vec<Seat> {
     (0..count).map(seat).collect()
 }
 
-/// Both crowds, and who sits where.
+/// Browsers and back ends, and the expectations for each browser.
 struct Hall {
     browsers: Crowd,
     back_ends: Crowd,
@@ -188,7 +188,7 @@ impl Hall {
         Ok(hall)
     }
 
-    /// A few messages of one namespace, and who should hear them.
+    /// Publishes a batch to one namespace, and notes which browsers should receive it.
     fn publish(&mut self, space: usize, dice: &mut Dice, number: &mut u64) {
         let mut bytes = Vec::new();
         for _ in 0..BATCH {
@@ -210,7 +210,7 @@ impl Hall {
     fn pump(&mut self) -> Outcome<()> {
         self.back_ends.pump(Duration::from_millis(1))?;
         self.browsers.pump(Duration::from_millis(1))?;
-        // Its replies would be waited for in vain.
+        // Waiting for its replies would never end.
         if let Some(gone) = self.back_ends.members.iter().find(|back_end| !back_end.is_open()) {
             let heard = gone.heard;
             return Err(format!("a back end was closed when it had heard {heard} bytes").into());
@@ -247,7 +247,7 @@ fn triples(field: &Field) -> Outcome<Findings> {
     let mut asked = [0; SPACES.len()];
     while number < count {
         for (space, asked) in asked.iter_mut().enumerate() {
-            // The reply to `auth` is one more.
+            // Less the reply to `auth`.
             let replied = hall.back_ends.members[space].heard / REPLY_BYTES - 1;
             let due = start.elapsed().as_secs_f64() * PER_SECOND;
             if *asked - replied < WINDOW && (number as f64) < due && number < count {

@@ -1,4 +1,4 @@
-//! Crowds that go at once, or are sent away.
+//! Crowds that leave at once, or are disconnected.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::stage::{Bounds, Field, Findings};
 use crate::words::{CROWD, CROWD_KEY, SUBSCRIBED, close_of, hello};
 use crate::{Attack, Outcome, Run};
 
-/// What 128 channels each of 10,000 take in memory is theirs by right.
+/// 10,000 connections with 128 channels each may take this much memory.
 const CROWDED: Bounds = Bounds { memory_mib: 256.0, cpu_percent: f64::INFINITY, is_timed: true };
 
 /// The attacks of this file.
@@ -33,7 +33,7 @@ pub const ATTACKS: &[Attack] = &[
     },
 ];
 
-/// One connection each of this many users; each user may have 64.
+/// The user of a connection: 60 connections each, of the 64 that a user may have.
 fn user(number: usize) -> String {
     format!("user-{}", number / 60)
 }
@@ -59,7 +59,7 @@ fn leave(field: &Field) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// Waits until no more peers than the healthy and these are left.
+/// Waits until only the healthy peers and `others` more are left.
 fn gone(field: &Field, others: f64) -> Outcome<Duration> {
     let start = Instant::now();
     let healthy = crate::healthy::SUBSCRIBERS as f64;
@@ -120,7 +120,7 @@ fn withdrawn(field: &Field) -> Outcome<Findings> {
     crowd.gather(count, Ears::Keep(512), Some(SUBSCRIBED), |number| {
         Rc::from(hello(CROWD, CROWD_KEY, &user(number), &["#secret"]))
     })?;
-    // A message to all of them would be a load of its own.
+    // One of them is enough: a message to all would be a load in itself.
     let last = &users[users.len() - 1];
     let reply = ask("emit", last)?;
     findings.expect(!reply.contains(":0}"), format!("before: {reply}"));

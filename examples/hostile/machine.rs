@@ -1,4 +1,4 @@
-//! What the machine tells of processes and processors, and what it must let us do.
+//! Processes and processors of the machine, and privileged operations.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Outcome;
 
-/// Clock ticks of `/proc` in a second.
+/// Clock ticks per second in `/proc`.
 const TICKS: f64 = 100.0;
 
-/// How many processors there are.
+/// The number of processors available.
 pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Of those who go before all others. Above the attackers, should they be run with a priority too,
-/// because the machine is not quiet.
+/// Real-time priority of the processes that go first. Above the attackers', in case they are run
+/// with a priority too because the machine is not quiet.
 const PRIORITY: &str = "20";
 
-/// A command that runs on this processor, if there is more than one; `is_first`: before all others
-/// that want it, so that what it measures is not its own waiting.
+/// A command pinned to a processor, if there is more than one. `is_first`: with a real-time
+/// priority, so that it does not measure its own waiting for the processor.
 pub fn on_processor(number: usize, is_first: bool, program: &str) -> Command {
     let mut words: Vec<String> = Vec::new();
     if processors_in_all() > 1 {
@@ -34,14 +34,14 @@ pub fn on_processor(number: usize, is_first: bool, program: &str) -> Command {
     command
 }
 
-/// Those of the machine: we ourselves may be bound to one.
+/// The processors of the machine; this process may be pinned to one.
 fn processors_in_all() -> usize {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let named = stat.lines().filter(|line| line.starts_with("cpu"));
     named.count().saturating_sub(1).max(processors())
 }
 
-/// A number of kilobytes in `/proc/PID/status`, in bytes.
+/// A figure of `/proc/PID/status` given in kB, in bytes.
 pub fn memory(pid: u32, field: &str) -> Outcome<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -49,12 +49,12 @@ pub fn memory(pid: u32, field: &str) -> Outcome<u64> {
     Ok(number.ok_or_else(|| format!("no {field} of process {pid}"))?.parse::<u64>()? * 1024)
 }
 
-/// From now on `VmHWM` is the most that a process has had since now.
+/// Resets the peak: from now on `VmHWM` is the most since this call.
 pub fn forget_peak(pid: u32) -> Outcome<()> {
     Ok(std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
 }
 
-/// Seconds of processor time that a process has taken.
+/// CPU time that a process has used, in seconds.
 pub fn seconds(pid: u32) -> Outcome<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let behind = stat.rsplit(") ").next().unwrap_or_default();
@@ -62,18 +62,18 @@ pub fn seconds(pid: u32) -> Outcome<f64> {
     Ok(ticks.sum::<Result<f64, _>>()? / TICKS)
 }
 
-/// Seconds that all processors have worked, for anybody.
+/// CPU time of all processes on all processors, in seconds.
 pub fn seconds_of_all() -> Outcome<f64> {
     let stat = std::fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().unwrap_or_default();
     let numbers = line.split_whitespace().skip(1).map(|number| number.parse::<f64>());
     let numbers = numbers.collect::<Result<Vec<f64>, _>>()?;
-    // Idle and waiting for a disk; and guests, who are counted twice.
+    // Without idle and iowait; and without guest time, which is counted twice.
     let worked = numbers.iter().enumerate().filter(|(at, _)| ![3, 4, 8, 9].contains(at));
     Ok(worked.map(|(_, ticks)| ticks).sum::<f64>() / TICKS)
 }
 
-/// Bytes that the kernel has in the buffers of all TCP sockets.
+/// Bytes in the kernel's buffers of all TCP sockets.
 pub fn kernel_memory() -> u64 {
     let stat = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     let line = stat.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
@@ -81,9 +81,9 @@ pub fn kernel_memory() -> u64 {
     pages.unwrap_or(0) * 4096
 }
 
-/// Takes so much memory and gives it back. To what a virtual machine has not used for a while its
-/// host must first give memory of its own, ten microseconds for each page: in the first attack that
-/// fills the kernel's buffers, and in no other, a turn took ten times as long for it.
+/// Allocates this much memory and frees it. A virtual machine's host must first provide pages that
+/// were unused for a while, at ten microseconds each: in the first attack that filled the kernel's
+/// buffers, and in no other, a turn took ten times as long because of it.
 pub fn warm_up(megabytes: usize) {
     let mut memory = vec![0_u8; megabytes << 20];
     for page in memory.chunks_mut(4096) {
@@ -92,7 +92,7 @@ pub fn warm_up(megabytes: usize) {
     std::hint::black_box(&memory);
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end; fails if it does.
 pub fn must(words: &[&str]) -> Outcome<()> {
     let output = Command::new(words[0]).args(&words[1..]).output()?;
     if output.status.success() {
@@ -102,14 +102,14 @@ pub fn must(words: &[&str]) -> Outcome<()> {
     Err(format!("`{}` failed: {why}", words.join(" ")).into())
 }
 
-/// A folder of ours, gone when dropped.
+/// A temporary folder, removed when dropped.
 pub struct Folder {
     path: PathBuf,
     is_mounted: bool,
 }
 
 impl Folder {
-    /// An empty one.
+    /// Makes an empty folder.
     pub fn new() -> Outcome<Folder> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -119,7 +119,7 @@ impl Folder {
         Ok(Folder { path, is_mounted: false })
     }
 
-    /// A file system of so many megabytes in it, and nothing more.
+    /// Makes a folder with its own file system of so many megabytes.
     pub fn of_size(megabytes: u32) -> Outcome<Folder> {
         let mut folder = Folder::new()?;
         let size = format!("size={megabytes}m");
@@ -128,7 +128,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -136,7 +136,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left under the temporary folder hurts nobody.
+        // A folder that cannot be removed does no harm.
         if self.is_mounted {
             let _ = must(&["umount", "-l", &self.path.to_string_lossy()]);
         }

@@ -1,7 +1,7 @@
 //! A campaign against the release binary (`make hostile`): named attacks, a healthy load beside
-//! each, and one table of what was measured. Server, healthy load and attackers are three
-//! processes; with two processors or more the server has one of its own. Whatever the machine lacks
-//! is an error.
+//! each, and one table of measurements. Server, healthy load and attackers are three processes;
+//! with two or more processors the server has one to itself. Anything that the machine lacks is an
+//! error.
 
 mod crowd;
 mod floods;
@@ -24,14 +24,14 @@ use std::process::ExitCode;
 
 use stage::{Bounds, Campaign, Field, Findings, Report};
 
-/// Whatever goes wrong ends an attack with a sentence.
+/// Any error ends an attack with a sentence.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// An attack: its name, what it does, and how it is run.
 pub struct Attack {
-    /// `make hostile ONLY=name`.
+    /// Its name, as in `make hostile ONLY=name`.
     pub name: &'static str,
-    /// In a line.
+    /// Its description in one line.
     pub about: &'static str,
     /// How it is run.
     pub run: Run,
@@ -40,13 +40,13 @@ pub struct Attack {
 /// How an attack is run.
 #[derive(Clone, Copy)]
 pub enum Run {
-    /// On the server that most of them share, within these bounds.
+    /// On the server that most attacks share, within these bounds.
     Beside(fn(&Field) -> Outcome<Findings>, Bounds),
-    /// With a server of its own.
+    /// On a server of its own.
     Alone(fn(&mut Campaign, &Attack) -> Outcome<Report>),
 }
 
-/// Every attack, in the order of the campaign.
+/// All attacks, in the order of the campaign.
 const ATTACKS: &[&[Attack]] = &[
     trickle::ATTACKS,
     slow::ATTACKS,
@@ -67,7 +67,7 @@ fn attacks() -> impl Iterator<Item = &'static Attack> {
     ATTACKS.iter().copied().flatten()
 }
 
-/// What the command line asks for.
+/// The command line.
 #[derive(Default)]
 struct Wishes {
     binary: String,
@@ -98,7 +98,7 @@ fn wishes(mut args: impl Iterator<Item = String>) -> Outcome<Wishes> {
     if wishes.binary.is_empty() { Err(USAGE.into()) } else { Ok(wishes) }
 }
 
-/// The attacks of a short run, those that take no more than seconds.
+/// The attacks of a short run: those that take only seconds.
 const SMOKE: &[&str] = &[
     "drip",
     "deaf",
@@ -136,7 +136,7 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
-        // The other processes of the campaign are this program too.
+        // The other processes of the campaign run this program too.
         Some("healthy") => healthy::run(args.skip(1).collect()).map(|()| true),
         Some("silent") => silent::peers(args.skip(1).collect()).map(|()| true),
         _ => wishes(args).and_then(campaign),

@@ -1,4 +1,4 @@
-//! The end of the process: asked for under a crowd, and a kill without a word.
+//! How the server ends: SIGTERM with many connections, and SIGKILL.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ pub const ATTACKS: &[Attack] = &[
 fn sigterm(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
     let mut findings = Findings::default();
     let mut stage = campaign.stage(&Wants::default(), Folder::new()?)?;
-    // It would be told to go as well.
+    // It would be disconnected too.
     stage.healthy = None;
     let field = stage.field();
     let mut crowd = Crowd::new(field.web)?;
@@ -76,7 +76,7 @@ fn kill(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
     let (mut written, mut slowest) = (0_u64, Duration::ZERO);
     for round in 0..rounds {
         let (control, is_over) = (stage.server.control, AtomicBool::new(false));
-        // Sets numbers one after the other, and remembers the last that was acknowledged.
+        // Sets increasing numbers, and returns the last one that was acknowledged.
         let acknowledged = std::thread::scope(|scope| -> Outcome<u64> {
             let setter = scope.spawn(|| -> u64 {
                 let Ok(mut control) = back_end(control, CROWD, CROWD_KEY) else { return written };
@@ -113,7 +113,7 @@ fn kill(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
         for number in written.saturating_sub(99)..=written {
             let body = format!(r#"{{"action":"get","channel":"n-{}"}}"#, number % 100);
             let got = control.ask(body.as_bytes())?.parse::<u64>().unwrap_or(0);
-            // The next may have been written, and its answer lost.
+            // The next number may be stored although its reply was lost.
             if number > 0 && got < number {
                 findings.faults.push(format!("{number} was acknowledged, {got} is there"));
             }

@@ -1,5 +1,5 @@
-//! The release binary as a process of its own, with the limits that an attack wants it to have, and
-//! what its admin door says of it.
+//! The release binary as a separate process, with the limits that an attack needs, and the metrics
+//! of its admin port.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -21,18 +21,18 @@ use crate::{Outcome, isolation};
 /// The server key.
 pub const SERVER_KEY: &str = "the-server-key-of-the-campaign";
 
-/// How a server is started.
+/// How to start a server.
 #[derive(Clone)]
 pub struct Wants {
     /// `ulimit -n`.
     pub descriptors: u64,
     /// `ulimit -v`, in kilobytes.
     pub address_space: Option<u64>,
-    /// Where browsers and back ends connect; loopback if nothing is said.
+    /// Where it listens for browsers and back ends; loopback by default.
     pub address: &'static str,
-    /// Before all others who want its processor, on a machine that is not quiet.
+    /// Whether it has a real-time priority, for a machine that is not quiet.
     pub is_first: bool,
-    /// More flags.
+    /// Additional flags.
     pub flags: Vec<String>,
 }
 
@@ -48,15 +48,15 @@ impl Default for Wants {
 pub struct Server {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
-    /// Where browsers connect.
+    /// The address for browsers.
     pub web: SocketAddr,
-    /// Where back ends connect.
+    /// The address for back ends.
     pub control: SocketAddr,
     admin: SocketAddr,
 }
 
 impl Server {
-    /// Starts one, with its data in that folder.
+    /// Starts a server with its data in a folder.
     pub fn start(binary: &str, wants: &Wants, folder: &Folder) -> Outcome<Server> {
         let config = Folder::new()?;
         let file = write_config(&config)?;
@@ -77,7 +77,7 @@ impl Server {
         while doors.contains(&None) {
             let left = deadline.saturating_duration_since(Instant::now());
             let Ok(line) = lines.recv_timeout(left) else {
-                // It is of no use any more.
+                // The process is of no use any more.
                 let _ = child.kill();
                 let log = log.lock().map_or_else(|_| String::new(), |log| log.join("\n"));
                 return Err(format!("the server did not start:\n{log}").into());
@@ -95,17 +95,17 @@ impl Server {
                 address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
             }
         }
-        // Its configuration was read; what comes later needs the file no more.
+        // The server has read its configuration, and does not need the file again.
         drop(config);
         Ok(Server { child, log, web, control, admin })
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has said, the last lines of it.
+    /// The last lines of its output.
     pub fn last_words(&self) -> String {
         let log = self.log.lock().map_or_else(|_| Vec::new(), |log| log.clone());
         log[log.len().saturating_sub(12)..].join("\n")
@@ -116,22 +116,22 @@ impl Server {
         Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
-    /// How it has ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Outcome<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    /// A back end that has authenticated.
+    /// Connects a back end and authenticates.
     pub fn back_end(&self, namespace: &str, key: &str) -> Outcome<Control> {
         back_end(self.control, namespace, key)
     }
 
-    /// Its numbers.
+    /// Its metrics.
     pub fn numbers(&self) -> Outcome<Numbers> {
         Numbers::read(self.admin)
     }
 
-    /// Where the numbers are.
+    /// The address of the admin port.
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
@@ -139,13 +139,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A back end that has authenticated.
+/// Connects a back end and authenticates.
 pub fn back_end(at: SocketAddr, namespace: &str, key: &str) -> Outcome<Control> {
     let mut control = Control::connect(&Address::to_reach(at))?;
     let auth = json!({ "action": "auth", "name": namespace, "sKey": key }).to_string();
@@ -155,7 +155,7 @@ pub fn back_end(at: SocketAddr, namespace: &str, key: &str) -> Outcome<Control> 
     }
 }
 
-/// The namespaces of the campaign are there from the start.
+/// Writes a configuration with all namespaces of the campaign.
 fn write_config(folder: &Folder) -> Outcome<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let mut namespaces = json!({ CROWD: CROWD_KEY, HEALTHY: HEALTHY_KEY });
@@ -168,7 +168,7 @@ fn write_config(folder: &Folder) -> Outcome<PathBuf> {
     Ok(file)
 }
 
-/// Reads both streams for ever, so that the server never waits for us.
+/// Reads both streams until they end, so that the server never blocks on its output.
 fn listen(child: &mut Child, log: &Arc<Mutex<Vec<String>>>) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     let out = child.stdout.take().map(|stream| Box::new(stream) as Box<dyn std::io::Read + Send>);
@@ -180,7 +180,7 @@ fn listen(child: &mut Child, log: &Arc<Mutex<Vec<String>>>) -> mpsc::Receiver<St
                 if let Ok(mut log) = log.lock() {
                     log.push(line.clone());
                 }
-                // Nobody listens any more once the doors are known.
+                // The receiver is gone once the addresses are known.
                 let _ = sender.send(line);
             }
         });
@@ -188,19 +188,19 @@ fn listen(child: &mut Child, log: &Arc<Mutex<Vec<String>>>) -> mpsc::Receiver<St
     receiver
 }
 
-/// What `/metrics` says at one moment.
+/// The metrics at one moment.
 #[derive(Clone)]
 pub struct Numbers(Vec<Sample>);
 
 impl Numbers {
-    /// Asks the admin door.
+    /// Reads `/metrics`.
     pub fn read(admin: SocketAddr) -> Outcome<Numbers> {
         let (status, text) = page(&Address::to_reach(admin), "/metrics")?;
         let samples = parse(&text).filter(|_| status == 200);
         Ok(Numbers(samples.ok_or_else(|| format!("/metrics: {status} {text}"))?))
     }
 
-    /// The value, or the sum of those that have this label.
+    /// The sum of a metric over its samples, or over those with this label value.
     pub fn of(&self, name: &str, label: &str) -> f64 {
         let named = self.0.iter().filter(|sample| {
             let has_label = sample.labels.iter().any(|(_, value)| value == label);
@@ -209,12 +209,12 @@ impl Numbers {
         named.map(|sample| sample.value).sum()
     }
 
-    /// How many connections ended for this reason.
+    /// The number of connections closed for this reason.
     pub fn closed(&self, reason: &str) -> f64 {
         self.of("fws_connections_closed_total", reason)
     }
 
-    /// For which reasons connections ended since then, and how many.
+    /// The reasons for which connections closed since `before`, with counts.
     pub fn endings(&self, before: &Numbers) -> String {
         let named = self.0.iter().filter(|sample| sample.name == "fws_connections_closed_total");
         let counts = named.filter_map(|sample| {
@@ -225,7 +225,7 @@ impl Numbers {
         counts.collect::<Vec<_>>().join(", ")
     }
 
-    /// How many turns fell into each bucket.
+    /// The number of turns in each bucket.
     pub fn turns(&self) -> Turns {
         let buckets = self.0.iter().filter(|sample| sample.name == "fws_turn_seconds_bucket");
         let mut turns = Turns::default();
@@ -238,24 +238,24 @@ impl Numbers {
     }
 }
 
-/// Turns by their time, in the buckets of the server.
+/// Turns by duration, in the server's buckets.
 #[derive(Clone, Copy, Default)]
 pub struct Turns([f64; BUCKETS_US.len() + 1]);
 
 impl Turns {
-    /// Those of a later moment less those of this one.
+    /// The turns between this moment and a later one.
     pub fn until(&self, later: &Turns) -> Turns {
         let mut turns = *later;
         turns.0.iter_mut().zip(self.0).for_each(|(late, early)| *late -= early);
         turns
     }
 
-    /// Adds others.
+    /// Adds other counts.
     pub fn add(&mut self, others: &Turns) {
         self.0.iter_mut().zip(others.0).for_each(|(sum, other)| *sum += other);
     }
 
-    /// The bucket's bound, in milliseconds, below which this part of all turns lies.
+    /// A quantile: the upper bound of its bucket, in milliseconds.
     pub fn below(&self, part: f64) -> f64 {
         let (all, mut sum) = (self.0.iter().sum::<f64>(), 0.0);
         for (count, bound) in self.0.iter().zip(BUCKETS_US) {

@@ -1,4 +1,4 @@
-//! A machine that has too little: descriptors, memory, disk.
+//! A machine that runs short: of descriptors, memory, or disk.
 
 use std::io::Write;
 use std::path::Path;
@@ -40,7 +40,7 @@ pub const ATTACKS: &[Attack] = &[
 ];
 
 fn descriptors(campaign: &mut Campaign, attack: &Attack, is_lowered: bool) -> Outcome<Report> {
-    // In the end there must be room for all who wait, and for one who comes behind them.
+    // In the end there must be room for all waiting connections, and for one after them.
     let descriptors = if is_lowered { 4000 } else { 400 };
     let mut stage = campaign.stage(&Wants { descriptors, ..Wants::default() }, Folder::new()?)?;
     let report = stage.measure(attack, Bounds::DEFAULT, |field| crowded(field, is_lowered));
@@ -54,7 +54,7 @@ fn set_limit(field: &Field, count: &str) -> Outcome<()> {
 
 fn crowded(field: &Field, is_lowered: bool) -> Outcome<Findings> {
     let mut findings = Findings::default();
-    // What the healthy load takes.
+    // The cost of the healthy load alone.
     let usual = load(field, Duration::from_secs(3), || Ok(()))?;
     if is_lowered {
         // Just above what is open now: soon nothing can be accepted.
@@ -70,7 +70,7 @@ fn crowded(field: &Field, is_lowered: bool) -> Outcome<Findings> {
             crowd.pump(Duration::from_millis(10))?;
         }
     }
-    // Those whom nobody accepts wait in the kernel; their writes go there too.
+    // Connections that are not accepted wait in the kernel, and so do their writes.
     crowd.pump(Duration::from_secs(2))?;
     let full = load(field, Duration::ZERO, || crowd.pump(Duration::from_secs(5)))?;
     let more = full - usual;
@@ -81,7 +81,7 @@ fn crowded(field: &Field, is_lowered: bool) -> Outcome<Findings> {
         Err(error) => findings.faults.push(format!("a back end did not get in: {error}")),
     }
     let told = crowd.heard(b"HTTP/1.1 503");
-    // Where there is no descriptor the admin door has none either.
+    // Without a free descriptor the admin port cannot accept either.
     let turned = match field.numbers() {
         Ok(numbers) => numbers.of("fws_connections_turned_away_total", "").to_string(),
         Err(error) => format!("({error})"),
@@ -106,7 +106,7 @@ fn crowded(field: &Field, is_lowered: bool) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// What the server takes of a processor while this runs and so long after that, in percent.
+/// CPU use of the server while `run` runs and for `time` after it, in percent.
 fn load(field: &Field, time: Duration, run: impl FnOnce() -> Outcome<()>) -> Outcome<f64> {
     let (worked, start) = (machine::seconds(field.pid)?, Instant::now());
     run()?;
@@ -114,7 +114,7 @@ fn load(field: &Field, time: Duration, run: impl FnOnce() -> Outcome<()>) -> Out
     Ok((machine::seconds(field.pid)? - worked) / start.elapsed().as_secs_f64() * 100.0)
 }
 
-/// What is run at once: everything that has no server of its own.
+/// The attacks that run at once: all that share the server.
 const MIX: &[&[Attack]] = &[
     trickle::ATTACKS,
     slow::ATTACKS,
@@ -140,7 +140,7 @@ fn address_space(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
         let count = threads.len();
         for thread in threads {
             let found = thread.join().map_err(|_| "an attack ended in a panic")?;
-            // Attacks that meet each other see less than they would alone.
+            // Attacks that run together may miss their own expectations, so faults are only noted.
             let faults = found.map_or_else(|error| vec![error.to_string()], |found| found.faults);
             faults.into_iter().for_each(|fault| findings.note(format!("(in the mix) {fault}")));
         }
@@ -152,7 +152,7 @@ fn address_space(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
     report
 }
 
-/// Writes until nothing fits any more.
+/// Writes until the disk is full.
 fn fill(path: &Path) -> Outcome<()> {
     let mut file = std::fs::File::create(path)?;
     while file.write_all(&[0; 4096]).is_ok() {}

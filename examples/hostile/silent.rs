@@ -1,4 +1,4 @@
-//! Peers whose machine is gone: they live in a network namespace, and its link goes down.
+//! Peers whose machine vanishes: they live in a network namespace whose link goes down.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -20,17 +20,17 @@ pub const ATTACKS: &[Attack] = &[Attack {
     run: Run::Alone(silent),
 }];
 
-/// This end of the link, and the other. They are gone with the program.
+/// Our end of the link, and the peers' end. Both vanish with the program.
 const HERE: &str = "10.213.77.1";
 const THERE: &str = "10.213.77.2/30";
-/// How many browsers there are, and how many back ends.
+/// Number of browsers, and of back ends.
 const PEERS: usize = 500;
 const BACK_ENDS: usize = 20;
-/// So that back ends go in the time of browsers. They would have their minute.
+/// Lets dead back ends be detected as soon as browsers, instead of after a minute.
 const SOON: [&str; 4] =
     ["--limit", "control_keepalive_ms=8000", "--limit", "control_replies_ms=10000"];
 
-/// A namespace and a link into it, gone when dropped.
+/// A network namespace with a link into it, removed when dropped.
 struct Link {
     space: String,
     name: String,
@@ -59,18 +59,18 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // What is not there need not go.
+        // One that does not exist need not be removed.
         let _ = must(&["ip", "link", "del", &self.name]);
         let _ = must(&["ip", "netns", "del", &self.space]);
     }
 }
 
-/// A process that is ended when dropped.
+/// The process of the peers, killed when dropped.
 struct Peers(Child);
 
 impl Drop for Peers {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -106,7 +106,7 @@ fn go_silent(field: &Field, link: &Link) -> Outcome<Findings> {
     let publisher = Publisher::start(field.control, emit("odd", 100), 20.0)?;
     let ours = back_ends(field)? - BACK_ENDS as f64;
     link.cut()?;
-    // Half a second more for what it takes to look.
+    // Half a second more for the interval between two looks.
     let (start, most) = (Instant::now(), Duration::from_millis(33_500));
     let mut times = Vec::new();
     while start.elapsed() < most + Duration::from_secs(7) && times.len() < count {
@@ -124,7 +124,7 @@ fn go_silent(field: &Field, link: &Link) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// The process in the namespace: where to connect to, and how many browsers there are.
+/// Runs the process in the network namespace: where to connect, and the number of browsers.
 pub fn peers(args: Vec<String>) -> Outcome<()> {
     let [web, control, count] = &args[..] else { return Err("silent WEB CONTROL COUNT".into()) };
     let control = control.parse()?;

@@ -1,4 +1,4 @@
-//! Those who do not read what they asked for.
+//! Subscribers that do not read what they subscribed to.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -26,15 +26,15 @@ pub const ATTACKS: &[Attack] = &[
     },
 ];
 
-/// A back end on a thread of its own that publishes at a rate until it is dropped.
+/// A back end on its own thread that publishes at a fixed rate until it is dropped.
 pub struct Publisher {
     is_over: Arc<AtomicBool>,
-    /// Messages that it has handed over.
+    /// Number of messages handed to the kernel.
     pub sent: Arc<AtomicU64>,
 }
 
 impl Publisher {
-    /// Sends this frame so many times a second.
+    /// Starts publishing this frame so many times per second.
     pub fn start(control: SocketAddr, frame: Vec<u8>, per_second: f64) -> Outcome<Publisher> {
         let mut stream = TcpStream::connect(control)?;
         stream.set_nodelay(true)?;
@@ -53,7 +53,7 @@ impl Publisher {
                 let due = Duration::from_secs_f64(sent.load(Ordering::Relaxed) as f64 / per_second);
                 std::thread::sleep(due.saturating_sub(start.elapsed()));
                 let mut rest = &frame[..];
-                // A server that has enough does not read; then it takes longer.
+                // A server under backpressure does not read; then writing takes longer.
                 while !rest.is_empty() && !is_over.load(Ordering::Relaxed) {
                     match stream.write(rest) {
                         Ok(count) => rest = &rest[count..],
@@ -63,7 +63,7 @@ impl Publisher {
                 }
                 sent.fetch_add(1, Ordering::Relaxed);
             }
-            // Its reading half is another handle of the same socket.
+            // The thread that reads replies has another handle of this socket.
             let _ = stream.shutdown(std::net::Shutdown::Both);
         });
         Ok(publisher)
@@ -76,7 +76,7 @@ impl Drop for Publisher {
     }
 }
 
-/// Bytes of a message.
+/// Size of a message.
 const MESSAGE_BYTES: usize = 65_536;
 
 fn readers(field: &Field, sip: usize) -> Outcome<Findings> {
@@ -109,7 +109,7 @@ fn readers(field: &Field, sip: usize) -> Outcome<Findings> {
         format!("{cut} of {count} were cut within {:.1} s", took.as_secs_f64()),
     );
     drop(publisher);
-    // One who reads lives, whatever the others did.
+    // A subscriber that reads is served, whatever the others do.
     let mut reader = Crowd::new(field.web)?;
     let first: Rc<[u8]> = Rc::from(hello(CROWD, CROWD_KEY, "reader", &["flood"]));
     reader.gather(1, Ears::Keep(512), Some(AUTHENTICATED), |_| Rc::clone(&first))?;

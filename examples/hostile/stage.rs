@@ -1,5 +1,5 @@
-//! What every attack is measured with: a server, the healthy load beside it, the numbers before,
-//! during and after, and the verdict; and the campaign that strings attacks together.
+//! The measurement of an attack: a server, the healthy load beside it, the figures before, during
+//! and after, and the verdict. And the campaign, which runs the attacks one after the other.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,94 +12,94 @@ use crate::machine::{self, Folder};
 use crate::server::{Numbers, Server, Turns, Wants, back_end};
 use crate::{Attack, Outcome, Run};
 
-/// How much the p99 of the healthy load may grow.
+/// Factor by which the p99 of the healthy load may grow.
 const RATIO: f64 = 1.5;
-/// How much of a processor others may take before latencies say nothing, in percent.
+/// CPU use of other processes above which latencies mean nothing, in percent of a processor.
 const FOREIGN_PERCENT: f64 = 15.0;
-/// The p99.9 of a turn over the campaign, in milliseconds.
+/// Bound of the p99.9 of a turn over the campaign, in milliseconds.
 const TURN_MS: f64 = 5.0;
 const MIB: f64 = 1_048_576.0;
-/// For how long the healthy load is measured in peace, and at least in an attack: the p99 of a
-/// second would be the worst of a hundred messages, as often the machine's as the attack's.
+/// How long the healthy load is measured before an attack, and at least during it: the p99 of one
+/// second would be the worst of a hundred messages, which may be the machine's fault.
 const MEASURED: Duration = Duration::from_secs(10);
 
-/// What an attack sees of the server that it attacks.
+/// The server, as an attack sees it.
 #[derive(Clone, Copy)]
 pub struct Field {
-    /// Where browsers connect.
+    /// The address for browsers.
     pub web: SocketAddr,
-    /// Where back ends connect.
+    /// The address for back ends.
     pub control: SocketAddr,
-    /// Where the numbers are.
+    /// The address of the admin port.
     pub admin: SocketAddr,
-    /// The process.
+    /// The process id.
     pub pid: u32,
-    /// What part of the crowds comes, and of the time is taken.
+    /// The scale of the campaign: a factor of crowd sizes; durations are scaled by its square root.
     pub scale: f64,
 }
 
 impl Field {
-    /// So many of a crowd, fewer in a short campaign.
+    /// The size of a crowd, smaller in a short campaign.
     pub fn many(&self, count: usize) -> usize {
         ((count as f64 * self.scale) as usize).max(20.min(count))
     }
 
-    /// So long, shorter in a short campaign.
+    /// A duration, shorter in a short campaign.
     pub fn long(&self, seconds: u64) -> Duration {
         Duration::from_secs_f64((seconds as f64 * self.scale.sqrt()).max(2.0))
     }
 
-    /// The numbers of the server.
+    /// The server's metrics.
     pub fn numbers(&self) -> Outcome<Numbers> {
         Numbers::read(self.admin)
     }
 
-    /// A back end that has authenticated, and how long that took.
+    /// Connects a back end and authenticates; returns how long that took.
     pub fn back_end(&self, space: &str, key: &str) -> Outcome<(fws::client::Control, Duration)> {
         let start = Instant::now();
         Ok((back_end(self.control, space, key)?, start.elapsed()))
     }
 }
 
-/// What an attack has found.
+/// The findings of an attack.
 #[derive(Default)]
 pub struct Findings {
-    /// Figures.
+    /// Figures to print.
     pub notes: Vec<String>,
-    /// What was not as it should be.
+    /// Violated expectations.
     pub faults: Vec<String>,
 }
 
 impl Findings {
-    /// Keeps a figure.
+    /// Adds a figure.
     pub fn note(&mut self, what: String) {
         self.notes.push(what);
     }
 
-    /// Keeps a figure, and a fault if it is none that should be.
+    /// Adds a figure, or a fault if it is not good.
     pub fn expect(&mut self, is_good: bool, what: String) {
         if is_good { self.notes.push(what) } else { self.faults.push(what) }
     }
 }
 
-/// What an attack may cost.
+/// The cost that an attack may have.
 #[derive(Clone, Copy)]
 pub struct Bounds {
     /// Growth of the resident memory.
     pub memory_mib: f64,
-    /// Processor time, in percent of one.
+    /// CPU time, in percent of one processor.
     pub cpu_percent: f64,
-    /// Whether the healthy load must not feel it.
+    /// Whether the latency of the healthy load is bounded.
     pub is_timed: bool,
 }
 
 impl Bounds {
-    /// Of most attacks.
+    /// The bounds of most attacks.
     pub const DEFAULT: Bounds =
         Bounds { memory_mib: 64.0, cpu_percent: f64::INFINITY, is_timed: true };
 }
 
-/// A row of the table, and what stands below it.
+/// A row of the table, and the notes below it.
 #[derive(Default)]
 pub struct Report {
     name: String,
@@ -111,13 +111,13 @@ pub struct Report {
     foreign: f64,
     seconds: f64,
     turns: Turns,
-    /// What was found.
+    /// The findings.
     pub findings: Findings,
     is_unsure: bool,
 }
 
 impl Report {
-    /// Of an attack that has no healthy load to measure.
+    /// The report of an attack without a healthy load.
     pub fn of(attack: &Attack, findings: Findings) -> Report {
         Report { name: attack.name.into(), findings, ..Report::default() }
     }
@@ -192,22 +192,22 @@ fn print_head() {
 pub struct Stage {
     /// The server.
     pub server: Server,
-    /// The load; without one nothing is timed.
+    /// The load; without it nothing is timed.
     pub healthy: Option<Healthy>,
-    /// Where the server keeps what it keeps.
+    /// The server's data folder.
     pub folder: Folder,
     scale: f64,
 }
 
 impl Stage {
-    /// Starts both.
+    /// Starts the server and the load.
     pub fn start(binary: &str, wants: &Wants, folder: Folder, scale: f64) -> Outcome<Stage> {
         let server = Server::start(binary, wants, &folder)?;
         let healthy = Some(Healthy::start(server.web, server.control)?);
         Ok(Stage { server, healthy, folder, scale })
     }
 
-    /// What attacks see.
+    /// The server, as attacks see it.
     pub fn field(&self) -> Field {
         let Server { web, control, .. } = self.server;
         Field {
@@ -219,7 +219,7 @@ impl Stage {
         }
     }
 
-    /// Waits until nobody is left but the healthy; what is left, if they do not go.
+    /// Waits until only the healthy load is left; returns what remains if that takes too long.
     fn calm(&self, keeps: usize) -> Outcome<Option<String>> {
         let start = Instant::now();
         loop {
@@ -227,7 +227,7 @@ impl Stage {
             let sockets = numbers.of("fws_sockets", "") - keeps as f64;
             let sessions = numbers.of("fws_connections", "session");
             let queued = numbers.of("fws_queued_frames", "");
-            // A frame may be on its way to the healthy.
+            // Frames may be on their way to the healthy load.
             if sockets <= 0.0 && sessions == 0.0 && queued <= keeps as f64 {
                 return Ok(None);
             }
@@ -240,7 +240,7 @@ impl Stage {
         }
     }
 
-    /// Runs an attack and measures.
+    /// Runs an attack and measures it.
     pub fn measure(
         &mut self,
         attack: &Attack,
@@ -310,7 +310,7 @@ impl Report {
         }
         let ratio = self.during.p99 / self.before.p99;
         if bounds.is_timed && scale >= 1.0 && ratio > RATIO {
-            // Others on the machine may be the cause: then it must be done again.
+            // Other processes may be the cause: then the result is unsure and must be repeated.
             self.is_unsure = self.foreign > FOREIGN_PERCENT;
             if !self.is_unsure {
                 self.findings.faults.push(format!("p99 of the healthy grew {ratio:.2} times"));
@@ -319,7 +319,7 @@ impl Report {
     }
 }
 
-/// Runs something, and the most that the kernel had in its socket buffers meanwhile.
+/// Runs something; returns its result, and the peak of the kernel's socket buffers meanwhile.
 fn with_kernel_memory<T>(run: impl FnOnce() -> T) -> (T, u64) {
     let (is_done, most) = (AtomicBool::new(false), AtomicU64::new(0));
     let outcome = std::thread::scope(|scope| {
@@ -340,7 +340,7 @@ fn with_kernel_memory<T>(run: impl FnOnce() -> T) -> (T, u64) {
 pub struct Campaign {
     binary: String,
     is_first: bool,
-    /// What part of the crowds comes.
+    /// See [`Field::scale`].
     pub scale: f64,
     main: Option<Stage>,
     turns: Turns,
@@ -348,10 +348,10 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// Against this binary.
+    /// Starts a campaign against a binary.
     pub fn new(binary: &str, is_smoke: bool, is_first: bool) -> Outcome<Campaign> {
         if !is_smoke {
-            // As much as the largest crowds of ours and the kernel's buffers take.
+            // As much as our largest crowds and the kernel's buffers take.
             machine::warm_up(3072);
         }
         print_head();
@@ -365,19 +365,18 @@ impl Campaign {
         })
     }
 
-    /// The binary.
+    /// The path of the binary.
     pub fn binary(&self) -> &str {
         &self.binary
     }
 
-    /// A stage of an attack's own.
+    /// Starts a separate server and load for one attack.
     pub fn stage(&self, wants: &Wants, folder: Folder) -> Outcome<Stage> {
         let wants = Wants { is_first: self.is_first, ..wants.clone() };
         Stage::start(&self.binary, &wants, folder, self.scale)
     }
 
-    /// Runs an attack on the server that most of them share, again and again until it has been
-    /// measured for long enough.
+    /// Runs an attack on the shared server, repeatedly until it has been measured for long enough.
     fn on_main(
         &mut self,
         attack: &Attack,
@@ -407,7 +406,7 @@ impl Campaign {
         report
     }
 
-    /// Keeps the turns of a stage that has done its part, and ends it.
+    /// Adds the turns of a stage to the total, and ends it.
     pub fn leave(&mut self, stage: Stage) {
         if let Ok(numbers) = stage.server.numbers() {
             self.turns.add(&numbers.turns());
@@ -429,7 +428,7 @@ impl Campaign {
         Ok(())
     }
 
-    /// What is left when all is over; whether all was as it should be.
+    /// Checks the end state; returns whether everything was in order.
     pub fn end(mut self) -> Outcome<bool> {
         let mut findings = Findings::default();
         if let Some(mut stage) = self.main.take() {

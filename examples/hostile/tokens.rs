@@ -1,4 +1,4 @@
-//! Tokens of every bad class, each beside a good one: none gets in, and each hears the right close.
+//! Invalid tokens of every kind beside valid ones: none is accepted, and each gets the right close.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn encoded(text: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(text)
 }
 
-/// Signed as it should be, whatever it says.
+/// A validly signed token with any header and payload.
 fn signed(header: &str, payload: &str, key: &str) -> String {
     signed_bytes(header.as_bytes(), payload.as_bytes(), key)
 }
@@ -45,7 +45,7 @@ fn sign(text: &str, key: &str) -> String {
     format!("{text}.{}", encoded(&mac.finalize().into_bytes()))
 }
 
-/// By the wrong hash, under a header that names it.
+/// A token signed with SHA-512, under a header that says so.
 fn signed_512(header: &str) -> String {
     let text = format!("{}.{}", encoded(header.as_bytes()), encoded(br#"{"i":"mallory"}"#));
     let Ok(mut mac) = Hmac::<Sha512>::new_from_slice(CROWD_KEY.as_bytes()) else { return text };
@@ -53,7 +53,7 @@ fn signed_512(header: &str) -> String {
     format!("{text}.{}", encoded(&mac.finalize().into_bytes()))
 }
 
-/// Headers that must be refused, though the signature is good.
+/// Headers that must be refused despite a valid signature.
 const HEADERS: &[&str] = &[
     r#"{"typ":"JWT","alg":"none"}"#,
     r#"{"typ":"JWT","alg":"None"}"#,
@@ -81,7 +81,7 @@ const HEADERS: &[&str] = &[
     "",
 ];
 
-/// Payloads that must be refused, though the signature is good.
+/// Payloads that must be refused despite a valid signature.
 const PAYLOADS: &[&str] = &[
     "null",
     "[]",
@@ -113,7 +113,7 @@ const PAYLOADS: &[&str] = &[
     r#"{"i":"mallory","i":null}"#,
 ];
 
-/// Tokens that are strings, and bad.
+/// Invalid tokens that are strings.
 fn strings() -> Vec<String> {
     let good = signed(HEADER, r#"{"i":"mallory"}"#, CROWD_KEY);
     let parts: Vec<&str> = good.split('.').collect();
@@ -166,7 +166,7 @@ fn strings() -> Vec<String> {
     tokens
 }
 
-/// What `auth` may have for data that is no good, and the close that belongs to it.
+/// Invalid data for `auth`, and the expected close code.
 fn others(good: &str) -> Vec<(Value, u16)> {
     let mut others: Vec<(Value, u16)> =
         [json!(5), json!(null), json!([good]), json!({}), json!(true)]
@@ -199,7 +199,7 @@ fn tokens(field: &Field) -> Outcome<Findings> {
         let message = json!({ "event": "auth", "data": data }).to_string();
         let mut first = UPGRADE.to_vec();
         first.extend(words::frame(Opcode::Text, message.as_bytes()));
-        // Who got in would hear of it, and of this.
+        // If the token were accepted, the answers to `auth` and to this would arrive.
         first.extend(words::subscribe("inside", true));
         crowd.join(Ears::Keep(4096), &first.into())?;
     }

@@ -1,4 +1,4 @@
-//! Those who take their time: a byte of a header a second, half frames at both doors.
+//! Slow senders: a header at one byte per second, incomplete frames on both ports.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -22,12 +22,12 @@ pub const ATTACKS: &[Attack] = &[
     },
 ];
 
-/// Each is cut when its head has taken 5 s, and another comes in its place.
+/// A connection is closed when its head takes more than 5 s, and another one replaces it.
 fn drip(field: &Field) -> Outcome<Findings> {
     let mut findings = Findings::default();
     let mut crowd = Crowd::new(field.web)?;
-    // Whoever comes in the place of one who was cut begins anew, while all others are in the midst
-    // of a header: so each byte must be one that may come anywhere in it.
+    // A replacement starts at the beginning while the others are in the middle of a header: so
+    // every byte must be valid anywhere in it.
     let first: Rc<[u8]> = Rc::from(&b"GET /socket/websocket HTTP/1.1\r\nHost: a\r\nX-Drip: "[..]);
     let byte: Rc<[u8]> = Rc::from(&b"x"[..]);
     let count = field.many(10_000);
@@ -56,13 +56,13 @@ fn drip(field: &Field) -> Outcome<Findings> {
     Ok(findings)
 }
 
-/// The header of a masked text message of so many bytes, and its first byte.
+/// The header of a masked text message of `bytes`, and one byte of its payload.
 fn half_message(bytes: u16) -> Vec<u8> {
     let [high, low] = bytes.to_be_bytes();
     vec![0x81, 0xfe, high, low, 1, 2, 3, 4, b'x']
 }
 
-/// The longest frame that may be declared, and its first byte.
+/// A control frame header for `bytes`, and the first byte of its body.
 fn half_frame(bytes: u32) -> Vec<u8> {
     let mut out = bytes.to_le_bytes().to_vec();
     out.push(b'{');
@@ -73,7 +73,7 @@ fn half_frames(field: &Field) -> Outcome<Findings> {
     let mut findings = Findings::default();
     let one: Rc<[u8]> = Rc::from(&b"x"[..]);
     let (mut back_ends, mut browsers) = (Crowd::new(field.control)?, Crowd::new(field.web)?);
-    // Back ends that know the key; of those who do not, no more than 64 have room.
+    // Authenticated back ends: only 64 may be waiting to authenticate.
     back_ends.at_a_time = 30;
     let mut first = control_auth(CROWD, CROWD_KEY);
     first.extend(half_frame(8_388_608));

@@ -1,4 +1,4 @@
-//! What is said to the server, right and wrong, and how its answers are read.
+//! Requests to the server, valid and invalid, and parsers for its answers.
 
 use fws::codec::ws::{Opcode, encode_masked_into};
 use fws::codec::{control, jwt};
@@ -12,15 +12,15 @@ pub const HEALTHY: &str = "healthy";
 /// See [`HEALTHY`].
 pub const HEALTHY_KEY: &str = "55555555-5555-4555-8555-555555555555";
 
-/// An upgrade to a raw WebSocket.
+/// An upgrade request for a raw WebSocket.
 pub const UPGRADE: &[u8] = b"GET /socket/websocket HTTP/1.1\r\nHost: hostile\r\n\
     Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// How the answer to `clb` 1 ends, and so the greeting of who has subscribed.
+/// How the answer to `clb` 1 ends, and thus the whole answer to [`hello`].
 pub const SUBSCRIBED: &[u8] = br#""clb":1,"data":{"ok":true}}"#;
 
-/// What is in the answer to a good `auth`.
+/// Contained in the answer to a good `auth`.
 pub const AUTHENTICATED: &[u8] = b"auth ok";
 
 /// A masked frame with `FIN`.
@@ -30,7 +30,7 @@ pub fn frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// An upgrade, and an `auth` by this token behind it.
+/// An upgrade request, and an `auth` with this token after it.
 pub fn auth_with(namespace: &str, token: &str) -> Vec<u8> {
     let data = serde_json::json!({ "event": "auth", "data": { "i": namespace, "s": token } });
     let mut out = UPGRADE.to_vec();
@@ -38,12 +38,12 @@ pub fn auth_with(namespace: &str, token: &str) -> Vec<u8> {
     out
 }
 
-/// An upgrade, and a good `auth` behind it.
+/// An upgrade request, and a good `auth` after it.
 pub fn auth(namespace: &str, key: &str, user: &str) -> Vec<u8> {
     auth_with(namespace, &jwt::sign(user, key, None))
 }
 
-/// A masked `subscribe`; the one that asks for an answer has `clb` 1.
+/// A masked `subscribe`; if it asks for an answer, with `clb` 1.
 pub fn subscribe(channel: &str, is_answered: bool) -> Vec<u8> {
     let mut message = serde_json::json!({ "event": "subscribe", "data": channel });
     if is_answered {
@@ -52,7 +52,7 @@ pub fn subscribe(channel: &str, is_answered: bool) -> Vec<u8> {
     frame(Opcode::Text, message.to_string().as_bytes())
 }
 
-/// All with which a subscriber of these channels comes.
+/// The first bytes of a subscriber to these channels.
 pub fn hello(namespace: &str, key: &str, user: &str, channels: &[&str]) -> Vec<u8> {
     let mut out = auth(namespace, key, user);
     for (at, channel) in channels.iter().enumerate() {
@@ -61,31 +61,30 @@ pub fn hello(namespace: &str, key: &str, user: &str, channels: &[&str]) -> Vec<u
     out
 }
 
-/// A frame of the control port.
+/// A control frame.
 pub fn command(body: &str) -> Vec<u8> {
     let mut out = Vec::new();
     control::encode_into(&mut out, body.as_bytes());
     out
 }
 
-/// The `auth` of a back end.
+/// A back end's `auth`.
 pub fn control_auth(namespace: &str, key: &str) -> Vec<u8> {
     command(&format!(r#"{{"action":"auth","name":"{namespace}","sKey":"{key}"}}"#))
 }
 
-/// An `emit` of so many bytes.
+/// An `emit` with `bytes` of data.
 pub fn emit(channel: &str, bytes: usize) -> Vec<u8> {
     let data = "x".repeat(bytes);
     command(&format!(r#"{{"action":"emit","channel":"{channel}","data":"{data}"}}"#))
 }
 
-/// Whether these bytes are somewhere in those.
+/// Whether `bytes` contain `what`.
 pub fn has(bytes: &[u8], what: &[u8]) -> bool {
     !what.is_empty() && bytes.windows(what.len()).any(|window| window == what)
 }
 
-/// The frames that a server has sent: opcode and payload of each that is whole, and what they
-/// took.
+/// The complete frames in a server's output, as opcode and payload, and the bytes they take.
 pub fn frames(bytes: &[u8]) -> (Vec<(u8, &[u8])>, usize) {
     let (mut found, mut at) = (Vec::new(), 0);
     while let Some((opcode, start, end)) = frame_at(bytes, at) {
@@ -95,7 +94,7 @@ pub fn frames(bytes: &[u8]) -> (Vec<(u8, &[u8])>, usize) {
     (found, at)
 }
 
-/// Opcode, start and end of the payload of the frame that begins there, if it is whole.
+/// Opcode, and start and end of the payload, of the frame at `at`, if it is complete.
 fn frame_at(bytes: &[u8], at: usize) -> Option<(u8, usize, usize)> {
     let first = *bytes.get(at)?;
     let short = usize::from(*bytes.get(at + 1)? & 0x7f);
@@ -114,7 +113,7 @@ fn frame_at(bytes: &[u8], at: usize) -> Option<(u8, usize, usize)> {
     (end <= bytes.len()).then_some((first & 0x0f, start, end))
 }
 
-/// Code and reason of the close frame with which these bytes end.
+/// Code and reason of the close frame in a server's output.
 pub fn close_of(bytes: &[u8]) -> Option<(u16, String)> {
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
     let (frames, _) = frames(&bytes[head..]);

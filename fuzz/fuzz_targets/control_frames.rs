@@ -1,4 +1,4 @@
-//! Frames of the control port, cut anywhere.
+//! Control frames, split anywhere.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fws::codec::control::fuzz_frames(data));

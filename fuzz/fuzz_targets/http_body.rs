@@ -1,4 +1,4 @@
-//! Bodies of HTTP requests, by length and in chunks.
+//! HTTP request bodies, with a length and chunked.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fws::codec::http::fuzz_body(data));

@@ -1,6 +1,5 @@
-//! Starts on a store that is damaged. A panic of the library that reads it is caught and is damage
-//! like any other, so it must not end the fuzzer, as it would by libFuzzer's own hook; one of ours
-//! still does.
+//! Starts on a damaged store. A panic of the library that reads it is caught and treated as damage,
+//! so libFuzzer's own hook must not abort on it; a panic of ours still ends the fuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(

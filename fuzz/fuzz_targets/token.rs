@@ -1,4 +1,4 @@
-//! Tokens, honest and forged.
+//! Tokens, valid and forged.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fws::codec::jwt::fuzz_token(data));

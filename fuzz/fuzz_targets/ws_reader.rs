@@ -1,4 +1,4 @@
-//! WebSocket frames, cut anywhere, against tungstenite.
+//! WebSocket frames, split anywhere, checked against tungstenite.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fws::codec::ws::fuzz_reader(data));

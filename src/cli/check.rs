@@ -10,7 +10,7 @@ use crate::server::fit_memory;
 
 const QUIET: Flag = Flag { name: "quiet", value: "", about: "print errors only, no warnings" };
 
-/// Those of `serve`, and two more.
+/// The flags of `serve`, and two more.
 const FLAGS: [Flag; SERVE.len() + 2] = {
     let mut flags = [JSON; SERVE.len() + 2];
     let (serve, more) = flags.split_at_mut(SERVE.len());
@@ -49,13 +49,13 @@ fn run(call: &Call) -> Result<(), Stop> {
         Err(error) if error.kind() != ErrorKind::PermissionDenied => {
             return Err(Stop::Usage(error.to_string()));
         }
-        // Whoever may not read it is not the user of the server, who may.
+        // A caller who may not read the key is not the server's user: the server itself can.
         read => read.ok().flatten(),
     };
     if call.flag(QUIET.name).is_some() {
         return Ok(());
     }
-    // What the machine has no room for is shown as what it is, and nothing is wrong.
+    // Limits that exceed the machine's memory are shown as reduced, with a warning: not an error.
     let fitted = fit_memory(&mut config).filter(|fitted| fitted.is_warning);
     let fitted = fitted.map(|fitted| fitted.text);
     let of_key = server_key.map(|key| keys::server_key_warnings(&config, &key));

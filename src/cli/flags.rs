@@ -1,4 +1,4 @@
-//! Flags of the commands: one table that both parses and explains them.
+//! Flags of the commands: one table for both parsing and help.
 
 use getopts::{Fail, HasArg, Occur, Options, ParsingStyle};
 
@@ -8,9 +8,9 @@ use crate::config::{hint, nearest};
 /// One flag.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flag {
-    /// Name without its dashes.
+    /// Name without dashes.
     pub name: &'static str,
-    /// What its value is; empty for a switch.
+    /// Placeholder of the value in help; empty for a switch.
     pub value: &'static str,
     /// What it means, and its default.
     pub about: &'static str,
@@ -114,7 +114,7 @@ pub(super) const JSON: Flag = Flag { name: "json", value: "", about: "as one JSO
 pub(super) const USER: Flag =
     Flag { name: "user", value: "USER", about: "only for this user (everybody)" };
 
-/// Flags of `serve`, and of what checks them.
+/// Flags of `serve` and `check`.
 pub(super) const SERVE: [Flag; 13] = [
     WS,
     WS_UNIX,
@@ -131,10 +131,10 @@ pub(super) const SERVE: [Flag; 13] = [
     LIMIT,
 ];
 
-/// Flags with their values, and the other words.
+/// Flags with their values, and the positional arguments.
 pub(super) type Parsed = (Vec<(&'static str, String)>, Vec<String>);
 
-/// Parses what follows the name of the command.
+/// Parses the arguments after the command's name.
 pub(super) fn parse(command: &'static Command, arguments: &[String]) -> Result<Parsed, Stop> {
     let mut options = Options::new();
     options.parsing_style(ParsingStyle::FloatingFrees);
@@ -158,7 +158,7 @@ pub(super) fn parse(command: &'static Command, arguments: &[String]) -> Result<P
 }
 
 fn explain(command: &Command, fail: Fail, arguments: &[String]) -> String {
-    // The parser tells names without dashes.
+    // getopts reports names without dashes.
     let is_long = |name: &str| {
         let (words, flag) =
             (arguments.iter().take_while(|word| *word != "--"), format!("--{name}"));

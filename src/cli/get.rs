@@ -30,8 +30,8 @@ fn run(call: &Call) -> Result<(), Stop> {
     let mut session = Session::open(call, name)?;
     let state = session.ask(body)?;
     if let Some((code, reason)) = session::refusal(&state) {
-        // A state may look so. After a good auth it is a refusal if a name is one that the server
-        // does not take: then it takes it in no other command, and other replies are no states.
+        // A stored state may look like a refusal. After a good auth only an invalid name is
+        // refused, and `channelInfo`, whose replies are never states, refuses it too.
         for name in [Some(channel), user].into_iter().flatten() {
             let info = session.ask(Body::new("channelInfo").text("channel", name))?;
             if session::refusal(&info).is_some() {

@@ -30,7 +30,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     out(&format!("user {} may join {}\n", printable(user), printable(channel)))
 }
 
-/// Gives or withdraws a grant: `subscribe` or `unsubscribe` on the control port.
+/// Grants or revokes: `subscribe` or `unsubscribe` on the control port.
 pub(super) fn change(
     call: &Call,
     action: &str,

@@ -1,4 +1,4 @@
-//! The help texts, made from the table of commands, so that none can be forgotten.
+//! The help texts, generated from the table of commands.
 
 use super::{COMMANDS, Command, store};
 
@@ -18,14 +18,14 @@ pub(super) fn overview() -> String {
     text
 }
 
-/// One line that says how a command is called.
+/// One line on how to call a command.
 pub(super) fn usage(command: &Command) -> String {
     let forms: Vec<String> =
         command.usage.iter().map(|form| format!("fws {} {form}", command.name)).collect();
     format!("usage: {} (see `fws {} --help`)", forms.join(" | "), command.name)
 }
 
-/// All about one command.
+/// The full help of one command.
 pub(super) fn command(command: &Command) -> String {
     let mut text = format!("fws {}: {}\n\n", command.name, command.summary);
     for (i, form) in command.usage.iter().enumerate() {

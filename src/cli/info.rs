@@ -34,15 +34,15 @@ fn run(call: &Call) -> Result<(), Stop> {
     }
 }
 
-/// Who is there.
+/// The subscribers of a channel.
 struct Presence {
     users: i64,
     connections: i64,
-    /// Of each connection the id, and its user, as JSON.
+    /// Each connection's id with its user, as JSON.
     each: Vec<(String, String)>,
 }
 
-/// What the reply says (protocol part 4, channelInfo).
+/// Parses the reply (protocol part 4, channelInfo).
 fn presence(reply: &str) -> Option<Presence> {
     let names = &["countUser", "countConnection", "connId_UserId"];
     let [users, connections, ids] = json::members(reply, names).ok()??;

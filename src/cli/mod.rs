@@ -41,17 +41,17 @@ use crate::config::{Config, ConfigFile, hint, nearest};
 use flags::Flag;
 use output::{out, tell};
 
-/// One sub-command: what its help says, what it takes, what it does.
+/// One sub-command: help, arguments and implementation.
 struct Command {
     name: &'static str,
     /// One line for the list of commands.
     summary: &'static str,
-    /// What follows the name, one form a line.
+    /// The arguments after the name, one form per line.
     usage: &'static [&'static str],
-    /// A paragraph or two.
+    /// Help in a paragraph or two.
     about: &'static str,
     flags: &'static [Flag],
-    /// Whole command lines, each with what it does.
+    /// Full command lines, each with what it does.
     examples: &'static [(&'static str, &'static str)],
     run: fn(&Call) -> Result<(), Stop>,
 }
@@ -85,7 +85,7 @@ enum Stop {
     Usage(String),
     /// It did not work: exit 1.
     Failed(String),
-    /// Nobody reads its output any more: exit 0.
+    /// The reader of standard output is gone: exit 0.
     Closed,
 }
 
@@ -101,13 +101,13 @@ impl fmt::Display for Stop {
 /// One command line, parsed. Not `Debug`: it may hold a key.
 struct Call {
     command: &'static Command,
-    /// Names without dashes; a switch has the value `true`.
+    /// Names without dashes; the value of a switch is `true`.
     flags: Vec<(&'static str, String)>,
     words: Vec<String>,
     environment: Vec<(String, String)>,
 }
 
-/// Runs the command line (without the name of the program) in the environment given.
+/// Runs the command line (without the program name) in the given environment.
 pub fn main(
     arguments: impl Iterator<Item = OsString>,
     environment: impl Iterator<Item = (OsString, OsString)>,
@@ -154,7 +154,7 @@ fn run(
     }
 }
 
-/// The command that these words begin with, and the words behind it.
+/// The command that these words name, and the remaining words.
 fn find(words: &[String]) -> Result<(&'static Command, &[String]), Stop> {
     let (first, rest) = words.split_first().map_or(("", words), |(first, rest)| (first, rest));
     let command = named(first, COMMANDS, "")?;
@@ -166,7 +166,7 @@ fn find(words: &[String]) -> Result<(&'static Command, &[String]), Stop> {
     }
 }
 
-/// One of these commands, whose names begin with that of `group` if there is one.
+/// Looks up a command by name, within a group if there is one: its commands are `GROUP NAME`.
 fn named(word: &str, commands: &[&'static Command], group: &str) -> Result<&'static Command, Stop> {
     let names = || {
         commands.iter().map(|this| this.name.strip_prefix(group).map_or(this.name, str::trim_start))
@@ -182,7 +182,7 @@ fn named(word: &str, commands: &[&'static Command], group: &str) -> Result<&'sta
     })
 }
 
-/// The part of the environment that may concern us, as text.
+/// The `FWS_*` variables of the environment, as text.
 fn ours(
     environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Vec<(String, String)>, Stop> {
@@ -208,25 +208,25 @@ impl Call {
         self.flags.iter().find(|(flag, _)| *flag == name).map(|(_, value)| value.as_str())
     }
 
-    /// The configuration that flags, environment and file make.
+    /// The configuration from flags, environment and file.
     fn config(&self) -> Result<Config, Stop> {
         self.config_of(|_| true, ConfigFile::read)
     }
 
-    /// The same in a server that runs.
+    /// The same, for a reload.
     fn config_again(&self) -> Result<Config, Stop> {
         self.config_of(|_| true, ConfigFile::read_again)
     }
 
-    /// The configuration without the flags that say where to listen: to a command they say where
-    /// to connect, and may be names.
+    /// The configuration without the address flags: to a client command they say where to connect,
+    /// and may contain host names.
     fn client_config(&self) -> Result<Config, Stop> {
         let places = [flags::AT_WS, flags::AT_CONTROL, flags::AT_ADMIN];
         let wanted = |name: &str| places.iter().all(|flag| flag.name != name);
         self.config_of(wanted, ConfigFile::read)
     }
 
-    /// The configuration, of those flags alone.
+    /// The configuration, with only the flags that `wanted` accepts.
     fn config_of(
         &self,
         wanted: impl Fn(&str) -> bool,
@@ -241,13 +241,13 @@ impl Call {
         Config::load(&flags, &self.environment, read).map_err(|e| Stop::Usage(e.to_string()))
     }
 
-    /// The words after the flags, which must be so many; `usage` says which.
+    /// The positional arguments, which must be exactly `N`.
     fn words<const N: usize>(&self) -> Result<[&str; N], Stop> {
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
         words.try_into().map_err(|_| self.misused())
     }
 
-    /// The words are not those that the command takes.
+    /// The error for wrong positional arguments.
     fn misused(&self) -> Stop {
         Stop::Usage(help::usage(self.command))
     }

@@ -1,5 +1,5 @@
-//! Standard output and standard error of the commands. Never panics: if standard output is closed
-//! the command ends, and a closed standard error is ignored.
+//! Standard output and standard error of the commands. Never panics: a closed standard output ends
+//! the command, a closed standard error is ignored.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -16,46 +16,46 @@ use crate::durable::sync_name;
 use crate::log::is_command;
 pub(super) use crate::log::printable;
 
-/// Writes to standard output at once.
+/// Writes to standard output and flushes.
 pub(super) fn out(text: &str) -> Result<(), Stop> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| failed(None, &e))
 }
 
-/// Writes an object, on one line.
+/// Writes a JSON object on one line.
 pub(super) fn out_json(members: &[(impl AsRef<str>, String)]) -> Result<(), Stop> {
     out(&(printable_json(&object(members)) + "\n"))
 }
 
-/// An object of these members, whose values are JSON already.
+/// A JSON object of members whose values are already JSON.
 pub(super) fn object(members: &[(impl AsRef<str>, String)]) -> String {
     let members = members.iter().map(|(name, value)| json::quote(name.as_ref()) + ":" + value);
     format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }
 
-/// An array of these elements, which are JSON already.
+/// A JSON array of elements that are already JSON.
 pub(super) fn array(elements: impl Iterator<Item = String>) -> String {
     format!("[{}]", elements.collect::<Vec<_>>().join(","))
 }
 
-/// A number, without a point if it is whole; `null` if it is none.
+/// A JSON number, without a decimal point if it is whole; `null` if it is not finite.
 pub(super) fn number(value: f64) -> String {
-    // Without the sign of a zero.
+    // Adding 0.0 turns -0.0 into 0.0.
     if value.is_finite() { (value + 0.0).to_string() } else { "null".into() }
 }
 
-/// Says one line to the person, on standard error, without disturbing the output.
+/// Prints one line to standard error.
 pub(super) fn tell(line: &str) {
     let _ = io::stderr().write_all(said(line).as_bytes());
 }
 
-/// One line, whatever is in it.
+/// One line, with control characters escaped.
 fn said(line: &str) -> String {
     format!("fws: {}\n", printable(line))
 }
 
-/// From now on the process ends as soon as nobody reads its output, quietly: a write would tell,
-/// but there may be nothing to write for long.
+/// From now on the process exits quietly as soon as the reader of its output is gone. A failed
+/// write would show that too, but there may be nothing to write for a long time.
 pub(super) fn end_with_reader() -> Result<(), Stop> {
     let wait = || {
         let stdout = io::stdout();
@@ -70,14 +70,14 @@ pub(super) fn end_with_reader() -> Result<(), Stop> {
     started.map(drop).map_err(|e| Stop::Failed(format!("cannot start a thread: {e}")))
 }
 
-/// Where much is written to, piece by piece: standard output, or a new file.
+/// Buffered output for large amounts: standard output, or a new file.
 pub(super) struct Output {
     sink: BufWriter<Box<dyn Write>>,
     file: Option<(PathBuf, File)>,
 }
 
 impl Output {
-    /// Standard output, or a file (mode 0600) that must not be there yet.
+    /// Opens standard output, or a file (mode 0600) that must not exist yet.
     pub fn open(path: Option<&str>) -> Result<Output, Stop> {
         let Some(path) = path else {
             return Ok(Output { sink: BufWriter::new(Box::new(io::stdout())), file: None });
@@ -94,12 +94,11 @@ impl Output {
         Ok(Output { sink, file: Some((path.into(), file)) })
     }
 
-    /// Writes one more piece.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         self.sink.write_all(bytes).map_err(|e| failed(self.path(), &e))
     }
 
-    /// Writes what is left. A file is on disk when this returns, and keeps its name.
+    /// Flushes. A file is synced to disk, and so is its directory entry.
     pub fn finish(mut self) -> Result<(), Stop> {
         let written = self.sink.flush();
         let synced = written.and_then(|()| match &self.file {
@@ -118,7 +117,7 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        // Half a file is worse than none. We have made it, so it is ours.
+        // An unfinished file is worse than none. `open` created it, so nothing else is lost.
         if let Some((path, _)) = &self.file {
             let _ = fs::remove_file(path);
         }
@@ -133,8 +132,8 @@ fn failed(path: Option<&Path>, e: &io::Error) -> Stop {
     }
 }
 
-/// JSON from elsewhere, as the same JSON: in strings nothing is left that a terminal obeys. Line
-/// ends and tabs stand between values only, and stay.
+/// The same JSON, with control characters in strings escaped so that a terminal does not obey them.
+/// Line ends and tabs, which JSON allows only between tokens, stay.
 pub(super) fn printable_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

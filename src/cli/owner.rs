@@ -1,5 +1,5 @@
-//! The owner of the data folder. Root may not write into the folder of another user, whose server
-//! could not open the files; and a command that cannot open a file says who owns it.
+//! The owner of the data folder. Root may not write into another user's folder, whose server could
+//! not open the files; and a command that cannot open a file says who owns it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,7 +12,7 @@ use super::{Call, Stop};
 
 const ROOT: u32 = 0;
 
-/// Refuses to write into the data folder as root, if it is another user's.
+/// Refuses to write into the data folder as root if it belongs to another user.
 pub(super) fn refuse_root(call: &Call, data: &Path) -> Result<(), Stop> {
     let Ok(folder) = fs::metadata(data) else { return Ok(()) };
     let (user, group) = (folder.uid(), folder.gid());
@@ -28,8 +28,8 @@ pub(super) fn refuse_root(call: &Call, data: &Path) -> Result<(), Stop> {
     )))
 }
 
-/// What is to be said, and done, if a server does not start because it may not write in its data
-/// folder: nothing if all in it is its own, and it is not that nobody may.
+/// What to append to the error of a server that cannot write to its data folder: the cause and the
+/// fix. Empty if the file system is writable and everything in the folder is this user's.
 pub(super) fn advice(error: &std::io::Error, data: &Path) -> String {
     if error.kind() == ErrorKind::ReadOnlyFilesystem {
         let what = "a store, and a server key that is made, want a folder that can be written";
@@ -52,7 +52,7 @@ pub(super) fn advice(error: &std::io::Error, data: &Path) -> String {
     )
 }
 
-/// What a command says that cannot read what is in the data folder, and whose it is.
+/// The error of a command that cannot read the data folder, with its owner.
 pub(super) fn unreadable(call: &Call, data: &Path, error: &std::io::Error) -> Stop {
     let advice = advice_to_reader(geteuid().as_raw(), call.command.name, data, error.kind());
     Stop::Failed(format!("{error}{advice}"))
@@ -69,7 +69,7 @@ fn advice_to_reader(user: u32, command: &str, data: &Path, kind: ErrorKind) -> S
     }
 }
 
-/// The folder, or the first thing in it, that is not that user's, and whose it is.
+/// The first path, of the folder and its entries, that `user` does not own, and its owner.
 fn not_of(user: u32, data: &Path) -> Option<(PathBuf, u32)> {
     let inside = fs::read_dir(data).into_iter().flatten().flatten().map(|entry| entry.path());
     std::iter::once(data.to_owned()).chain(inside).find_map(|path| {

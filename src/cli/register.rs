@@ -1,4 +1,4 @@
-//! `fws register`: creates a namespace. And what all commands share that need the server key.
+//! `fws register`: creates a namespace. Also what all commands share that need the server key.
 
 use std::fs::File;
 
@@ -40,15 +40,15 @@ fn run(call: &Call) -> Result<(), Stop> {
     hand_over(call, &config, name, done)
 }
 
-/// What the server has done. As long as it is there, no other command on this machine has the
-/// server make or end a key: it goes before anything is printed, which may take for ever.
+/// A command that the server has carried out. While this lives, it blocks every other command on
+/// this machine that makes or ends a key; drop it before printing, which may block forever.
 pub(super) struct Done {
     reply: String,
     _turn: Option<File>,
 }
 
-/// Sends a command that needs the server key, which is put behind its other fields. What came of
-/// it, if the server has done it.
+/// Sends a command with the server key appended to its fields. Returns `Done` unless the server
+/// refuses.
 pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Result<Done, Stop> {
     let known = keys::known_server_key(config);
     let Some(server_key) = known.map_err(|e| owner::unreadable(call, &config.data, &e))? else {
@@ -71,11 +71,11 @@ pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Resul
     }
 }
 
-/// Prints the key that is in the reply, and keeps it where the server's folder is here.
+/// Prints the key in the reply, and stores it if the server's data folder is on this machine.
 pub(super) fn hand_over(call: &Call, config: &Config, name: &str, done: Done) -> Result<(), Stop> {
     let key = key_in(&done.reply)
         .ok_or_else(|| Stop::Failed("this is no fws server: its reply has no key".into()))?;
-    // It cannot be had again: kept first, in case nobody reads our output.
+    // The key cannot be fetched again: store it first, in case our output has no reader.
     let kept = config.data.is_dir().then(|| keys::store(&config.data, name, &key));
     drop(done);
     match call.flag(JSON.name) {
@@ -98,7 +98,7 @@ pub(super) fn hand_over(call: &Call, config: &Config, name: &str, done: Done) ->
     Ok(())
 }
 
-/// Says something of the file of the server, if the namespace stands in it.
+/// Warns about the server's configuration file if the namespace is in it.
 pub(super) fn tell_if_configured(config: &Config, name: &str, what: &str) {
     let is_named = config.namespaces.iter().any(|(known, _)| known == name);
     if let (Some(file), true) = (&config.file, is_named) {

@@ -39,7 +39,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     }
     let body = Body::new("removeNameSpace").text("name", name);
     let done = register::ask(call, &config, name, body)?;
-    // First, in case nobody reads our output.
+    // First, in case our output has no reader.
     let forgotten = keys::forget(&config.data, name);
     drop(done);
     out("removed\n")?;

@@ -1,5 +1,5 @@
-//! What the commands share that use the control port: its address, the key of the namespace, and
-//! the meaning of replies.
+//! What the commands share that use the control port: its address, the namespace's key, and the
+//! meaning of replies.
 
 use std::fmt::Display;
 use std::io::Read;
@@ -13,13 +13,13 @@ use crate::codec::json;
 use crate::config::{Config, NAMESPACE_KEY, Secret, check_page};
 use crate::keys;
 
-/// Most that is read from standard input, in bytes: no limit of a server allows more.
+/// Most read from standard input, in bytes: no server limit allows more.
 const INPUT_BYTES: u64 = 1 << 30;
 
-/// A body larger than this (in bytes) may be the reason why a server closes.
+/// A body larger than this, in bytes, may be why the server closed the connection.
 const LARGE_BYTES: usize = 1 << 20;
 
-/// A control connection that acts in a namespace.
+/// A control connection.
 pub(super) struct Session {
     control: Control,
     address: Address,
@@ -31,7 +31,7 @@ pub(super) struct Key {
     pub origin: String,
 }
 
-/// The fields of a command, written as JSON one by one.
+/// The JSON fields of a command, written one by one.
 pub(super) struct Body(Vec<u8>);
 
 impl Body {
@@ -40,19 +40,20 @@ impl Body {
         Body(b"{\"action\":".to_vec()).quoted(action)
     }
 
-    /// One more field, a text.
+    /// Adds a field with a text.
     pub fn text(self, name: &str, value: &str) -> Body {
         self.name(name).quoted(value)
     }
 
-    /// One more field, JSON already.
+    /// Adds a field that is already JSON.
     pub fn raw(mut self, name: &str, value: &str) -> Body {
         self = self.name(name);
         self.0.extend_from_slice(value.as_bytes());
         self
     }
 
-    /// The field `params`: an object with those of these members that are given, JSON already.
+    /// Adds the field `params`: an object of those members that have a value, which is already
+    /// JSON.
     pub fn params(self, members: &[(&str, Option<String>)]) -> Body {
         let given = members.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
         let given: Vec<String> = given.map(|(name, value)| format!("\"{name}\":{value}")).collect();
@@ -77,21 +78,21 @@ impl Body {
     }
 }
 
-/// What a browser says of itself.
+/// The auth message of a browser.
 pub(super) fn auth_message(namespace: &str, token: &str) -> String {
     let (i, s) = (json::quote(namespace), json::quote(token));
     format!("{{\"event\":\"auth\",\"data\":{{\"i\":{i},\"s\":{s}}}}}")
 }
 
 impl Session {
-    /// Connects, without auth.
+    /// Connects without authenticating.
     pub fn connect(call: &Call, config: &Config) -> Result<Session, Stop> {
         let address = control_address(call, config)?;
         let control = Control::connect(&address).map_err(|e| Stop::Failed(e.to_string()))?;
         Ok(Session { control, address })
     }
 
-    /// Connects and proves that we may act in the namespace.
+    /// Connects and authenticates for the namespace.
     pub fn open(call: &Call, namespace: &str) -> Result<Session, Stop> {
         let config = call.client_config()?;
         let Key { key, origin } = namespace_key(call, &config, namespace)?;
@@ -111,7 +112,7 @@ impl Session {
         }
     }
 
-    /// Sends a command; the body of its reply, whatever it says.
+    /// Sends a command; returns the body of its reply, be it an error.
     pub fn ask(&mut self, body: Body) -> Result<String, Stop> {
         let body = body.finish();
         self.control.ask(&body).map_err(|e| {
@@ -121,7 +122,7 @@ impl Session {
         })
     }
 
-    /// Sends a command; the body of its reply, if that is no error.
+    /// Sends a command; returns the body of its reply, or fails if the server refuses.
     pub fn command(&mut self, body: Body) -> Result<String, Stop> {
         let reply = self.ask(body)?;
         match refusal(&reply) {
@@ -131,7 +132,7 @@ impl Session {
     }
 }
 
-/// The end of a command that the server has refused.
+/// The error of a command that the server refused.
 pub(super) fn refused(code: i64, reason: &str) -> Stop {
     Stop::Failed(format!("the server says: {reason} (code {code})"))
 }
@@ -147,14 +148,14 @@ pub(super) fn refusal(reply: &str) -> Option<(i64, String)> {
     }
 }
 
-/// Where back ends connect.
+/// The address of the control listener.
 fn control_address(call: &Call, config: &Config) -> Result<Address, Stop> {
     let flags = [&flags::AT_CONTROL, &flags::AT_CONTROL_UNIX];
     let unix = config.control_unix.as_deref();
     Ok(door(call, flags, unix)?.unwrap_or_else(|| Address::to_reach(config.control)))
 }
 
-/// Where browsers connect.
+/// The address of the listener for browsers.
 pub(super) fn web_address(call: &Call, config: &Config) -> Result<Address, Stop> {
     let unix = config.ws_unix.as_deref();
     let at = door(call, [&flags::AT_WS, &flags::AT_WS_UNIX], unix)?;
@@ -163,8 +164,8 @@ pub(super) fn web_address(call: &Call, config: &Config) -> Result<Address, Stop>
     })
 }
 
-/// Where a door is, if not at the port of the configuration: a flag says it, for a port or a unix
-/// socket, or else the unix socket of the configuration, which is nearer than its port.
+/// The address of a listener unless it is the configured port: from a flag, for a port or a unix
+/// socket, or else the configured unix socket, which is preferred to the port.
 pub(super) fn door(
     call: &Call,
     flags: [&Flag; 2],
@@ -179,7 +180,7 @@ pub(super) fn door(
     })
 }
 
-/// The key of a namespace: from its flag, the environment, the configuration, or the data folder.
+/// The key of a namespace: from the flag, the environment, the configuration, or the data folder.
 pub(super) fn namespace_key(call: &Call, config: &Config, name: &str) -> Result<Key, Stop> {
     let name = named("namespace", name)?;
     find_key(call, config, Some(name))?.ok_or_else(|| {
@@ -191,7 +192,7 @@ pub(super) fn namespace_key(call: &Call, config: &Config, name: &str) -> Result<
     })
 }
 
-/// As [`namespace_key`]; `None` if there is none, or no namespace to look one up for.
+/// As [`namespace_key`]; `None` if there is no key, or no namespace to look one up for.
 pub(super) fn find_key(
     call: &Call,
     config: &Config,
@@ -217,8 +218,8 @@ pub(super) fn find_key(
     Ok(kept.map(|key| Key { key, origin }))
 }
 
-/// A name as somebody gave it. An empty one names nothing, be it a variable of a script that is
-/// not set.
+/// A name from the command line. Refuses an empty one, which may come from an unset variable in a
+/// script.
 pub(super) fn named<'a>(what: &str, name: &'a str) -> Result<&'a str, Stop> {
     match name {
         "" => Err(Stop::Usage(format!("the name of the {what} is empty"))),
@@ -226,7 +227,7 @@ pub(super) fn named<'a>(what: &str, name: &'a str) -> Result<&'a str, Stop> {
     }
 }
 
-/// The user that a flag names. An empty one is refused: on the wire it would mean everybody.
+/// The user in the flag. Refuses an empty one: on the wire it would mean all users.
 pub(super) fn user(call: &Call) -> Result<Option<&str>, Stop> {
     match call.flag(flags::USER.name) {
         Some("") => Err(Stop::Usage("--user: the name of the user is empty".into())),
@@ -234,14 +235,14 @@ pub(super) fn user(call: &Call) -> Result<Option<&str>, Stop> {
     }
 }
 
-/// The site of the page that somebody says to be, if any.
+/// The origin to claim, if a flag gives one.
 pub(super) fn origin(call: &Call) -> Result<Option<&str>, Stop> {
     let origin = call.flag(flags::ORIGIN.name);
     origin.map_or(Ok(()), check_page).map_err(|e| Stop::Usage(format!("--origin: {e}")))?;
     Ok(origin)
 }
 
-/// Where a flag says that a server is; not whether there is one.
+/// Checks the form `HOST:PORT` of a flag; does not connect.
 pub(super) fn place<'a>(flag: &Flag, text: &'a str) -> Result<&'a str, Stop> {
     let is_port = |port: &str| port.parse::<u16>().is_ok();
     let is_host = |host: &str| !host.is_empty() && (!host.contains(':') || host.ends_with(']'));
@@ -257,7 +258,7 @@ pub(super) fn place<'a>(flag: &Flag, text: &'a str) -> Result<&'a str, Stop> {
     }
 }
 
-/// A flag that is a number of seconds.
+/// A flag in seconds, at least 1.
 pub(super) fn seconds(call: &Call, name: &str) -> Result<Option<u64>, Stop> {
     let Some(text) = call.flag(name) else { return Ok(None) };
     match text.parse() {
@@ -266,8 +267,8 @@ pub(super) fn seconds(call: &Call, name: &str) -> Result<Option<u64>, Stop> {
     }
 }
 
-/// What a person gave as data, as JSON: itself if it is JSON, else a string; `-` is standard
-/// input.
+/// Data from the command line as JSON: unchanged if it is JSON, else as a string; `-` reads
+/// standard input.
 pub(super) fn data(word: &str) -> Result<String, Stop> {
     if word != "-" {
         return to_json(word);

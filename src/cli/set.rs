@@ -42,7 +42,8 @@ fn run(call: &Call) -> Result<(), Stop> {
     })
 }
 
-/// Changes a state: `set` or `push` on the control port. The data, and whether it was sent out.
+/// Changes a state: `set` or `push` on the control port. Returns the data, and whether it was
+/// published too.
 pub(super) fn change(call: &Call, action: &str) -> Result<(String, bool), Stop> {
     let [name, channel, data] = call.words()?;
     let (user, ttl) = (session::user(call)?, session::seconds(call, TTL.name)?);

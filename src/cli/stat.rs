@@ -17,14 +17,14 @@ use crate::codec::prometheus::{Sample, parse};
 use crate::time::Stopwatch;
 use screen::{Reading, Size, cut, screen};
 
-/// Where the admin door is if nobody says.
+/// The default address of the admin listener.
 const ADDRESS: &str = "127.0.0.1:8086";
 
-/// Between two looks.
+/// Interval between readings.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// To the first corner, and what is wider than thought is cut there; a line is cleared, or the rest
-/// of the screen; and what is too wide goes on in the next line again, as before.
+/// Terminal escapes: cursor home with line wrap off, so that wider lines than expected are cut;
+/// clear the line; clear the rest of the screen; line wrap on.
 const HOME: &str = "\x1b[H\x1b[?7l";
 const LINE: &str = "\x1b[K";
 const REST: &str = "\x1b[J";
@@ -89,8 +89,8 @@ fn run(call: &Call) -> Result<(), Stop> {
     }
 }
 
-/// A text in place of what is there. A line is cleared before it is written: behind one that is as
-/// wide as the screen, the cursor is on its last character.
+/// Redraws the screen. A line is cleared before it is written: after a line as wide as the screen,
+/// the cursor is still on its last character.
 fn drawn(text: &str) -> String {
     let text = text.trim_end();
     let (lines, last) = text.rsplit_once('\n').unwrap_or(("", text));
@@ -98,7 +98,7 @@ fn drawn(text: &str) -> String {
     format!("{HOME}{lines}{REST}{last}{WRAP}")
 }
 
-/// Of the terminal, as it is now; where there is none, or it does not know, the usual.
+/// The terminal's size now; 80 by 24 if it is unknown.
 fn size() -> Size {
     let known = tcgetwinsize(stdout()).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0);
     known.map_or(Size { columns: 80, lines: 24 }, |size| Size {
@@ -107,7 +107,7 @@ fn size() -> Size {
     })
 }
 
-/// Nobody wakes this thread, but a wait may end by itself.
+/// Sleeps. Nothing unparks this thread, but `park_timeout` may return early.
 fn pause(time: Duration) {
     let watch = Stopwatch::start();
     while let Some(left) = time.checked_sub(Duration::from_micros(watch.elapsed_us()))
@@ -117,7 +117,7 @@ fn pause(time: Duration) {
     }
 }
 
-/// All numbers, as they are now.
+/// Reads all metrics.
 fn look(address: &Address) -> Result<Vec<Sample>, Stop> {
     let foreign = |what: &str| {
         Stop::Failed(format!(
@@ -143,7 +143,7 @@ fn look(address: &Address) -> Result<Vec<Sample>, Stop> {
     Ok(samples)
 }
 
-/// Each number under its name, as Prometheus writes it.
+/// The samples as JSON members, each named as Prometheus writes it.
 fn members(samples: &[Sample]) -> Vec<(String, String)> {
     let member = |Sample { name, labels, value }: &Sample| {
         let labels: Vec<String> =

@@ -1,4 +1,4 @@
-//! `fws token`: makes and checks the tokens that authenticate the users of browsers.
+//! `fws token`: makes and checks the tokens that authenticate browsers' users.
 
 use hmac::{Hmac, KeyInit, Mac};
 
@@ -58,7 +58,7 @@ fn run(call: &Call) -> Result<(), Stop> {
         let key = match find_key(call, &config, name)? {
             None if name.is_some_and(|name| !name.is_empty()) => {
                 let key = namespace_key(call, &config, name.unwrap_or_default());
-                // It has not been checked, so it is not said to be invalid.
+                // The token has not been checked, so the error must not say that it is invalid.
                 Some(key.map_err(|stop| Stop::Usage(stop.to_string()))?)
             }
             key => key,
@@ -82,19 +82,19 @@ fn run(call: &Call) -> Result<(), Stop> {
     out(&(jwt::sign(user, key.key.expose(), expires) + "\n"))
 }
 
-/// Why the server would take no user of that name, if it is as long as that.
+/// Why the server would refuse a user name, if it is too long.
 fn too_long(user: &str, limits: &Limits) -> Option<String> {
     let (bytes, most) = (user.len(), limits.name_bytes);
     let text = || format!("the user has {bytes} bytes, the most is {most} (limit name_bytes)");
     (bytes > most).then(text)
 }
 
-/// What there is to say of a token.
+/// The result of checking a token.
 struct Checked {
-    /// Header and payload, if it has them.
+    /// Header and payload, if they can be decoded.
     parts: Option<(String, String)>,
     is_signature_checked: bool,
-    /// What it proves, or why it proves nothing.
+    /// The claims, or why the token is invalid.
     claims: Result<Claims, String>,
 }
 
@@ -148,7 +148,7 @@ impl Checked {
     }
 }
 
-/// All rules but the one for the signature: the token is checked with one of our own instead.
+/// Checks everything but the signature: signs the token anew with a fixed key and verifies that.
 fn verify_unsigned(token: &str, now: UnixMillis) -> Result<Claims, TokenError> {
     const KEY: &str = "any";
     let (signed, _) = token.rsplit_once('.').ok_or(TokenError::Parts)?;
@@ -170,8 +170,7 @@ fn describe(e: TokenError, payload: &str) -> String {
     }
 }
 
-/// A word about a moment that lies in our time if it is counted in milliseconds, as JavaScript
-/// does.
+/// A hint for a time that would be in this century if it were in milliseconds, as in JavaScript.
 fn milliseconds(seconds: u64) -> &'static str {
     const YEAR_2001: u64 = 1_000_000_000_000;
     const YEAR_2100: u64 = 4_102_444_800_000;
@@ -181,7 +180,7 @@ fn milliseconds(seconds: u64) -> &'static str {
     }
 }
 
-/// A moment in seconds since 1970 as a date, or as it is if that is too far off for one.
+/// A time in seconds since 1970 as a date; as a number from the year 10000 on.
 fn date(seconds: u64) -> String {
     const YEAR_10000: u64 = 253_402_300_800;
     match seconds {

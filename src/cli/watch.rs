@@ -1,4 +1,4 @@
-//! `fws watch`: subscribes as a browser does, and prints what comes.
+//! `fws watch`: subscribes as a browser does, and prints what arrives.
 
 use super::flags::{AT_CONFIG, AT_DATA, AT_WS, AT_WS_UNIX, Flag, JSON, KEY, ORIGIN};
 use super::output::{end_with_reader, out, printable, printable_json, tell};
@@ -7,11 +7,10 @@ use super::{Call, Command, Stop};
 use crate::client::{ANSWER_MS, ClientError, Message, Socket};
 use crate::codec::{json, jwt};
 
-/// Silence after which we ask whether anybody is there, in milliseconds; the server's heartbeats
-/// come more often.
+/// Silence, in milliseconds, after which we ping the server, whose heartbeats come more often.
 const SILENCE_MS: u64 = 60_000;
 
-/// The user we are if nobody says otherwise.
+/// The default user.
 const WATCH: &str = "watch";
 
 const USER: Flag = Flag {
@@ -81,7 +80,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     Ok(())
 }
 
-/// How many messages are printed.
+/// How many messages to print.
 fn messages(call: &Call) -> Result<u64, Stop> {
     let Some(text) = call.flag(COUNT.name) else { return Ok(u64::MAX) };
     text.parse()
@@ -121,7 +120,7 @@ fn authenticate(
     }
 }
 
-/// The next message, however long that takes, while there are signs of life.
+/// The next message, however long it takes, while the server shows signs of life.
 fn receive(socket: &mut Socket) -> Result<String, Stop> {
     loop {
         let message = match socket.next(SILENCE_MS).map_err(lost)? {
@@ -149,7 +148,7 @@ fn lost(e: ClientError) -> Stop {
     })
 }
 
-/// Prints a publication or state: `true`; tells of the answer to a subscribe.
+/// Prints a publication or state and returns `true`; reports the reply to a subscribe.
 fn show(message: &str, channels: &[String], form: fn(&str, &str) -> String) -> Result<bool, Stop> {
     let Some(Event { name, data, clb }) = event(message) else {
         return Err(failed(ClientError::Foreign("a message of it has no event".into())));
@@ -169,7 +168,7 @@ fn show(message: &str, channels: &[String], form: fn(&str, &str) -> String) -> R
     Ok(false)
 }
 
-/// One line, whatever the channel is called and however the JSON is laid out.
+/// One line, whatever control characters the channel has and however the JSON is laid out.
 fn line(channel: &str, data: &str) -> String {
     format!("{}\t{}\n", printable(channel), on_one_line(data))
 }
@@ -179,7 +178,7 @@ fn json_line(channel: &str, data: &str) -> String {
 }
 
 fn on_one_line(data: &str) -> String {
-    // In JSON line ends stand between values only.
+    // JSON allows line ends only between tokens.
     printable_json(data).replace('\n', " ")
 }
 
@@ -187,12 +186,12 @@ fn on_one_line(data: &str) -> String {
 struct Event<'a> {
     name: String,
     data: &'a str,
-    /// The number of the request that it answers.
+    /// The number of the request that it replies to.
     clb: Option<i64>,
 }
 
 fn event(message: &str) -> Option<Event<'_>> {
-    // A state to which `push` has appended is as deep as a command, and a message one deeper.
+    // A state that `push` has appended to is as deep as a command; the message is one level deeper.
     let members = json::members_within(message, &["event", "data", "clb"], json::DEPTH_MAX + 1);
     let [name, data, clb] = members.ok()??;
     let name = json::text(name?)?.into_owned();

@@ -1,4 +1,4 @@
-//! Browsers that connect, authenticate, subscribe and close, so many at a time.
+//! Browsers that connect, authenticate, subscribe and close, a fixed number at a time.
 
 use super::crowd::Greeting;
 use super::histogram::Histogram;
@@ -13,12 +13,12 @@ use crate::time::{Millis, Stopwatch};
 enum Stage {
     WarmUp,
     Measuring,
-    /// Nobody comes any more; those who are there go on.
+    /// No new visits start; those in progress go on.
     Draining,
     Done,
 }
 
-/// Somebody on their way.
+/// A browser that has connected and not yet closed.
 #[derive(Debug)]
 struct Visit {
     conn: ConnId,
@@ -32,18 +32,18 @@ struct Visit {
 pub(super) struct Churn {
     plan: Plan,
     script: Script,
-    /// By slots of the reactor.
+    /// By the reactor's slot index.
     by_slot: Vec<Option<Visit>>,
     asked: usize,
     opened: usize,
-    /// How many are on their way.
+    /// Number of visits in progress.
     present: usize,
-    /// Answers that were waited for, and ends.
+    /// Awaited answers, and closed connections.
     heard: u64,
     count: u64,
-    /// Of all who were on their way in the time that is measured, whenever they arrived.
+    /// Duration of each visit in progress during the measured time, even if it ended later.
     times: Histogram,
-    /// How many came and went in that time.
+    /// Number of visits that ended in the measured time.
     visits: u64,
     watch: Stopwatch,
     stage: Stage,

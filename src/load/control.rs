@@ -1,4 +1,4 @@
-//! Commands and their replies: so many in flight on each of some connections.
+//! Commands and their replies: a fixed number in flight on each of several connections.
 
 use std::collections::VecDeque;
 
@@ -11,18 +11,18 @@ use crate::edge::{ConnId, Door, Net};
 use crate::frame::Frame;
 use crate::time::{Millis, Stopwatch};
 
-/// Keys that are used in turn.
+/// Number of keys, used in turn.
 const KEYS: u64 = 10_000;
-/// Commands in flight while values are set that are to be got later.
+/// Commands in flight per connection while setting the values that are read later.
 const FILLING: usize = 64;
-/// Connections that are not ready at a time: of those without a key a server of ours bears 64, and
-/// lets the oldest go.
+/// Connections that are not ready at a time: our server allows 64 that have not authenticated, and
+/// evicts the oldest.
 const OPENING_MAX: usize = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Opening,
-    /// Values are set that are to be got later.
+    /// The values that are read later are set.
     Filling,
     WarmUp,
     Measuring,
@@ -30,16 +30,16 @@ enum Stage {
     Done,
 }
 
-/// A connection that commands.
+/// A connection that sends commands.
 #[derive(Debug)]
 struct Seat {
     conn: ConnId,
     greeting: Greeting,
     is_ready: bool,
-    /// When commands without a reply were sent, and how many at that time.
+    /// Commands without a reply: when each batch was sent, and how many of it are left.
     sent: VecDeque<(u64, usize)>,
     in_flight: usize,
-    /// How many may be sent.
+    /// How many more may be sent.
     free: usize,
 }
 
@@ -50,17 +50,17 @@ pub(super) struct Control {
     set: Template,
     command: Template,
     seats: Vec<Seat>,
-    /// By slots of the reactor, one more than the place in the list.
+    /// Index into `seats` plus one, by the reactor's slot index; 0 for none.
     places: Vec<usize>,
     asked: usize,
     ready: usize,
     number: u64,
-    /// Answers that were waited for.
+    /// Awaited answers.
     heard: u64,
     count: u64,
-    /// Of all commands that were under way in the time that is measured, whenever they came.
+    /// Latency of each command in flight during the measured time, even if its reply came later.
     times: Histogram,
-    /// How many replies came in that time.
+    /// Number of replies in the measured time.
     replies: u64,
     watch: Stopwatch,
     stage: Stage,
@@ -100,7 +100,7 @@ impl Control {
         if self.stage == Stage::Filling { Action::Set } else { self.plan.action }
     }
 
-    /// Commands as many as may be, in one write.
+    /// Sends as many commands as are allowed, in one write.
     fn command(&mut self, net: &mut dyn Net, place: usize) {
         let is_filling = self.stage == Stage::Filling;
         let Some(seat) = self.seats.get_mut(place) else { return };
@@ -126,7 +126,7 @@ impl Control {
         net.send(seat.conn, Frame::from(self.batch.as_slice()));
     }
 
-    /// All command, from now on.
+    /// Lets all connections send commands from now on.
     fn command_all(&mut self, net: &mut dyn Net) {
         for place in 0..self.seats.len() {
             if let Some(seat) = self.seats.get_mut(place) {
@@ -140,7 +140,7 @@ impl Control {
         (self.stage, self.until) = (stage, self.now.plus(ms));
     }
 
-    /// Answers: to the greeting, or to commands, behind each of which the next one goes.
+    /// Handles answers to the greeting, and replies to commands, each of which allows the next one.
     fn hear(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault> {
         let place = self.places.get(conn.index()).and_then(|place| place.checked_sub(1));
         let action = self.action();

@@ -1,5 +1,4 @@
-//! The subscribers: which of them are connected, at which step of their greeting, and on which
-//! connection.
+//! The subscribers: which are connected, on which connection, and how far their handshake is.
 
 use std::fmt;
 
@@ -8,23 +7,23 @@ use super::{Fault, OPENING_MAX};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
 
-/// Longest answer before it must show what is waited for, in bytes.
+/// Longest answer that may precede the awaited bytes.
 const ANSWER_BYTES: usize = 16_384;
 
-/// How the reply to a command of ours begins that was not carried out.
+/// How our server's reply begins if it refuses a command.
 const REFUSAL: &[u8] = br#"{"success":false"#;
 
-/// How far somebody has come with introducing themselves.
+/// The state of one connection's handshake.
 #[derive(Debug, Default)]
 pub(super) struct Greeting {
     step: usize,
     until: Option<Until>,
-    /// The start of an answer that was not what is waited for, or not all of it.
+    /// The start of an answer that is not, or not yet, the awaited one.
     said: Vec<u8>,
 }
 
 impl Greeting {
-    /// Says the first thing. Whether there is nothing to wait for.
+    /// Sends the first step; returns whether there is nothing to wait for.
     pub fn begin(
         &mut self,
         net: &mut dyn Net,
@@ -43,8 +42,8 @@ impl Greeting {
         });
     }
 
-    /// Listens for answers and says what comes next. How much of the input is done with, and
-    /// whether nothing more is waited for.
+    /// Checks answers and sends the next steps. Returns how much of the input was consumed, and
+    /// whether the handshake is complete.
     pub fn hear(
         &mut self,
         net: &mut dyn Net,
@@ -70,7 +69,7 @@ impl Greeting {
         Ok((at, true))
     }
 
-    /// What there is to be said when it was closed before it was done. `who` was closed.
+    /// The fault if the server closes the connection during the handshake. `who`: the peer closed.
     pub fn cut_short(&self, who: impl fmt::Display) -> Fault {
         let why = match self.said.as_slice() {
             [] => ", without a word (is it the right port?)".into(),
@@ -81,17 +80,17 @@ impl Greeting {
     }
 }
 
-/// Where what was waited for ends, if it is there.
+/// Where the awaited answer ends, if it is in the input.
 fn heard(until: &Until, input: &[u8]) -> Result<Option<usize>, Fault> {
     let find = |part: &[u8]| {
         let at = input.windows(part.len()).position(|it| it == part);
         at.map(|at| at + part.len())
     };
-    // Errors of servers over HTTP.
+    // HTTP errors.
     if input.starts_with(b"HTTP/1.1 4") || input.starts_with(b"HTTP/1.1 5") {
         return Err(unexpected(input));
     }
-    // Errors of ours on the control port, behind which the connection stays.
+    // Errors of our control port, which leave the connection open.
     if let Some(end) = find(REFUSAL) {
         let body = input.get(end - REFUSAL.len()..).unwrap_or_default();
         let body = body.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -107,13 +106,13 @@ fn heard(until: &Until, input: &[u8]) -> Result<Option<usize>, Fault> {
     }
 }
 
-/// The frame of SockJS with which a server closes, without what is around it on its transport.
+/// The SockJS close frame in the input, without the transport's framing.
 fn sockjs_close(said: &[u8]) -> Option<&[u8]> {
     let from = said.get(said.windows(2).position(|two| two == b"c[")?..)?;
     from.get(..=from.iter().position(|byte| *byte == b']')?)
 }
 
-/// As much of what a server says as a line has room for.
+/// The first 200 bytes.
 fn start(said: &[u8]) -> &[u8] {
     said.get(..200).unwrap_or(said)
 }
@@ -128,12 +127,12 @@ fn unexpected(input: &[u8]) -> Fault {
     Fault::new(format!("the server says something unexpected: {}", words(input)))
 }
 
-/// What a server says, for a person: a close code as a number, and what is to be looked at.
+/// A server's message for a person: with the close code as a number, and a hint on what to check.
 pub(super) fn words(said: &[u8]) -> String {
     let plain = |bytes| start(bytes).escape_ascii().to_string().replace("\\\"", "\"");
     let code = said.first_chunk().map(|code| u16::from_be_bytes(*code));
     let text = match code {
-        // RFC 6455, 7.4: no text begins like that.
+        // RFC 6455, 7.4: close codes. No text begins with these bytes.
         Some(code @ 1000..5000) => format!("{code} {}", plain(&said[2..])),
         _ => plain(said),
     };
@@ -147,20 +146,20 @@ pub(super) fn words(said: &[u8]) -> String {
     text + hint
 }
 
-/// Subscribers from first to last, opened a few at a time.
+/// Subscribers numbered from 0, opened a few at a time.
 #[derive(Debug)]
 pub(super) struct Crowd {
     script: Script,
     greetings: Vec<Greeting>,
     conns: Vec<ConnId>,
-    /// Who sits on which slot of the reactor, one more than the number.
+    /// Subscriber number plus one, by the reactor's slot index; 0 for none.
     seats: Vec<u32>,
     total: usize,
-    /// Dialed so far; those who have subscribed, and those who have left.
+    /// Counts of connections dialed, subscribed, and closed.
     asked: usize,
     subscribed: usize,
     left: usize,
-    /// Answers that were waited for, and ends.
+    /// Awaited answers, and closed connections.
     heard: u64,
 }
 
@@ -183,7 +182,7 @@ impl Crowd {
         &self.script
     }
 
-    /// Whether one more is to connect now.
+    /// Whether to open one more connection now; counts it as dialed.
     pub fn wants_one(&mut self) -> bool {
         let is_wanted = self.asked < self.total && self.asked - self.subscribed < OPENING_MAX;
         self.asked += usize::from(is_wanted);
@@ -205,18 +204,18 @@ impl Crowd {
         self.greetings.push(greeting);
     }
 
-    /// Who that is.
+    /// The number of the subscriber on a connection.
     pub fn number(&self, conn: ConnId) -> Option<usize> {
         let seat = *self.seats.get(conn.index())?;
         (seat as usize).checked_sub(1)
     }
 
-    /// The connection of that one.
+    /// The connection of a subscriber.
     pub fn conn(&self, n: usize) -> Option<ConnId> {
         self.conns.get(n).copied()
     }
 
-    /// Hears somebody who has not subscribed yet. How much is done with.
+    /// Handles input of a subscriber during its handshake; returns how much was consumed.
     pub fn hear(
         &mut self,
         net: &mut dyn Net,
@@ -235,7 +234,7 @@ impl Crowd {
         Ok(used)
     }
 
-    /// Whether that one has subscribed.
+    /// Whether the subscriber's handshake is complete.
     pub fn is_there(&self, n: usize) -> bool {
         self.greetings.get(n).is_some_and(|greeting| greeting.until.is_none())
     }
@@ -245,7 +244,7 @@ impl Crowd {
         self.subscribed == self.total
     }
 
-    /// The fault that somebody was closed.
+    /// The fault if the server closes a subscriber's connection.
     pub fn closed(&self, n: usize) -> Fault {
         match self.greetings.get(n).filter(|greeting| greeting.until.is_some()) {
             Some(greeting) => greeting.cut_short(format_args!("subscriber {n}")),
@@ -253,7 +252,7 @@ impl Crowd {
         }
     }
 
-    /// Somebody is gone.
+    /// Notes that a connection has closed; returns its subscriber.
     pub fn leaves(&mut self, conn: ConnId) -> Option<usize> {
         let n = self.number(conn)?;
         if let Some(seat) = self.seats.get_mut(conn.index()) {
@@ -264,12 +263,12 @@ impl Crowd {
         Some(n)
     }
 
-    /// How much has come that was waited for.
+    /// How much that was awaited has arrived.
     pub fn heard(&self) -> u64 {
         self.heard
     }
 
-    /// Whether all are gone.
+    /// Whether all connections have closed.
     pub fn is_gone(&self) -> bool {
         self.left == self.conns.len()
     }

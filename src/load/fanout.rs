@@ -1,5 +1,5 @@
-//! Messages to all subscribers, or to one at a time; as fast as they arrive, or so many a second;
-//! and while some do not read. Every delivery is checked against what was published.
+//! Messages to all subscribers, or to one at a time; as fast as they arrive, or at a fixed rate;
+//! and while some subscribers do not read. Every delivery is checked against what was published.
 
 use super::counts::Counts;
 use super::crowd::{Crowd, Greeting, words};
@@ -15,20 +15,20 @@ use crate::edge::{ConnId, Door, Net};
 use crate::frame::Frame;
 use crate::time::{Millis, Stopwatch};
 
-/// What is going on.
+/// The stage of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Opening,
     WarmUp,
     Measuring,
-    /// The same, while some do not read.
+    /// The same, while some subscribers do not read.
     Stalled,
-    /// Nothing more is published; what is under way arrives.
+    /// Nothing more is published; messages in flight arrive.
     Draining,
     Done,
 }
 
-/// Between two looks at the server's memory.
+/// Interval between readings of the server's memory.
 const LOOK_MS: u64 = 100;
 
 /// One run.
@@ -36,7 +36,7 @@ pub(super) struct Fanout {
     plan: Plan,
     crowd: Crowd,
     template: Template,
-    /// The number that each subscriber must be told next, or a later one if not all are for it.
+    /// The number of the next message that each subscriber must receive. In unicast, a lower bound.
     expected: Vec<u64>,
     kept: Vec<Kept>,
     shape: Option<Shape>,
@@ -45,28 +45,28 @@ pub(super) struct Fanout {
     greeting: Greeting,
     is_publisher_ready: bool,
     flights: Flights,
-    /// If each message is for one: for whom it is, the number behind that of the last one.
+    /// In unicast: by subscriber, the number of the last message published to it plus one.
     behind: Vec<u64>,
-    /// Answers of the server to publications.
+    /// The server's replies to publications.
     replies: u64,
-    /// How much has come of deliveries, and of what else was waited for.
+    /// Deliveries, and everything else that was awaited.
     heard: u64,
     watch: Stopwatch,
     stage: Stage,
     now: Millis,
-    /// The same, of the watch.
+    /// The same, by `watch`.
     now_us: u64,
     stage_until: Millis,
     pace: Pace,
-    /// While all read; and how much was delivered in that time.
+    /// Measured while all subscribers read; and the number of deliveries in that time.
     measured: Measurement,
     deliveries: u64,
     looked_at: Millis,
-    /// Of what was published while all read, and of the rest, while some do not.
+    /// Counts of what was published while all read, and while some did not.
     counts: [Counts; 2],
-    /// The number of the first message that those who stall do not wait for.
+    /// The number of the first message that stalled subscribers need not receive.
     stalled_from: u64,
-    /// Of those, whom the server has cut.
+    /// By stalled subscriber: whether the server has disconnected it.
     is_cut: Vec<bool>,
     chance: u64,
     batch: Vec<u8>,
@@ -118,23 +118,23 @@ impl Fanout {
         self.plan.workload == Workload::Unicast
     }
 
-    /// Whether a message goes when its time has come, not when another has arrived.
+    /// Whether messages are published at fixed times rather than as others arrive.
     fn is_timed(&self) -> bool {
         matches!(self.plan.workload, Workload::Rate | Workload::Slow)
     }
 
-    /// Whether this one does not read now, or has missed what was published then.
+    /// Whether a subscriber is stalled now, or has missed messages because it was.
     fn is_stalled(&self, n: usize) -> bool {
         n < self.is_cut.len() && self.expected.get(n).is_some_and(|it| *it >= self.stalled_from)
     }
 
-    /// What is counted of the message of this number.
+    /// The counts to which a message belongs.
     fn counts(&mut self, number: u64) -> &mut Counts {
         let [first, second] = &mut self.counts;
         if number < self.stalled_from { first } else { second }
     }
 
-    /// One message has come to one subscriber.
+    /// Handles the delivery of a message to a subscriber.
     fn deliver(
         &mut self,
         net: &mut dyn Net,
@@ -171,7 +171,7 @@ impl Fanout {
         Ok(())
     }
 
-    /// Notes that this message has come to that subscriber: all before it must have.
+    /// Checks that a delivery is in order: the subscriber has received all its earlier messages.
     fn expect(&mut self, n: usize, number: u64) -> Result<(), Fault> {
         let flight = if self.is_unicast() { self.flights.get(number) } else { None };
         if let Some(flight) = flight.filter(|flight| flight.to as usize != n) {
@@ -194,7 +194,7 @@ impl Fanout {
         Ok(())
     }
 
-    /// Publishes what is due, in one write.
+    /// Publishes the messages that are due, in one write.
     fn publish(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
         self.flights.forget();
         let (Some(publisher), false) = (self.publisher, self.stage >= Stage::Draining) else {
@@ -214,7 +214,7 @@ impl Fanout {
         for number in next..next + count as u64 {
             let (mut to, mut left, mut behind) = (0, self.plan.subscribers, 0);
             if self.is_unicast() {
-                // Knuth's linear congruential generator: nothing that a server could foresee.
+                // Knuth's linear congruential generator: the server cannot predict the recipients.
                 self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 (to, left) = ((self.chance >> 33) as usize % self.plan.subscribers, 1);
                 let last = self.behind.get_mut(to).map(|last| std::mem::replace(last, number + 1));
@@ -235,7 +235,7 @@ impl Fanout {
         Ok(())
     }
 
-    /// Whether so many more can be under way; and, if each is for one, whether the oldest has not
+    /// Checks that `count` more messages may be in flight; in unicast, also that the oldest has not
     /// been overtaken by too many.
     fn check_room(&self, count: usize) -> Result<(), Fault> {
         let (kept, under_way) = (self.flights.len(), self.flights.under_way);
@@ -255,7 +255,7 @@ impl Fanout {
         Err(Fault::new(text))
     }
 
-    /// Goes on to the next stage when the time has come.
+    /// Enters the next stage when its time has come.
     fn advance(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
         let is_over = self.now >= self.stage_until;
         match self.stage {
@@ -299,8 +299,8 @@ impl Fanout {
         (self.stage, self.stage_until) = (stage, self.now.plus(ms));
     }
 
-    /// Some stop reading, each of them once they have all that was published before: what they do
-    /// not read is no fault of the server, and what they were to read is waited for.
+    /// Some subscribers stop reading, each once it has all messages published before: what it does
+    /// not read later is no fault of the server, and what it should have read is still awaited.
     fn stall(&mut self, net: &mut dyn Net) {
         self.stalled_from = self.flights.next();
         for n in 0..self.is_cut.len() {
@@ -314,27 +314,27 @@ impl Fanout {
         self.heard += 1;
     }
 
-    /// How many who stalled have yet to read what was published, and were not cut: what says so
-    /// stands behind all that had been on its way to them.
+    /// The number of stalled subscribers that were not disconnected and have not caught up. The
+    /// server's close comes after everything that was queued before it.
     fn behind_hand(&self) -> usize {
         let stalled = self.is_cut.iter().zip(&self.expected);
         let next = self.flights.next();
         stalled.filter(|(is_cut, expected)| !**is_cut && **expected < next).count()
     }
 
-    /// How many publications were not answered, where each is.
+    /// The number of publications without a reply; 0 if the protocol has none.
     fn unanswered(&self) -> u64 {
         let protocol = self.plan.protocol;
         let is_answered = protocol.is_ours() || protocol == Protocol::Nchan;
         if is_answered { self.flights.next().saturating_sub(self.replies) } else { 0 }
     }
 
-    /// Whether anything has yet to come, now that nothing more is published.
+    /// Whether anything is still awaited, now that nothing more is published.
     fn is_owed(&self) -> bool {
         self.flights.under_way > 0 || self.behind_hand() > 0 || self.unanswered() > 0
     }
 
-    /// Notes how much memory the server has, if that is more than before.
+    /// Updates the peak of the server's memory.
     fn look(&mut self) -> Result<(), Fault> {
         self.looked_at = self.now;
         let part = usize::from(self.stage >= Stage::Stalled);
@@ -445,7 +445,7 @@ impl Work for Fanout {
 
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault> {
         (self.now, self.now_us) = (net.now().mono, self.watch.elapsed_us());
-        // What was due before the time was up is published first, however late it is.
+        // Messages due before the stage ended are published first, however late they are.
         if self.stage > Stage::Opening {
             self.publish(net)?;
         }
@@ -463,7 +463,7 @@ impl Work for Fanout {
         let is_due = self.is_timed() && self.stage < Stage::Draining;
         let message = is_due.then(|| {
             let until_us = self.pace.due_at(self.flights.next());
-            // Rounded up: a turn before the time would be for nothing.
+            // Rounded up: waking before the time would be useless.
             let us = until_us.saturating_sub(self.watch.elapsed_us());
             self.now.plus(us.div_ceil(1000))
         });

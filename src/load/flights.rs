@@ -2,51 +2,51 @@
 
 use std::collections::VecDeque;
 
-/// A message under way.
+/// A message in flight.
 #[derive(Debug)]
 pub(super) struct Flight {
-    /// How many have not had it.
+    /// Number of subscribers that have not received it.
     pub left: u32,
-    /// For whom alone it is, if it is for one.
+    /// In unicast, the recipient.
     pub to: u32,
-    /// From when it counts, in microseconds.
+    /// When its latency starts, in microseconds.
     pub since_us: u64,
-    /// If it is for one, the number behind that of the message for them before it.
+    /// In unicast, the number of the message before it to the same recipient, plus one; 0 if none.
     pub behind: u64,
 }
 
-/// All that are under way, and those behind the first that are not any more.
+/// The messages from the oldest in flight on; later ones may have arrived.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     queue: VecDeque<Flight>,
     first: u64,
-    /// How many somebody has not had.
+    /// Number of messages that some subscriber has not received.
     pub under_way: usize,
 }
 
 impl Flights {
-    /// One more.
+    /// Adds a message.
     pub fn push(&mut self, flight: Flight) {
         self.under_way += 1;
         self.queue.push_back(flight);
     }
 
-    /// The number of the next one.
+    /// The number of the next message.
     pub fn next(&self) -> u64 {
         self.first + self.queue.len() as u64
     }
 
-    /// How many are kept.
+    /// The number of messages kept.
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// The one of this number, unless it has come and is forgotten, or was never there.
+    /// A message by number; `None` if it was forgotten or does not exist.
     pub fn get(&self, number: u64) -> Option<&Flight> {
         self.queue.get(self.place(number)?)
     }
 
-    /// The oldest that somebody has not had, and its number, once those before are forgotten.
+    /// The oldest message in flight and its number, right after [`Flights::forget`].
     pub fn oldest(&self) -> Option<(u64, &Flight)> {
         Some((self.first, self.queue.front()?))
     }
@@ -55,8 +55,8 @@ impl Flights {
         usize::try_from(number.checked_sub(self.first)?).ok()
     }
 
-    /// One of those it is for has it: from when it counts, and whether that was the last; `None` if
-    /// all had it.
+    /// Notes a delivery. Returns when the latency starts, and whether that was the last delivery;
+    /// `None` if all recipients already had it.
     pub fn land(&mut self, number: u64) -> Option<(u64, bool)> {
         let place = self.place(number)?;
         let flight = self.queue.get_mut(place).filter(|flight| flight.left > 0)?;
@@ -65,7 +65,7 @@ impl Flights {
         Some((flight.since_us, flight.left == 0))
     }
 
-    /// Forgets those before the oldest.
+    /// Forgets the messages before the oldest in flight.
     pub fn forget(&mut self) {
         while self.queue.front().is_some_and(|flight| flight.left == 0) {
             self.queue.pop_front();

@@ -1,10 +1,10 @@
-//! A histogram of latencies with buckets that grow with their values, like HdrHistogram's. A
-//! quantile is exact below 256 µs, and known to within 1/128 above.
+//! A histogram of latencies whose buckets grow with their values, like HdrHistogram's. A quantile
+//! is exact below 256 µs, and within 1/128 above.
 
-/// Buckets of each power of two.
+/// Buckets per power of two, as a power of two.
 const STEPS_BITS: u32 = 7;
 const STEPS: usize = 1 << STEPS_BITS;
-/// Values are below 2^36 µs, which is 19 hours.
+/// Largest value: 2^36 µs, which is 19 hours.
 const VALUE_BITS: u32 = 36;
 const BUCKETS: usize = STEPS * (VALUE_BITS - STEPS_BITS + 1) as usize;
 
@@ -22,7 +22,7 @@ impl Default for Histogram {
     }
 }
 
-/// The bucket of a value: its highest bits, and how many there are below them.
+/// The bucket of a value: its highest bits, and the number of bits below them.
 fn bucket(value: u64) -> usize {
     let shift = (u64::BITS - value.leading_zeros()).saturating_sub(STEPS_BITS + 1);
     (shift as usize * STEPS + (value >> shift) as usize).min(BUCKETS - 1)
@@ -35,7 +35,7 @@ fn highest(bucket: usize) -> u64 {
 }
 
 impl Histogram {
-    /// Counts one.
+    /// Adds a duration.
     pub fn add(&mut self, us: u64) {
         if let Some(count) = self.counts.get_mut(bucket(us)) {
             *count += 1;
@@ -44,23 +44,23 @@ impl Histogram {
         self.max = self.max.max(us);
     }
 
-    /// Forgets all.
+    /// Resets all counts.
     pub fn clear(&mut self) {
         self.counts.fill(0);
         (self.count, self.max) = (0, 0);
     }
 
-    /// How many were counted.
+    /// The number of durations.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The longest.
+    /// The longest duration.
     pub fn max(&self) -> u64 {
         self.max
     }
 
-    /// What that share of them did not exceed; 0 if there were none.
+    /// The upper bound of that share of the durations; 0 if there are none.
     pub fn quantile(&self, share: f64) -> u64 {
         let rank = (self.count as f64 * share).ceil() as u64;
         let mut seen = 0;

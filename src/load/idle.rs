@@ -1,4 +1,4 @@
-//! Idle subscribers: the memory of each, and what remains when all have gone.
+//! Idle subscribers: the memory of each, and what remains when all have left.
 
 use super::crowd::{Crowd, words};
 use super::outcome::{Measurement, Outcome, Unit};
@@ -12,8 +12,8 @@ use crate::frame::Frame;
 use crate::reason::CloseReason;
 use crate::time::Millis;
 
-/// From the end of the last connection to the last look: what a server gives back later is not
-/// counted as given back.
+/// Time from the last close to the last reading: memory that a server frees later does not count
+/// as freed.
 const AFTER_MS: u64 = 2000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) struct Idle {
     now: Millis,
     until: Millis,
     is_begun: bool,
-    /// With nobody there, with all, and when all have gone.
+    /// Without subscribers, with all of them, and after they have left.
     memory: [Memory; 3],
     measured: Measurement,
 }
@@ -97,7 +97,7 @@ impl Idle {
 
 impl Work for Idle {
     fn wish(&mut self) -> Option<Door> {
-        // The first turn looks at the server with nobody there.
+        // The first turn reads the memory before anyone connects.
         (self.is_begun && self.crowd.wants_one()).then_some(Door::Web)
     }
 
@@ -187,7 +187,7 @@ impl Work for Idle {
             ("anonymous", empty.anonymous, full.anonymous),
             ("kernel_slab", empty.slab, full.slab),
         ] {
-            // A server that was used before has what it needs: what each takes cannot be seen.
+            // A server that was used before reuses its memory: then the cost of each is unknown.
             let each = more(before, after).filter(|more| *more > 0.0).map(|more| more / count);
             outcome.add_bytes(format!("{name}_per_subscriber"), each);
         }

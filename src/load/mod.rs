@@ -1,10 +1,10 @@
-//! The load generator: drives a server from outside, over its real ports, and counts. Subscribers
-//! and publishers of a run are connections of one reactor in one thread. Each delivery is checked,
-//! so a run in which a message was lost or duplicated has no figures. Called by `fws bench`.
+//! The load generator: drives a server from outside, over its real ports, and counts. The
+//! subscribers and publishers of a run are connections of one reactor in one thread. Each delivery
+//! is checked, so a run that lost or duplicated a message has no figures. Called by `fws bench`.
 //!
-//! It must be cheaper than what it measures: input is parsed in the one read buffer (`scan`), a
-//! message is recognised by its length and a number at a fixed place, and publications of a turn
-//! are sent in one write.
+//! It must be cheaper than what it measures: input is parsed in the reactor's read buffer
+//! (`scan`), a message is recognised by its length and a number at a fixed offset, and the
+//! publications of a turn are sent in one write.
 
 mod churn;
 mod control;
@@ -35,7 +35,7 @@ use crate::time::Millis;
 pub use outcome::{Figure, Outcome, Unit};
 pub use protocol::Protocol;
 
-/// Why there are no figures: one sentence.
+/// Why a run failed: one sentence.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault(String);
 
@@ -44,7 +44,7 @@ impl Fault {
         Fault(text.into())
     }
 
-    /// The same, of the server at that address.
+    /// The same fault, with the server's address.
     fn at(self, server: &Place) -> Fault {
         Fault(format!("{server}: {}", self.0))
     }
@@ -58,27 +58,27 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// What is done to the server.
+/// The kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
-    /// Every message to all.
+    /// Every message to all subscribers.
     Broadcast,
-    /// Every message to one of them.
+    /// Every message to one subscriber.
     Unicast,
-    /// Every message to all, so many a second.
+    /// Every message to all, at a fixed rate.
     Rate,
-    /// The same, and then some stop reading.
+    /// The same, and then some subscribers stop reading.
     Slow,
-    /// All are there and nothing happens.
+    /// Subscribers without any messages.
     Idle,
-    /// They come, subscribe and go.
+    /// Subscribers that connect, subscribe and leave.
     Churn,
     /// Commands and their replies.
     Control,
 }
 
 impl Workload {
-    /// Every one, with its name on the command line.
+    /// All workloads with their names on the command line.
     pub const ALL: [(&'static str, Workload); 7] = [
         ("broadcast", Workload::Broadcast),
         ("unicast", Workload::Unicast),
@@ -90,19 +90,19 @@ impl Workload {
     ];
 }
 
-/// What is commanded.
+/// The command that [`Workload::Control`] sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Sets one state after the other, each to another value than before.
+    /// Sets one state after the other, each to a new value.
     Set,
-    /// Gets one after the other.
+    /// Gets one state after the other.
     Get,
-    /// Publishes where nobody listens.
+    /// Publishes to a channel without subscribers.
     Emit,
 }
 
 impl Action {
-    /// Every one, with its name on the command line.
+    /// All actions with their names on the command line.
     pub const ALL: [(&'static str, Action); 3] =
         [("set", Action::Set), ("get", Action::Get), ("emit", Action::Emit)];
 }
@@ -110,55 +110,54 @@ impl Action {
 /// One run. Not every field matters to every workload.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What is done.
+    /// The kind of load.
     pub workload: Workload,
-    /// To whom.
+    /// The protocol that the server speaks.
     pub protocol: Protocol,
     /// Where subscribers connect.
     pub ws: Place,
-    /// Where publishers and commands go.
+    /// Where publishers and commands connect.
     pub control: Place,
-    /// The namespace, for servers of ours.
+    /// The namespace, if the server is ours.
     pub namespace: String,
     /// Its key.
     pub key: String,
-    /// The site of the page that subscribers say they are from, if any.
+    /// The origin that subscribers claim, if any.
     pub origin: Option<String>,
-    /// How many subscribe.
+    /// Number of subscribers.
     pub subscribers: usize,
-    /// Bytes of a message or value, at least [`BYTES_MIN`].
+    /// Size of a message or value, at least [`BYTES_MIN`].
     pub bytes: usize,
-    /// Messages, commands or newcomers under way at a time: of each connection that commands. At
-    /// most 65,536.
+    /// Messages, commands (per connection) or visits in flight. At most 65,536.
     pub in_flight: usize,
-    /// Messages a second.
+    /// Messages per second.
     pub per_second: usize,
-    /// Connections that command.
+    /// Number of connections that send commands.
     pub connections: usize,
-    /// What they command.
+    /// The command they send.
     pub action: Action,
-    /// How many stop reading.
+    /// Number of subscribers that stop reading.
     pub stalled: usize,
-    /// Whether an idle subscriber also has a channel of its own.
+    /// Whether an idle subscriber also subscribes to a channel of its own.
     pub has_own_channel: bool,
-    /// Before anything is counted.
+    /// Time before anything is counted.
     pub warm_up_ms: u64,
-    /// While it is.
+    /// Time in which it is counted.
     pub measure_ms: u64,
-    /// The server's process, to see what it takes.
+    /// The server's process, if its CPU time and memory are to be measured.
     pub pid: Option<u32>,
 }
 
-/// Bytes of the smallest message: its number, and what it is known by.
+/// Size of the smallest message: its number, and the fill by which it is recognised.
 pub const BYTES_MIN: usize = 32;
-/// Bytes of the largest message: the one read buffer must hold it with its framing.
+/// Size of the largest message: the read buffer must hold it with its framing.
 pub const BYTES_MAX: usize = 32_768;
 
 impl Plan {
-    /// Whether it makes sense.
+    /// Checks that the plan makes sense.
     ///
     /// # Errors
-    /// [`Fault`] that says why it does not.
+    /// [`Fault`] that says what is wrong.
     pub fn check(&self) -> Result<(), Fault> {
         let is_control = self.workload == Workload::Control;
         let can = match self.protocol {
@@ -188,59 +187,59 @@ impl Plan {
     }
 }
 
-/// Messages under way at which a server is given up that cannot keep up.
+/// Messages in flight at which a run fails because the server cannot keep up.
 const IN_FLIGHT_MAX: usize = 1 << 16;
-/// Without anything from a server that is waited for, for so long, a run has failed.
+/// A run fails if nothing awaited arrives for this long.
 const SILENCE_MS: u64 = 10_000;
-/// After the last that was waited for, for what comes once too often.
+/// How long to wait, after the last awaited message, for duplicates.
 const EXTRA_MS: u64 = 50;
-/// Between two calls for progress.
+/// Interval between calls of `progress`.
 const PROGRESS_MS: u64 = 250;
 /// Connections that are being opened at a time.
 const OPENING_MAX: usize = 128;
-/// Ports of one address of ours that are used before the next: it has 28,000, and the fewer are
-/// free the longer the kernel looks for one.
+/// Local ports used of one source address before the next: it has 28,000, and the fewer are free
+/// the longer the kernel searches for one.
 const PORTS_PER_ADDRESS: usize = 10_000;
-/// So many addresses in turn.
+/// Number of source addresses, used in turn.
 const ADDRESSES: usize = 250;
 
-/// What a workload is to the loop. What goes wrong ends the run.
+/// A workload, as the event loop drives it. An error ends the run.
 trait Work {
-    /// The door through which one more connection is wanted, if one is.
+    /// The listener to which one more connection is wanted, if any.
     fn wish(&mut self) -> Option<Door>;
-    /// That connection is there, or will be.
+    /// The connection is open, or will be.
     fn opened(&mut self, net: &mut dyn Net, conn: ConnId, door: Door);
     /// As [`Handler::received`].
     fn received(&mut self, net: &mut dyn Net, conn: ConnId, input: &[u8]) -> Result<usize, Fault>;
-    /// A connection ended, by the server or at our wish.
+    /// A connection ended, closed by the server or by us.
     fn closed(&mut self, conn: ConnId) -> Result<(), Fault>;
-    /// Once a turn, after its input.
+    /// Called once per turn, after its input.
     fn settle(&mut self, net: &mut dyn Net) -> Result<(), Fault>;
-    /// When that is wanted at the latest.
+    /// When `settle` must be called at the latest.
     fn due(&self) -> Option<Millis>;
-    /// How much has come so far that was waited for. Signs of life are nothing of the kind, or a
-    /// run would never end whose messages are lost.
+    /// How much that was awaited has arrived. Heartbeats do not count, or a run whose messages were
+    /// lost would never end.
     fn heard(&self) -> u64;
-    /// Whether the server has something to say: always, where nothing else is said.
+    /// Whether anything is awaited from the server; always, by default.
     fn is_waiting(&self) -> bool {
         true
     }
-    /// Whether all has been done.
+    /// Whether the run is complete.
     fn is_done(&self) -> bool;
-    /// What is happening, in a few words.
+    /// The progress in a few words.
     fn progress(&self) -> String;
-    /// What came out.
+    /// The results.
     fn outcome(&self) -> Outcome;
 }
 
-/// A workload as a handler: it may fail, which no server may.
+/// Runs a workload as a reactor's handler, and keeps its first fault.
 struct Driver {
     work: Box<dyn Work>,
     fault: Option<Fault>,
-    /// How much had come that was waited for, and when the last of it did, or nothing had to.
+    /// How much that was awaited has arrived, and when it last grew or nothing was awaited.
     heard: u64,
     heard_at: Millis,
-    /// Nothing has to come before this moment.
+    /// No call of `settle` is due before this.
     next_look: Millis,
 }
 
@@ -251,7 +250,7 @@ impl Driver {
         }
     }
 
-    /// Notes whether something has come that was waited for, and that nothing has for too long.
+    /// Fails the run if nothing that is awaited has arrived for too long.
     fn listen(&mut self, now: Millis) {
         let heard = self.work.heard();
         if heard != self.heard || !self.work.is_waiting() {
@@ -300,11 +299,11 @@ impl Handler for Driver {
     }
 }
 
-/// Runs it. `progress` is called a few times a second with what is happening.
+/// Runs a plan. `progress` is called a few times per second with what is happening.
 ///
 /// # Errors
-/// [`Fault`] if the server could not be reached, closed a connection, said something wrong, or did
-/// not deliver each message once and in order.
+/// [`Fault`] if the server could not be reached, closed a connection, sent something wrong, or did
+/// not deliver each message exactly once and in order.
 pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault> {
     let system = |error: std::io::Error| Fault::new(format!("the system refuses: {error}"));
     raise_descriptor_limit();
@@ -334,7 +333,7 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
     while !driver.work.is_done() {
         while let Some(door) = driver.work.wish() {
             let to = if door == Door::Web { &plan.ws } else { &plan.control };
-            // Few, and a server may trust none but the usual address.
+            // They are few, and the server may trust only the default address.
             let is_few = door == Door::Control && plan.connections <= PORTS_PER_ADDRESS;
             let from = source(to, dialed).filter(|_| !is_few);
             dialed += 1;
@@ -356,8 +355,8 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
     Ok(driver.work.outcome())
 }
 
-/// The address of ours to come from. A port rests for a minute after its connection, so each run
-/// has addresses of its own, of which the loopback network has millions.
+/// The source address of a connection. A port stays in TIME_WAIT for a minute after its connection,
+/// so each run uses its own addresses, of which the loopback network has millions.
 fn source(to: &Place, dialed: usize) -> Option<IpAddr> {
     let place = (dialed / PORTS_PER_ADDRESS) % ADDRESSES;
     let last = u8::try_from(place).unwrap_or_default().checked_add(1)?;

@@ -1,16 +1,16 @@
-//! The outcome of a run: figures with names, for a table or for JSON.
+//! The outcome of a run: named figures, for a table or for JSON.
 
 use super::Fault;
 use super::histogram::Histogram;
 use super::process::{self, Cpu};
 use crate::time::Stopwatch;
 
-/// What a figure counts.
+/// The unit of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// Things.
+    /// A number of things.
     Count,
-    /// Things a second.
+    /// Things per second.
     PerSecond,
     /// Seconds.
     Seconds,
@@ -18,12 +18,12 @@ pub enum Unit {
     Micros,
     /// Bytes.
     Bytes,
-    /// Processor cores, busy all the time.
+    /// Fully busy processor cores.
     Cores,
 }
 
 impl Unit {
-    /// How names end that have this unit.
+    /// The suffix of names with this unit.
     pub const fn suffix(self) -> &'static str {
         match self {
             Unit::Count => "",
@@ -36,18 +36,18 @@ impl Unit {
     }
 }
 
-/// One figure. Its name in JSON is [`Figure::name`] and the suffix of its unit.
+/// One figure. Its name in JSON is [`Figure::name`] with the suffix of its unit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// Words with `_` between them.
+    /// Words joined by `_`.
     pub name: String,
     /// The figure.
     pub value: f64,
-    /// What it counts.
+    /// Its unit.
     pub unit: Unit,
 }
 
-/// All figures of a run, in the order in which they are to be read.
+/// All figures of a run, in display order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome(pub Vec<Figure>);
 
@@ -56,14 +56,14 @@ impl Outcome {
         self.0.push(Figure { name: name.into(), value, unit });
     }
 
-    /// Bytes, if they are known: what is not is no 0.
+    /// Adds a number of bytes, if it is known: an unknown one is not 0.
     pub(super) fn add_bytes(&mut self, name: impl Into<String>, bytes: Option<f64>) {
         if let Some(bytes) = bytes {
             self.add(name, bytes, Unit::Bytes);
         }
     }
 
-    /// How long things took.
+    /// Adds quantiles of durations.
     pub(super) fn add_times(&mut self, name: &str, times: &Histogram) {
         if times.count() == 0 {
             return;
@@ -74,8 +74,8 @@ impl Outcome {
         self.add(format!("{name}_max"), times.max() as f64, Unit::Micros);
     }
 
-    /// How many of something there were while it was measured, and what each took of the server's
-    /// processor.
+    /// Adds how many things happened in the measured time, and how much of the server's CPU time
+    /// each took.
     pub(super) fn add_work(&mut self, [things, thing]: [&str; 2], count: u64, of: &Measurement) {
         let Measurement { cpu, seconds, .. } = of;
         self.add(things, count as f64, Unit::Count);
@@ -92,13 +92,13 @@ impl Outcome {
     }
 }
 
-/// How long it was measured, and what that took of the processor.
+/// The length of the measured time, and the CPU time in it.
 #[derive(Debug)]
 pub(super) struct Measurement {
-    /// The server's process, if it is looked at.
+    /// The server's process, if it is observed.
     pid: Option<u32>,
     watch: Stopwatch,
-    /// Until the end, those at the beginning.
+    /// The reading at the start; from `end` on, the difference.
     pub cpu: Cpu,
     pub seconds: f64,
 }

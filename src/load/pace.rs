@@ -1,9 +1,9 @@
-//! When messages are due at a fixed rate, whatever has become of those before.
+//! When messages are due at a fixed rate, independent of earlier ones.
 
-/// A message that goes within two ticks of the loop's clock, in microseconds, goes in time.
+/// A message sent within two ticks of the loop's clock counts as in time, in microseconds.
 const TICKS_US: u64 = 2000;
 
-/// So many messages a second, the first of them at a moment in microseconds of some watch.
+/// A fixed rate from a starting time, in microseconds of some watch.
 #[derive(Debug)]
 pub(super) struct Pace {
     per_second: u64,
@@ -15,25 +15,25 @@ impl Pace {
         Pace { per_second: (per_second as u64).max(1), begun_us: 0 }
     }
 
-    /// The first is due now.
+    /// Starts: the first message is due now.
     pub fn begin(&mut self, now_us: u64) {
         self.begun_us = now_us;
     }
 
-    /// How many are due by now.
+    /// The number of messages due by now.
     pub fn due_by(&self, now_us: u64) -> u64 {
         let us = now_us.saturating_sub(self.begun_us);
         us.saturating_mul(self.per_second) / 1_000_000 + 1
     }
 
-    /// When one is due, of which this many come before.
+    /// When a message is due that has this many before it.
     pub fn due_at(&self, before: u64) -> u64 {
         let us = before.saturating_mul(1_000_000).div_ceil(self.per_second);
         self.begun_us.saturating_add(us)
     }
 
-    /// From when one counts that goes now: from when it was due, if it is late, or what it waits
-    /// for a sender that stands still would be left out.
+    /// When the latency of a message sent now starts: when it was due, if it is late. Otherwise the
+    /// time it waited for a stalled sender would be left out.
     pub fn since(&self, before: u64, now_us: u64) -> u64 {
         let due_us = self.due_at(before);
         if due_us.saturating_add(TICKS_US) < now_us { due_us } else { now_us }

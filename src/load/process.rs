@@ -1,20 +1,20 @@
-//! Processor time and memory of the server under load, and of everybody else, from `/proc`.
+//! CPU time and memory of the server under load, this process and the machine, from `/proc`.
 
 use std::fs;
 
 use super::Fault;
 
-/// Clock ticks of a second in `/proc`: fixed for all programs (`USER_HZ`).
+/// Clock ticks per second in `/proc`: always 100 in user space (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Processor time, in seconds since some start.
+/// CPU time, in seconds since an arbitrary start.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cpu {
-    /// Of the server, all its threads, user and system.
+    /// Of the server: all threads, user and system.
     pub server: f64,
     /// Of this process.
     pub own: f64,
-    /// Of all that runs on this machine.
+    /// Of the whole machine.
     pub machine: f64,
 }
 
@@ -31,19 +31,19 @@ impl Cpu {
 /// Memory, in bytes, as far as the kernel shows it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Memory {
-    /// Resident, pages of files included.
+    /// Resident, including file pages.
     pub rss: Option<u64>,
-    /// Its share of what is resident: shown to the process's own user and root.
+    /// Proportional share of the resident pages; readable by the process's user and root.
     pub pss: Option<u64>,
-    /// Resident and its own alone: heap and stack.
+    /// Resident and not backed by files: heap and stack.
     pub anonymous: Option<u64>,
-    /// The whole kernel's small objects, sockets among them.
+    /// Of the whole kernel: slab objects, which include sockets.
     pub slab: Option<u64>,
-    /// What the whole kernel holds for TCP to be sent and read.
+    /// Of the whole kernel: TCP send and receive buffers.
     pub tcp: Option<u64>,
 }
 
-/// Processor time of a server, if one is looked at, and of the rest.
+/// CPU time of the server, if there is one to observe, of this process and of the machine.
 pub(super) fn cpu(pid: Option<u32>) -> Result<Cpu, Fault> {
     let server = match pid {
         Some(pid) => process_seconds(&pid.to_string())?,
@@ -55,13 +55,13 @@ pub(super) fn cpu(pid: Option<u32>) -> Result<Cpu, Fault> {
 
 fn process_seconds(pid: &str) -> Result<f64, Fault> {
     let stat = read(pid, "stat")?;
-    // The 14th and 15th field, behind a name that may hold anything.
+    // Fields 14 and 15, after a name that may contain anything.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
     let ticks = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
     Ok(ticks.sum::<f64>() / TICKS_PER_SECOND)
 }
 
-/// All columns of the first line but `idle` and `iowait`; guests are counted among the others.
+/// All columns of the first line but `idle` and `iowait`; guest time is part of the others.
 fn busy_seconds(stat: &str) -> f64 {
     let columns = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
     let busy = columns.enumerate().filter(|(column, _)| ![3, 4].contains(column));
@@ -69,10 +69,10 @@ fn busy_seconds(stat: &str) -> f64 {
     ticks / TICKS_PER_SECOND
 }
 
-/// Memory of a server and of the kernel.
+/// Memory of the server and of the kernel.
 pub(super) fn memory(pid: u32) -> Result<Memory, Fault> {
     let pid = pid.to_string();
-    // In one go, where the kernel has it.
+    // All in one read, if the kernel has the file.
     let rollup = read(&pid, "smaps_rollup").unwrap_or_default();
     let status = read(&pid, "status")?;
     let machine = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -88,10 +88,10 @@ pub(super) fn memory(pid: u32) -> Result<Memory, Fault> {
     })
 }
 
-/// The kernel counts memory of TCP in pages.
+/// The kernel reports TCP memory in pages.
 const PAGE_BYTES: u64 = 4096;
 
-/// A figure that the kernel gives in kilobytes, in bytes; `None` if it is not there.
+/// A figure that the kernel reports in kB, in bytes; `None` if it is missing.
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)

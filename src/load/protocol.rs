@@ -1,5 +1,5 @@
-//! The protocols of all kinds of servers: how to subscribe, how to publish, and which answer shows
-//! that it worked. Owns the bytes; sends none.
+//! The protocols of the servers under load: how to subscribe, how to publish, and which answer
+//! shows success. Owns the bytes; sends none.
 
 use super::scan::{FILL, NUMBER_BYTES};
 use super::{Action, Plan, Workload};
@@ -8,30 +8,31 @@ use crate::codec::json::quote;
 use crate::codec::jwt;
 use crate::codec::ws::{self, Opcode};
 
-/// A kind of server, and the way to it.
+/// A kind of server, and the transport to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// Ours, raw WebSockets.
+    /// fws, raw WebSockets.
     Fws,
-    /// Ours, SockJS over WebSocket.
+    /// fws, SockJS over WebSocket.
     SockJs,
-    /// Ours, SockJS over an HTTP answer that goes on.
+    /// fws, SockJS over HTTP streaming.
     XhrStreaming,
-    /// The least that a server of topics can be: text messages `sub TOPIC`, answered `ok`, and
-    /// `pub TOPIC DATA`, over WebSocket.
+    /// A minimal topic server: text messages over WebSocket, `sub TOPIC`, answered `ok`, and
+    /// `pub TOPIC DATA`.
     Topic,
     /// NATS: subscribers over WebSocket, the publisher over TCP.
     Nats,
     /// MQTT 3.1.1, QoS 0: subscribers over WebSocket, the publisher over TCP.
     Mqtt,
-    /// nginx with nchan: `/sub?id=` over WebSocket, the publisher posts to `/pub?id=`.
+    /// nginx with nchan: subscribers use `/sub?id=` over WebSocket, the publisher posts to
+    /// `/pub?id=`.
     Nchan,
-    /// Redis: `SET` and `GET` alone.
+    /// Redis: only `SET` and `GET`.
     Redis,
 }
 
 impl Protocol {
-    /// Every one, with its name on the command line.
+    /// All protocols with their names on the command line.
     pub const ALL: [(&'static str, Protocol); 8] = [
         ("fws", Protocol::Fws),
         ("sockjs", Protocol::SockJs),
@@ -43,32 +44,32 @@ impl Protocol {
         ("redis", Protocol::Redis),
     ];
 
-    /// Whether it is spoken by our server, with namespaces, users and tokens.
+    /// Whether the server is fws, with namespaces, users and tokens.
     pub fn is_ours(self) -> bool {
         matches!(self, Protocol::Fws | Protocol::SockJs | Protocol::XhrStreaming)
     }
 
-    /// Whether a message may begin and end anywhere in WebSocket frames.
+    /// Whether messages are a byte stream that ignores the bounds of WebSocket frames.
     pub(super) fn is_stream(self) -> bool {
         matches!(self, Protocol::Nats | Protocol::Mqtt)
     }
 
-    /// Whether its publisher comes to the port of the subscribers.
+    /// Whether the publisher uses the subscribers' port.
     pub fn is_one_port(self) -> bool {
         matches!(self, Protocol::Topic | Protocol::Nchan)
     }
 }
 
-/// Which answer shows that something worked.
+/// The answer that shows success.
 #[derive(Debug)]
 pub(super) enum Until {
-    /// The head of an HTTP answer, 101.
+    /// The head of an HTTP 101 answer.
     Switched,
-    /// These bytes, somewhere.
+    /// An answer that contains these bytes.
     Text(Vec<u8>),
 }
 
-/// Something that is said, and the answer to wait for.
+/// Bytes to send, and the answer to wait for.
 #[derive(Debug)]
 pub(super) struct Step {
     pub say: Vec<u8>,
@@ -79,14 +80,14 @@ fn text(say: Vec<u8>, until: &[u8]) -> Option<Step> {
     Some(Step { say, until: Until::Text(until.to_vec()) })
 }
 
-/// The sample of RFC 6455, 1.3: with a key that is always the same, so is its answer.
+/// The handshake key of RFC 6455, 1.3: with a constant key the answer is constant.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub(super) const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// Servers cannot tell a mask of zeros from another; what it hides from is not on this way.
+/// An all-zero mask: servers cannot tell, and no cache on the way needs it (RFC 6455, 10.3).
 const MASK: [u8; 4] = [0; 4];
 
-/// A frame of a client.
+/// A client's frame.
 pub(super) fn masked(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     ws::encode_masked_into(&mut out, opcode, payload, MASK);
@@ -101,26 +102,26 @@ fn upgrade(path: &str, more: &str) -> Option<Step> {
     Some(Step { say: say.into(), until: Until::Switched })
 }
 
-/// The good answer to every command of ours.
+/// Our server's success reply.
 pub(super) const SUCCESS: &[u8] = br#"{"success":true}"#;
 
-/// Everything that is said in one run.
+/// All messages of one run.
 #[derive(Debug)]
 pub(super) struct Script {
     protocol: Protocol,
     namespace: String,
     key: String,
-    /// A header, or nothing.
+    /// A header line, or empty.
     origin: String,
     is_unicast: bool,
     has_own_channel: bool,
-    /// Tells sessions of one run from those of another.
+    /// Distinguishes sessions of different runs.
     run: u32,
-    /// Of the users, in their order; more subscribers than tokens share them.
+    /// By user; if there are more subscribers than tokens, they share them.
     tokens: Vec<String>,
 }
 
-/// So many users there are at most, unless each must have a name of its own.
+/// Maximum number of users, unless each subscriber must have its own.
 const USERS_MAX: usize = 20_000;
 
 impl Script {
@@ -128,7 +129,7 @@ impl Script {
         let users = match plan.workload {
             Workload::Control => 0,
             Workload::Churn => 4096,
-            // Each is told of by the name of its user.
+            // A message names its recipient by user.
             Workload::Unicast => plan.subscribers,
             _ => plan.subscribers.min(USERS_MAX),
         };
@@ -146,7 +147,7 @@ impl Script {
         }
     }
 
-    /// What subscriber `n` says at that step; `None` when it has subscribed.
+    /// What subscriber `n` sends at a step; `None` when it has subscribed.
     pub fn subscriber(&self, n: usize, step: usize) -> Option<Step> {
         let topic = self.topic(n);
         match (self.protocol, step) {
@@ -186,7 +187,7 @@ impl Script {
         }
     }
 
-    /// What a publisher, or whoever commands, says at that step.
+    /// What a publisher or a connection of commands sends at a step.
     pub fn publisher(&self, step: usize) -> Option<Step> {
         match (self.protocol, step) {
             (protocol, 0) if protocol.is_ours() => {
@@ -203,12 +204,12 @@ impl Script {
         }
     }
 
-    /// The next request of a subscriber whose answer over HTTP is over.
+    /// The next request of a subscriber whose streamed answer has ended.
     pub fn again(&self, n: usize) -> Vec<u8> {
         self.post(n, "xhr_streaming", "")
     }
 
-    /// The topic of a subscriber where there are no users: all share one, or each has its own.
+    /// The topic of a subscriber where there are no users: a common one, or in unicast its own.
     fn topic(&self, n: usize) -> String {
         format!("t{:06}", if self.is_unicast { n } else { 0 })
     }
@@ -226,7 +227,7 @@ impl Script {
         (head + body).into()
     }
 
-    /// What a browser says that has a token and wants a channel.
+    /// The messages of a browser: auth and subscribe.
     fn hello(&self, n: usize) -> Vec<String> {
         let token = self.tokens.get(n % self.tokens.len().max(1)).map_or("", String::as_str);
         let name = quote(&self.namespace);
@@ -240,7 +241,7 @@ impl Script {
         }
     }
 
-    /// The publication of a message of so many bytes.
+    /// A publication with `bytes` of data.
     pub fn publication(&self, bytes: usize) -> Template {
         let data = data(bytes);
         let topic = self.topic(0);
@@ -266,7 +267,7 @@ impl Script {
         Template::new(said, self.is_unicast.then_some(name))
     }
 
-    /// A command of ours, or of Redis, on a key with a value of so many bytes.
+    /// A command of fws or Redis on a key, with a value of `bytes`.
     pub fn command(&self, action: Action, bytes: usize) -> Template {
         let data = data(bytes);
         let said = match (self.protocol, action) {
@@ -286,20 +287,20 @@ impl Script {
     }
 }
 
-/// A frame of the control port.
+/// A control frame.
 fn command(action: &str, channel: &str, data: &str, params: &str) -> Vec<u8> {
     let what = format!(r#""action":"{action}","channel":"{channel}","data":"{data}""#);
     control::encode(format!(r#"{{{what},"params":{{{params}}}}}"#).as_bytes()).to_vec()
 }
 
-/// Bytes of a payload: a number to be filled in, and what makes it that long.
+/// Data of `bytes`: room for a number, then fill.
 fn data(bytes: usize) -> String {
     let mut data = "0".repeat(NUMBER_BYTES);
     data.extend(std::iter::repeat_n(char::from(FILL), bytes.saturating_sub(NUMBER_BYTES)));
     data
 }
 
-/// The channel that all subscribe to, and the one of which each has its own.
+/// The channel that all subscribe to, and the one of which each user has its own.
 const CHANNEL: &str = "bench";
 const OWN_CHANNEL: &str = "@bench";
 
@@ -307,7 +308,7 @@ fn user(n: usize) -> String {
     format!("user-{n:06}")
 }
 
-/// Messages as SockJS clients send them.
+/// Messages as SockJS clients send them: a JSON array of strings.
 fn array(messages: &[String]) -> String {
     let quoted: Vec<String> = messages.iter().map(|message| quote(message)).collect();
     format!("[{}]", quoted.join(","))
@@ -331,13 +332,13 @@ fn mqtt_packet(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-/// A text with its length in front (MQTT 3.1.1, 1.5.3).
+/// A length-prefixed string (MQTT 3.1.1, 1.5.3).
 fn mqtt_text(text: &str) -> Vec<u8> {
     let length = u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes();
     [&length, text.as_bytes()].concat()
 }
 
-/// Level 4, a clean session, no keep-alive.
+/// Protocol level 4 (3.1.1), clean session, no keep-alive.
 fn mqtt_connect(client: &str) -> Vec<u8> {
     mqtt_packet(0x10, &[b"\0\x04MQTT\x04\x02\0\0", &mqtt_text(client)])
 }
@@ -350,23 +351,23 @@ fn mqtt_publish(topic: &str, data: &str) -> Vec<u8> {
     mqtt_packet(0x30, &[&mqtt_text(topic), data.as_bytes()])
 }
 
-/// Something that is said again and again, but for two numbers in it.
+/// Bytes sent repeatedly, with two numbers to fill in.
 #[derive(Debug)]
 pub(super) struct Template {
     bytes: Vec<u8>,
-    /// Where the digits of the message's number are.
+    /// Offset of the digits of the message number.
     number_at: Option<usize>,
-    /// Where the six digits are that tell for whom it is.
+    /// Offset of the six digits of the name: the recipient or the key.
     name_at: Option<usize>,
 }
 
 /// Digits of the number in a name.
 const NAME_DIGITS: usize = 6;
-/// So many names there are.
+/// Number of possible names.
 pub(super) const NAMES: usize = 1_000_000;
 
 impl Template {
-    /// One in which that name stands, if any does.
+    /// A template whose name, if any, is the first occurrence of `name`.
     fn new(bytes: Vec<u8>, name: Option<&[u8]>) -> Template {
         let find = |part: &[u8]| bytes.windows(part.len()).position(|it| it == part);
         let number_at = find(&[FILL; 8]).and_then(|at| at.checked_sub(NUMBER_BYTES));
@@ -374,7 +375,7 @@ impl Template {
         Template { bytes, number_at, name_at }
     }
 
-    /// Appends it with these numbers.
+    /// Appends the bytes with these numbers filled in.
     pub fn write(&self, out: &mut Vec<u8>, number: u64, name: usize) {
         let start = out.len();
         out.extend_from_slice(&self.bytes);
@@ -396,7 +397,7 @@ impl Template {
 mod tests {
     use super::*;
 
-    /// As many as there are subscribers, since a message names the user it is for.
+    /// There are as many users as subscribers, since a message names its recipient.
     #[test]
     fn whoever_is_told_of_alone_is_a_user_of_their_own() {
         let plan = super::super::sample(Workload::Unicast, USERS_MAX + 6);

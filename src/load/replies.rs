@@ -1,18 +1,18 @@
-//! Replies of a server to publishers and commands: each is checked, and none may be an error.
+//! A server's replies to publications and commands: each is checked, and an error fails the run.
 
 use super::crowd::words;
 use super::protocol::{Protocol, SUCCESS};
 use super::scan::{self, Said};
 use super::{Action, Fault};
 
-/// Answers in some input.
+/// The replies found in some input.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Replies {
-    /// How much of the input is done with.
+    /// How much of the input was consumed.
     pub used: usize,
-    /// How many answers that was.
+    /// The number of replies.
     pub count: usize,
-    /// Times that the server wants to hear from us.
+    /// The number of pings to answer.
     pub polls: usize,
 }
 
@@ -20,12 +20,12 @@ fn refused(answer: &[u8]) -> Fault {
     Fault::new(format!("the server refuses: {}", words(answer)))
 }
 
-/// There are answers that nothing was asked for.
+/// The server sent more replies than requests.
 pub(super) fn too_many() -> Fault {
     Fault::new("the server replies more often than it was asked")
 }
 
-/// Answers to publications.
+/// Parses replies to publications.
 pub(super) fn to_publications(protocol: Protocol, input: &[u8]) -> Result<Replies, Fault> {
     match protocol {
         Protocol::Fws | Protocol::SockJs | Protocol::XhrStreaming => frames(input, None),
@@ -44,7 +44,7 @@ pub(super) fn to_publications(protocol: Protocol, input: &[u8]) -> Result<Replie
     }
 }
 
-/// Answers to commands on values of so many bytes.
+/// Parses replies to commands with values of `bytes`.
 pub(super) fn to_commands(
     protocol: Protocol,
     action: Action,
@@ -61,7 +61,7 @@ pub(super) fn to_commands(
     alike(format!("${bytes}\r\n").as_bytes(), bytes, input)
 }
 
-/// Answers that all begin alike and, if it has any bytes, go on with a value and the end of a line.
+/// Parses replies that begin with `start` and, if `bytes` is not 0, go on with a value and CRLF.
 fn alike(start: &[u8], bytes: usize, input: &[u8]) -> Result<Replies, Fault> {
     let mut replies = Replies::default();
     let more = if bytes > 0 { bytes + 2 } else { 0 };
@@ -80,7 +80,7 @@ fn alike(start: &[u8], bytes: usize, input: &[u8]) -> Result<Replies, Fault> {
     Ok(replies)
 }
 
-/// Answers of ours: success, or values of so many bytes, each such as was set.
+/// Parses our replies: success, or values of `bytes` as they were set.
 fn frames(input: &[u8], bytes: Option<usize>) -> Result<Replies, Fault> {
     let mut replies = Replies::default();
     loop {
@@ -105,7 +105,7 @@ fn frames(input: &[u8], bytes: Option<usize>) -> Result<Replies, Fault> {
     }
 }
 
-/// Answers over HTTP, 200 to 299.
+/// Parses HTTP answers; the status must be 200 to 299.
 fn heads(input: &[u8]) -> Result<Replies, Fault> {
     let mut replies = Replies::default();
     loop {

@@ -1,41 +1,40 @@
-//! Parses what a server sends into messages, without copying them: WebSocket frames and their
-//! contents, lines of a streamed answer, numbers inside messages. Pure over slices.
+//! Parses a server's output into messages without copying: WebSocket frames and their contents,
+//! lines of a streamed answer, numbers inside messages. Pure over slices.
 
 use super::Fault;
 use super::protocol::Protocol;
 use crate::codec::ws::Opcode;
 
-/// Something that a subscriber was told.
+/// An item that a subscriber received.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said<'a> {
-    /// A message, in whatever the protocol puts around it.
+    /// A message, without the protocol's framing.
     Message(&'a [u8]),
-    /// It wants this answered.
+    /// A WebSocket ping: the pong must have this payload.
     Ping(&'a [u8]),
-    /// The same, one level higher, where the answer is always the same.
+    /// A ping of the protocol above, whose answer is constant.
     Poll,
-    /// An answer over HTTP is over; the next one must be asked for.
+    /// A streamed HTTP answer has ended; the next one must be requested.
     AnswerOver,
-    /// It closes.
+    /// The server closes, with this close frame.
     Close(&'a [u8]),
 }
 
 type Found<'f> = &'f mut dyn FnMut(Said<'_>) -> Result<(), Fault>;
 
-/// What is kept of one connection between two reads, beside the few bytes that it leaves over.
+/// State of one connection between two reads, beside the few unconsumed bytes in the read buffer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept {
-    /// The first half of a message whose other half comes in another frame.
+    /// The start of a message that continues in another WebSocket frame.
     partial: Vec<u8>,
-    /// The beginning of something that may be longer than a read: SockJS puts all that has waited
-    /// into one frame.
+    /// The start of an item that may exceed a read: SockJS puts all queued messages into one frame.
     long: Vec<u8>,
 }
 
-/// More than that is not left over but kept, in bytes.
+/// More unconsumed bytes than this are moved to [`Kept::long`].
 const LONG_BYTES: usize = 16_384;
 
-/// Calls `found` for each thing that is whole; returns how much of the input is done with.
+/// Calls `found` for each complete item; returns how much of the input was consumed.
 pub(super) fn scan(
     protocol: Protocol,
     input: &[u8],
@@ -91,8 +90,8 @@ const PING: u8 = WHOLE | Opcode::Ping as u8;
 const PONG: u8 = WHOLE | Opcode::Pong as u8;
 const CLOSE: u8 = WHOLE | Opcode::Close as u8;
 
-/// First byte of the WebSocket frame that the input begins with, where its payload begins and where
-/// it ends; `None` if it is not all there.
+/// The first byte of the WebSocket frame at the start of the input, and where its payload begins
+/// and ends; `None` if it is incomplete.
 fn frame(input: &[u8]) -> Option<(u8, usize, usize)> {
     let (start, bytes) = match *input {
         [_, short, ..] if short < 126 => (2, u64::from(short)),
@@ -104,8 +103,8 @@ fn frame(input: &[u8]) -> Option<(u8, usize, usize)> {
     input.first().filter(|_| end <= input.len()).map(|first| (*first, start, end))
 }
 
-/// A frame of SockJS: messages, a close, or a sign of life. Most messages are as long as the one
-/// before, and need not be searched for their end.
+/// A SockJS frame: messages, a close, or a heartbeat. Most messages are as long as the one before,
+/// so the end is first expected there.
 fn framed(frame: &[u8], length: &mut usize, found: Found<'_>) -> Result<(), Fault> {
     if frame.starts_with(b"c[") {
         return found(Said::Close(frame));
@@ -118,8 +117,7 @@ fn framed(frame: &[u8], length: &mut usize, found: Found<'_>) -> Result<(), Faul
             !is_quoted && (behind.starts_with(b"\",") || behind == b"\"]")
         };
         if !is_end(*length) {
-            // No quote stands in a message without a backslash before it, and none of ours ends in
-            // a backslash.
+            // A quote inside a message follows a backslash, and our messages do not end in one.
             *length = (0..string.len()).find(|at| is_end(*at)).unwrap_or(string.len());
         }
         let (message, behind) = string.split_at(*length);
@@ -129,14 +127,14 @@ fn framed(frame: &[u8], length: &mut usize, found: Found<'_>) -> Result<(), Faul
     Ok(())
 }
 
-/// Lines of an answer that goes on: frames of SockJS among the marks of chunks and the heads of
-/// further answers, which never begin like one. Our server sends each frame as a chunk of its own;
-/// a proxy may begin another one within it, which is a fault here.
+/// Lines of a streamed answer: SockJS frames between chunk sizes and heads of further answers,
+/// which never begin like a frame. Our server sends each frame as one chunk; a proxy may split it,
+/// which is a fault here.
 fn lines(input: &[u8], found: Found<'_>) -> Result<usize, Fault> {
     let (mut at, mut length, mut message) = (0, 0, 0);
     loop {
         let rest = &input[at..];
-        // Most lines are as long as the one like them before.
+        // Most message lines are as long as the one before.
         let is_alike = rest.get(length) == Some(&b'\n') && rest.starts_with(b"a[");
         let end = match is_alike {
             true => length,
@@ -164,8 +162,8 @@ fn lines(input: &[u8], found: Found<'_>) -> Result<usize, Fault> {
     }
 }
 
-/// Messages of a protocol that takes frames for a stream: it may put many into one, or a message
-/// into two.
+/// Messages of a protocol that uses WebSocket frames as a byte stream: a frame may hold many, and a
+/// message may span two.
 fn stream(
     protocol: Protocol,
     payload: &[u8],
@@ -186,7 +184,7 @@ fn stream(
     Ok(())
 }
 
-/// `MSG subject sid bytes\r\n…\r\n`, and what else the server of NATS says.
+/// `MSG subject sid bytes\r\n…\r\n`, and the other lines of a NATS server.
 pub(super) fn nats(input: &[u8], found: Found<'_>) -> Result<usize, Fault> {
     let mut at = 0;
     loop {
@@ -241,8 +239,8 @@ pub(super) fn digits(text: &[u8]) -> Option<u64> {
     (!text.is_empty()).then(|| text.iter().try_fold(0, digit)).flatten()
 }
 
-/// Where in a message the data stand that were published, and how long such a message is: the same
-/// for all messages of a run, so it is looked for once.
+/// Where a message holds the published data, and how long the message is: the same for all messages
+/// of a run, so it is determined once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     bytes: usize,
@@ -250,32 +248,32 @@ pub(super) struct Shape {
     data_bytes: usize,
 }
 
-/// Digits of the number of a message.
+/// Digits of a message's number.
 pub(super) const NUMBER_BYTES: usize = 10;
-/// What stands behind the number, `FILL` again and again, and no protocol puts around a message.
+/// Follows the number, repeated, and occurs in no protocol's framing.
 pub(super) const FILL: u8 = b'x';
-/// So many in a row are no accident.
+/// This many in a row are not a coincidence.
 const FILL_BYTES: usize = 8;
 
 impl Shape {
-    /// That of a message with so many bytes of data, if it is one of ours.
+    /// The shape of a message with `data_bytes` of data, if it is one of ours.
     pub fn of(message: &[u8], data_bytes: usize) -> Option<Shape> {
         let at = message.windows(FILL_BYTES).position(|part| part == [FILL; FILL_BYTES])?;
         let data_at = at.checked_sub(NUMBER_BYTES)?;
         Some(Shape { bytes: message.len(), data_at, data_bytes })
     }
 
-    /// The number of a message of this shape.
+    /// The number of a message, if it has this shape.
     pub fn number(&self, message: &[u8]) -> Option<u64> {
         let data_at = self.data_at..self.data_at + self.data_bytes;
         if message.len() != self.bytes { None } else { data_number(message.get(data_at)?) }
     }
 }
 
-/// The number in the data of a message or value, if all behind it is as it was written.
+/// The number in the data of a message or value, if only fill follows it.
 pub(super) fn data_number(data: &[u8]) -> Option<u64> {
     let (number, fill) = data.split_at_checked(NUMBER_BYTES)?;
-    // Each byte is like the one before it: compared in one go.
+    // Compared with itself shifted by one, in one go: each byte equals the one before it.
     let is_fill = fill.first().is_none_or(|first| *first == FILL)
         && fill.get(1..) == fill.len().checked_sub(1).and_then(|all| fill.get(..all));
     if is_fill { digits(number) } else { None }
@@ -285,7 +283,7 @@ pub(super) fn data_number(data: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// All that is found, in words, however the input is cut.
+    /// All items found, in words, whatever pieces the input comes in.
     fn all(protocol: Protocol, input: &[u8]) -> Vec<String> {
         let mut results = Vec::new();
         for piece in [1, 7, input.len()] {

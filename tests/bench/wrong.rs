@@ -1,5 +1,4 @@
-//! Servers that do wrong, each in a thread of its own that ends with its listener's last client or
-//! with the test.
+//! Faulty servers, each in a thread that ends with its last client or with the test.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,22 +8,22 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// What a server of topics does wrong, to the last subscriber if nothing else is said.
+/// What a topic server does wrong, by default to the last subscriber.
 #[derive(Clone)]
 pub enum Sin {
     Loses,
     Doubles,
     Swaps,
     Closes,
-    /// Another byte stands behind the number.
+    /// A byte after the number is changed.
     Garbles,
-    /// Nobody gets it or any later one, but a ping now and then.
+    /// Neither this nor any later message is delivered, only a ping now and then.
     Pings,
-    /// The first subscriber gets neither it nor any later one.
+    /// The first subscriber gets neither this nor any later message.
     Forgets,
-    /// All wait for so long.
+    /// Everything stalls for this long.
     Stalls(Duration),
-    /// It stops the bench for so long.
+    /// It stops the bench process for this long.
     Freezes(Arc<Mutex<Option<Pid>>>, Duration),
 }
 
@@ -34,7 +33,7 @@ fn listen() -> (TcpListener, SocketAddr) {
     (listener, at)
 }
 
-/// Serves a publisher, who comes first, and two subscribers; sins with that message.
+/// Serves a publisher, which connects first, and two subscribers; misbehaves at message `at`.
 pub fn topics(sin: Sin, at: u64) -> SocketAddr {
     let (listener, address) = listen();
     spawn(move || serve(&listener, &sin, at));
@@ -73,7 +72,7 @@ fn serve(listener: &TcpListener, sin: &Sin, at: u64) {
             Sin::Stalls(time) => sleep(*time),
             Sin::Freezes(bench, time) => freeze(bench, *time),
         }
-        // They may be gone by now: they have seen what they had to see.
+        // They may be gone by now, once they have seen enough.
         for (to, frame, own) in [(first, &frame, &topics[0]), (second, &others, &topics[1])] {
             let _ = if own == topic { to.write_all(frame) } else { Ok(()) };
         }
@@ -93,7 +92,7 @@ fn freeze(bench: &Mutex<Option<Pid>>, time: Duration) {
     kill_process(pid, Signal::CONT).unwrap();
 }
 
-/// A WebSocket whose key is that of the bench.
+/// Accepts a WebSocket whose key is the bench's constant one.
 fn open(listener: &TcpListener) -> TcpStream {
     let mut stream = listener.accept().unwrap().0;
     let (mut head, mut byte) = (Vec::new(), [0]);
@@ -106,7 +105,7 @@ fn open(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-/// A short message of a client, whose mask is all zeros; `None` if it is gone.
+/// A short client message, whose mask is all zeros; `None` if the client is gone.
 fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     loop {
         let mut head = [0; 6];
@@ -120,7 +119,7 @@ fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     }
 }
 
-/// Sleeps once, a quarter of a second after it was first called.
+/// Sleeps once, a quarter of a second after the first call.
 struct Nap {
     begin: Option<Instant>,
     time: Duration,
@@ -139,7 +138,7 @@ impl Nap {
     }
 }
 
-/// A Redis for one client that sets values of 32 bytes; once it stands still for so long.
+/// A Redis for one client that sets values of 32 bytes; stalls once for this long.
 pub fn commands(stall: Duration) -> SocketAddr {
     let (listener, address) = listen();
     spawn(move || {
@@ -154,7 +153,7 @@ pub fn commands(stall: Duration) -> SocketAddr {
     address
 }
 
-/// A server of topics to which subscribers come and go; once it stands still for so long.
+/// A topic server for visits; stalls once for this long.
 pub fn visits(stall: Duration) -> SocketAddr {
     let (listener, address) = listen();
     spawn(move || {
@@ -169,8 +168,8 @@ pub fn visits(stall: Duration) -> SocketAddr {
     address
 }
 
-/// A way to a server's control port for one client, which does that to the third reply, or the
-/// first one behind it that it does something to.
+/// A proxy to a control port for one client, which applies `change` to replies from the third on,
+/// until one has changed.
 pub fn replies(to: SocketAddr, change: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> SocketAddr {
     let (listener, address) = listen();
     spawn(move || {

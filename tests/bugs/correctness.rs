@@ -1,4 +1,4 @@
-//! B22 to B38: what was lost, late, out of order or forgotten.
+//! B22 to B38: lost, late, reordered and forgotten data.
 
 use super::common::browser::{Browser, Heard, auth_message};
 use super::common::control::{Control, frame};
@@ -20,7 +20,7 @@ fn b22_frames_that_arrive_together_are_all_answered() {
         bytes.extend(frame(set("c", &number.to_string(), "{}").as_bytes()));
         bytes.extend(frame(get("c").as_bytes()));
     }
-    // The last one is cut, and its rest comes alone.
+    // The last frame is split, and its rest comes later.
     let (most, rest) = bytes.split_at(bytes.len() - 7);
     control.send_raw(most);
     for number in 0..count {
@@ -40,7 +40,7 @@ fn b23_a_frame_of_length_0_swallows_nothing_in_silence() {
     let bytes = [&frame(b"")[..], &frame(set("c", "1", "{}").as_bytes())].concat();
     control.send_raw(&bytes);
     control.expect_closed();
-    // Neither was what follows carried out without an answer.
+    // Nor was the command after it carried out without a reply.
     assert_eq!(server.controller("demo").ask(&get("c")), "null");
 }
 
@@ -83,7 +83,7 @@ fn b25_a_half_close_loses_no_reply() {
     assert_eq!(control.recv(), large);
     assert_eq!(control.recv(), SUCCESS);
     control.expect_closed();
-    // In the middle of a frame there is nothing to answer.
+    // An incomplete frame has no reply.
     let mut control = server.control();
     control.send_raw(&frame(get("c").as_bytes())[..9]);
     control.wire.half_close();
@@ -100,7 +100,7 @@ fn b26_a_set_is_done_when_it_is_answered() {
         writer.ok(&set("c", &number.to_string(), params));
         assert_eq!(reader.ask(&get("c")), number.to_string());
     }
-    // State and ttl are one: a state never outlives its ttl, and never inherits one.
+    // State and ttl are set together: a state never outlives its ttl, and never inherits one.
     writer.ok(&set("short", "1", r#"{"ttl":1}"#));
     writer.ok(&set("kept", "1", r#"{"ttl":1}"#));
     writer.ok(&set("kept", "2", "{}"));
@@ -152,7 +152,7 @@ fn b28_falsy_states_are_sent() {
         }
         browser.nothing();
     }
-    // Null is none.
+    // Null means no state.
     control.ok(&set("c", "null", "{}"));
     server.browser("demo", r#"{"i":1}"#).subscribe("c");
 }
@@ -169,8 +169,8 @@ fn b29_the_state_comes_before_later_messages() {
                 control.ok(&set("c", &number.to_string(), r#"{"emit":true}"#));
             }
         });
-        // Whoever comes in between hears a state, and from then on every message: no gap, nothing
-        // twice, nothing older.
+        // A browser that subscribes meanwhile receives a state, and from then on every message: no
+        // gap, no duplicate, nothing older.
         while !publisher.is_finished() {
             let mut browser = server.browser("demo", r#"{"i":1}"#);
             browser.say(&subscribe("c"));
@@ -233,7 +233,7 @@ fn b32_the_raw_endpoint_has_a_heartbeat() {
     let mut dead = Browser::raw(server.ws);
     dead.say(&auth_message("demo", &token(r#"{"i":1}"#, DEMO_KEY)));
     dead.say(r#"{"event":"subscribe","data":"c","clb":1}"#);
-    // It joins, but answers no ping, as one whose machine has gone.
+    // It subscribes but answers no ping, like a machine that is gone.
     let joined = br#"{"event":"callBackAnswer","clb":1,"data":{"ok":true}}"#;
     while dead.next_frame().unwrap().1 != joined {}
     eventually("it is given up", || (connections(&mut control, "c") == 0).then_some(()));
@@ -281,7 +281,7 @@ fn b34_states_do_not_collide() {
     assert_eq!(one.ask(of_user), "\"of user 1\"");
 }
 
-/// Grants are kept (`tests/store.rs`); a server that is told to keep nothing says so at its start.
+/// Grants are kept (`tests/store.rs`); a server told to keep nothing says so at its start.
 #[test]
 fn b35_that_grants_end_with_the_server_is_said() {
     let mut options = Options::default();
@@ -332,7 +332,7 @@ fn b37_numbers_keep_their_digits() {
         raw.expect(&message("c", &data));
         sockjs.expect(&message("c", &data));
     }
-    // Users are compared as text, so that neighbours beyond 2^53 stay two.
+    // Users are compared as text, so that adjacent numbers beyond 2^53 stay different.
     let mut large = server.browser("demo", r#"{"i":9007199254740993}"#);
     large.subscribe("d");
     control.ok(r#"{"action":"emit","channel":"d","data":1,"params":{"userId":9007199254740992}}"#);
@@ -354,7 +354,7 @@ fn b38_a_stale_unix_socket_is_no_hindrance() {
     serves(&server);
     let dir = server.stop();
     assert!(!dir.file("control.sock").exists(), "an orderly end does not");
-    // What is no socket is somebody's file, and stays.
+    // What is not a socket is someone's file, and stays.
     std::fs::write(dir.file("control.sock"), "precious").unwrap();
     let (code, output) = run_to_end(options.command(&dir));
     assert!(code.is_some_and(|code| code != 0), "{output}");

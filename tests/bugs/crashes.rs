@@ -1,4 +1,4 @@
-//! B1 to B11: what ended the original's process.
+//! B1 to B11: what crashed the original.
 
 use super::common::browser::{Browser, RAW, SOCKJS, auth_message, upgrade};
 use super::common::control::frame;
@@ -24,7 +24,7 @@ fn b01_a_frame_may_begin_with_fewer_than_four_bytes() {
     for _ in 0..3 {
         assert_eq!(control.recv(), SUCCESS);
     }
-    // And one that never goes on.
+    // And a frame that never continues.
     let mut control = server.control();
     control.send_raw(&bytes[..2]);
     drop(control);
@@ -99,7 +99,8 @@ fn b04_a_ttl_that_is_none_is_refused() {
     server.assert_alive();
 }
 
-/// There is no store that others can write to. The nearest: states that other parsers choke on.
+/// There is no store that others could write to. The nearest equivalent: states that other parsers
+/// choke on.
 #[test]
 fn b05_odd_states_are_read_and_sent() {
     let mut server = Server::new();
@@ -113,13 +114,13 @@ fn b05_odd_states_are_read_and_sent() {
         browser.say(&subscribe("c"));
         browser.expect(&message("c", state));
     }
-    // What lies too deep for most readers is not taken.
+    // JSON nested too deep for most readers is refused.
     let mut other = server.controller("demo");
     other.send(&set("c", &nested(100_000), "{}"));
     let refused = r#"{"success":false,"reason":"Nested too deep, at most 64 levels","code":300}"#;
     assert_eq!(other.recv(), refused);
     assert_eq!(other.ask(r#"{"action":"ping"}"#), SUCCESS);
-    // Bytes that are no UTF-8 are replaced, as the original does, and read back as UTF-8.
+    // Invalid UTF-8 is replaced, as the original does, and reads back as valid UTF-8.
     control.send_raw(&frame(
         b"{\"action\":\"set\",\"channel\":\"c\",\"data\":\"\xff\",\"params\":{}}",
     ));
@@ -128,7 +129,7 @@ fn b05_odd_states_are_read_and_sent() {
     server.assert_alive();
 }
 
-/// Says `auth` with a token that is given as raw JSON, and is turned away.
+/// Sends `auth` with a token given as raw JSON, and is refused.
 #[track_caller]
 fn assert_invalid(server: &Server, token: &str) {
     let mut browser = Browser::raw(server.ws);
@@ -177,13 +178,13 @@ fn b08_subscribe_before_auth_and_right_behind_it() {
         if path == SOCKJS {
             assert_eq!(browser.hear(), "o");
         }
-        // Before auth it joins nothing, and after auth that is still so.
+        // A subscribe before auth has no effect, also after auth.
         browser.subscribe("c");
         browser.auth("demo", r#"{"i":1}"#);
         control.ok(&emit("c", "1"));
         browser.nothing();
         assert_eq!(connections(&mut control, "c"), 0);
-        // Then it can join as if nothing had been.
+        // After that it can subscribe as usual.
         browser.say(&subscribe("c"));
         browser.expect(&message("c", "\"state\""));
         browser.drop_connection(false);
@@ -221,7 +222,7 @@ fn b09_another_identity_leaves_all_channels() {
     control.ok(&emit("c", "1"));
     browser.nothing();
     browser.subscribe("c");
-    // The same user of another namespace is somebody else, too.
+    // The same user in another namespace is a different user.
     assert_eq!(browser.auth("other", r#"{"i":2}"#), cid);
     control.ok(&emit("c", "2"));
     browser.nothing();
@@ -250,7 +251,7 @@ fn b10_an_upgrade_on_a_wrong_path_then_a_reset() {
     server.assert_alive();
 }
 
-/// States live in memory; what can fail is that there is no room.
+/// States live in memory; what can fail is that a limit is reached.
 #[test]
 fn b11_a_state_that_cannot_be_stored_is_an_error() {
     let mut server = Server::start(&Options::limits(&[("states_per_namespace", 1)]));
@@ -262,7 +263,7 @@ fn b11_a_state_that_cannot_be_stored_is_an_error() {
     assert_eq!(reply, refusal(313, "Too many states, at most 1"));
     browser.nothing();
     assert_eq!(control.ask(&get("b")), "null");
-    // What is there can be replaced, and makes room.
+    // An existing state can be replaced, and removing it makes room.
     control.ok(&set("a", "3", "{}"));
     control.ok(&set("a", "null", "{}"));
     control.ok(&set("b", "2", "{}"));

@@ -1,4 +1,4 @@
-//! B12 to B21: what let people in, or kept nobody out.
+//! B12 to B21: what let clients in, or kept none out.
 
 use super::common::browser::{Browser, auth_message};
 use super::common::control::frame;
@@ -61,7 +61,7 @@ fn b14_withdrawing_a_grant_makes_that_user_leave() {
     one.nothing();
     again.nothing();
     two.expect(&message("#p", "\"now\""));
-    // Nor can it come back.
+    // Nor can it subscribe again.
     control.ok(&set("#p", "\"secret\"", "{}"));
     one.subscribe("#p");
     assert_eq!(connections(&mut control, "#p"), 1);
@@ -83,7 +83,7 @@ fn b15_a_key_is_one_string_and_that_string() {
         json!(1),
     ] {
         let command = json!({ "action": "auth", "name": "demo", "sKey": key }).to_string();
-        // Five wrong keys close a connection.
+        // Five wrong keys close a connection, so each gets its own.
         let mut control = server.control();
         assert_eq!(control.ask(&command), refusal(305, "Invalid sKey"), "{key}");
     }
@@ -107,7 +107,7 @@ fn b16_a_key_that_was_replaced_opens_nothing() {
     let old = json!({ "action": "auth", "name": "demo", "sKey": DEMO_KEY }).to_string();
     for control in [&mut control, &mut inside] {
         assert_eq!(control.ask(&old), refusal(305, "Invalid sKey"));
-        // Nor does it keep open what it has opened.
+        // Connections that used the old key lose their access too.
         assert_eq!(control.ask(&get("c")), refusal(311, "Need auth"));
         control.auth_as("demo", &key);
         assert_eq!(control.ask(&get("c")), "null");
@@ -145,7 +145,7 @@ fn b17_frames_have_a_limit_before_auth_and_after_it() {
 fn b17_half_requests_and_idle_strangers_are_sent_away() {
     let limits = [("control_frame_ms", 100), ("http_head_ms", 100), ("auth_ms", 100)];
     let server = Server::start(&Options::limits(&limits));
-    // As long as a frame has not begun, a back end may idle.
+    // Between frames, a back end may idle.
     let mut idle = server.control();
     let bytes = frame(br#"{"action":"ping"}"#);
     for half in [1, 3, 4, 10, bytes.len() - 1] {
@@ -177,7 +177,7 @@ fn b17_heads_messages_and_fragments_have_a_limit() {
     let mut browser = server.browser("demo", r#"{"i":1}"#);
     browser.send(&"x".repeat(1000));
     browser.nothing();
-    // The length alone is enough.
+    // The length alone is enough to refuse.
     browser.send_raw(&[0x81, 0x80 | 126, 1001_u16.to_be_bytes()[0], 1001_u16.to_be_bytes()[1]]);
     browser.send_raw(&[0; 4]);
     browser.expect_closed(1009, "message too large");
@@ -203,7 +203,7 @@ fn b17_channels_connections_and_namespaces_have_a_limit() {
         browser.subscribe(channel);
     }
     assert_eq!(["a", "b", "c"].map(|channel| connections(&mut control, channel)), [1, 1, 0]);
-    // Leaving one makes room.
+    // Unsubscribing makes room.
     browser.say(r#"{"event":"unsubscribe","data":"a"}"#);
     browser.subscribe("c");
     assert_eq!(["a", "b", "c"].map(|channel| connections(&mut control, channel)), [0, 1, 1]);
@@ -236,14 +236,14 @@ fn b17_subscriptions_of_all_together_have_a_limit() {
         browser.expect(&format!(r#"{{"event":"callBackAnswer","clb":1,"data":{answer}}}"#));
     };
     ask(&mut three, "subscribe", "a", full);
-    // One that is there is no new one, and one that is over makes room.
+    // Repeating a subscription does not count, and ending one makes room.
     ask(&mut two, "subscribe", "b", ok);
     ask(&mut one, "unsubscribe", "a", ok);
     ask(&mut three, "subscribe", "c", ok);
     ask(&mut one, "subscribe", "a", full);
     control.ok(&emit("b", "1"));
     two.expect(&message("b", "1"));
-    // So does whoever goes.
+    // So does a connection that closes.
     drop(two);
     eventually("it is gone", || (connections(&mut control, "b") == 0).then_some(()));
     ask(&mut one, "subscribe", "a", ok);
@@ -271,7 +271,7 @@ fn one_namespace_leaves_something_of_all_for_the_next() {
         let params = json!({ "userId": user.to_string() });
         json!({ "action": "subscribe", "channel": "#c", "params": params }).to_string()
     };
-    // Eight ninths of all, and one.
+    // Eight ninths of all, and one more.
     for number in 0..18 {
         one.ok(&set(&format!("s{number}"), ""));
         one.ok(&grant(number));
@@ -280,7 +280,7 @@ fn one_namespace_leaves_something_of_all_for_the_next() {
     assert_eq!(one.ask(&grant(99)), shared("grants", most));
     one.ok(&set("s0", &"x".repeat(1600)));
     assert_eq!(one.ask(&set("s1", &"x".repeat(200))), shared("bytes of states", bytes));
-    // What it has, it may change, and it may have something else instead.
+    // It may change what it has, or replace it by something else.
     one.ok(&set("s0", &"y".repeat(1600)));
     one.ok(&json!({ "action": "set", "channel": "s17", "data": null }).to_string());
     one.ok(&set("more", ""));
@@ -316,7 +316,7 @@ fn b17_a_slow_subscriber_is_cut_off() {
     slow.subscribe("c");
     let mut quick = server.browser("demo", r#"{"i":2}"#);
     quick.subscribe("c");
-    // It never reads: once the kernel holds no more, the rest would wait in the server.
+    // It never reads: once the kernel's buffers are full, the rest would queue in the server.
     let data = format!("\"{}\"", "x".repeat(1 << 20));
     eventually("the slow one is gone", || {
         control.ok(&emit("c", &data));
@@ -370,7 +370,7 @@ fn b19_there_is_no_default_key_and_none_is_shown() {
     for secret in keys.into_iter().chain([&*token, "a payload", "no JSON at all"]) {
         assert!(!log.contains(secret), "{secret} is in the log");
     }
-    // The next start finds the same key.
+    // The next start loads the same key.
     let server = Server::start_in(server.stop(), &options);
     assert!(server.control().ask(&register("m")).starts_with(r#"{"success":true,"#));
 }
@@ -415,7 +415,7 @@ fn b20_a_message_for_user_0_goes_to_nobody_by_accident() {
     control.ok(r#"{"action":"emit","channel":"c","data":1,"params":{"userId":"0"}}"#);
     browser.nothing();
     zero.expect(&message("c", "1"));
-    // Null and absent mean all.
+    // Null or an absent userId means all users.
     control.ok(r#"{"action":"emit","channel":"c","data":2,"params":{"userId":null}}"#);
     browser.expect(&message("c", "2"));
     zero.expect(&message("c", "2"));
@@ -440,12 +440,12 @@ fn b21_a_token_ends_when_it_says_so() {
         browser.say(&auth_message("demo", &token(&payload, DEMO_KEY)));
         browser.expect_closed(3404, "invalid JWT");
     }
-    // Also while the connection is open.
+    // It also ends open connections.
     let soon = format!(r#"{{"i":1,"exp":{}}}"#, unix_seconds() + 3);
     let mut raw = server.browser("demo", &soon);
     let mut sockjs = Browser::sockjs(server.ws);
     sockjs.auth("demo", &soon);
-    // A new token in time moves the end, and loses no subscription.
+    // A new token in time moves the end, and keeps all subscriptions.
     let mut renewed = server.browser("demo", &soon);
     renewed.subscribe("c");
     renewed.auth("demo", &format!(r#"{{"i":1,"exp":{}}}"#, unix_seconds() + 3600));

@@ -1,5 +1,5 @@
-//! A browser: a WebSocket client on the raw or the SockJS endpoint (protocol parts 6 and 7). The
-//! frames are read by tungstenite, which knows nothing of our own reader and writer.
+//! A browser: a WebSocket client on the raw or the SockJS endpoint (protocol parts 6 and 7). Frames
+//! are parsed by tungstenite, independently of our own reader and writer.
 
 use super::server::key_of;
 use super::token::token;
@@ -16,7 +16,7 @@ pub const RAW: &str = "/socket/websocket";
 /// A path of the SockJS WebSocket.
 pub const SOCKJS: &str = "/socket/000/abcdefgh/websocket";
 
-/// What a browser hears.
+/// What a browser receives.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Heard {
     /// A text message; on SockJS a frame.
@@ -50,7 +50,7 @@ pub struct Browser {
     fences: u64,
 }
 
-/// The time to come back, in milliseconds, in what a server says that stops.
+/// The reconnect delay, in milliseconds, in the close reason of a stopping server.
 #[track_caller]
 pub fn back_ms(reason: &str) -> u64 {
     let ms = reason.strip_prefix("server going away, come back in ");
@@ -58,7 +58,7 @@ pub fn back_ms(reason: &str) -> u64 {
     ms.unwrap_or_else(|| panic!("no time to come back: {reason}"))
 }
 
-/// The request that opens a WebSocket.
+/// An upgrade request.
 pub fn upgrade(path: &str, headers: &[&str]) -> String {
     let mut head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n");
     // The key and its answer are the example of RFC 6455, 1.3.
@@ -82,7 +82,7 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// One frame as a client must not send it: without a mask.
+/// An unmasked frame, which a client must not send.
 pub fn unmasked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = header(first, payload.len(), 0);
     frame.extend_from_slice(payload);
@@ -98,7 +98,7 @@ fn header(first: u8, length: usize, mask_bit: u8) -> Vec<u8> {
     }
 }
 
-/// A SockJS `a[…]` frame with one message, escaped as the reference does (protocol part 6).
+/// A SockJS `a[…]` frame with one message, escaped as the original does (protocol part 6).
 pub fn sockjs_frame(message: &str) -> String {
     let mut frame = String::from("a[\"");
     for unit in message.encode_utf16() {
@@ -129,7 +129,7 @@ impl Browser {
         Browser::open(server, RAW, &[], &[]).unwrap()
     }
 
-    /// Opens the SockJS WebSocket and hears its `o`.
+    /// Opens the SockJS WebSocket and receives its `o`.
     #[track_caller]
     pub fn sockjs(server: SocketAddr) -> Browser {
         let mut browser = Browser::open(server, SOCKJS, &[], &[]).unwrap();
@@ -137,11 +137,11 @@ impl Browser {
         browser
     }
 
-    /// Opens a WebSocket at this path with these headers; `first` leaves in one piece with the
+    /// Opens a WebSocket at this path with these headers; `first` is sent in one piece with the
     /// request.
     ///
     /// # Errors
-    /// Says in what the answer is not exactly the one of the reference.
+    /// How the answer differs from the expected one.
     pub fn open(
         server: SocketAddr,
         path: &str,
@@ -175,7 +175,7 @@ impl Browser {
         Ok(Browser { socket, sockjs: bare != RAW, fences: 0 })
     }
 
-    /// The stream below, for bytes that tungstenite would not send.
+    /// The stream below, to send bytes that tungstenite would not.
     pub fn wire(&mut self) -> &mut Wire {
         self.socket.get_mut()
     }
@@ -192,27 +192,27 @@ impl Browser {
         self.wire().write_all(bytes).expect("the server reads");
     }
 
-    /// Sends a message of the protocol: as it is, or in a SockJS array.
+    /// Sends a protocol message: as it is, or in a SockJS array.
     #[track_caller]
     pub fn say(&mut self, message: &str) {
         let text = if self.sockjs { json!([message]).to_string() } else { message.to_owned() };
         self.send(&text);
     }
 
-    /// The text in which a message of the protocol arrives here.
+    /// The text as which a protocol message arrives on this endpoint.
     pub fn form(&self, message: &str) -> String {
         if self.sockjs { sockjs_frame(message) } else { message.to_owned() }
     }
 
-    /// What comes next.
+    /// The next item received.
     ///
     /// # Errors
-    /// Nothing in time, or something that is against RFC 6455.
+    /// Nothing arrived in time, or something that violates RFC 6455.
     pub fn next(&mut self) -> Result<Heard, String> {
         match self.socket.read() {
             Ok(Message::Text(text)) => Ok(Heard::Text(text.as_str().to_owned())),
             Ok(Message::Ping(_)) => {
-                // The pong is queued: let it go now, nobody may read here for long.
+                // The pong is queued: flush it now, the test may not read again for long.
                 self.socket.flush().map_err(|error| format!("cannot answer a ping: {error}"))?;
                 Ok(Heard::Ping)
             }
@@ -227,7 +227,7 @@ impl Browser {
         }
     }
 
-    /// The next message of the protocol, as it arrives here.
+    /// The next protocol message, as it arrives on this endpoint.
     #[track_caller]
     pub fn hear(&mut self) -> String {
         match self.next().unwrap() {
@@ -236,19 +236,19 @@ impl Browser {
         }
     }
 
-    /// Asserts that the next message of the protocol is this one.
+    /// Asserts that the next protocol message is this one.
     #[track_caller]
     pub fn expect(&mut self, message: &str) {
         assert_eq!(self.hear(), self.form(message));
     }
 
-    /// Authenticates with this payload in the token; gives the connection's id.
+    /// Authenticates with this payload in the token; returns the connection's id.
     #[track_caller]
     pub fn auth(&mut self, namespace: &str, payload: &str) -> String {
         self.auth_with(namespace, &token(payload, key_of(namespace)))
     }
 
-    /// Authenticates with this token; gives the connection's id.
+    /// Authenticates with this token; returns the connection's id.
     #[track_caller]
     pub fn auth_with(&mut self, namespace: &str, token: &str) -> String {
         self.say(&auth_message(namespace, token));
@@ -258,31 +258,31 @@ impl Browser {
         cid.unwrap_or_else(|| panic!("heard {text}")).to_owned()
     }
 
-    /// Subscribes, and makes sure that the server has done so. The channel must have no state.
+    /// Subscribes, and waits until the server has done so. The channel must have no state.
     #[track_caller]
     pub fn subscribe(&mut self, channel: &str) {
         self.say(&json!({ "event": "subscribe", "data": channel }).to_string());
         self.nothing();
     }
 
-    /// Subscribes to a channel that others speak in: the answer comes before what they say. After
-    /// that anything may have come.
+    /// Subscribes to a channel that others publish to: the answer comes before their messages.
+    /// After that anything may follow.
     #[track_caller]
     pub fn join(&mut self, channel: &str) {
         self.say(&json!({ "event": "subscribe", "data": channel, "clb": 1 }).to_string());
         self.expect(r#"{"event":"callBackAnswer","clb":1,"data":{"ok":true}}"#);
     }
 
-    /// Asserts that the server owes nothing on this connection.
+    /// Asserts that the server has sent nothing on this connection.
     #[track_caller]
     pub fn nothing(&mut self) {
         self.fence().unwrap();
     }
 
-    /// Shows that nothing has come before the answer to a ping sent now.
+    /// Checks that nothing arrives before the answer to a ping sent now.
     ///
     /// # Errors
-    /// Says what came before it.
+    /// What arrived before it.
     pub fn fence(&mut self) -> Result<(), String> {
         self.fences += 1;
         let clb = 1_000_000 + self.fences;
@@ -305,10 +305,10 @@ impl Browser {
         self.socket.flush().expect("the server reads");
     }
 
-    /// Hears a close frame and then the end of the connection: code and reason.
+    /// Receives a close frame and then the end of the connection; returns code and reason.
     ///
     /// # Errors
-    /// Says what came instead.
+    /// What arrived instead.
     pub fn closed(&mut self) -> Result<(u16, String), String> {
         let (code, reason) = match self.next()? {
             Heard::Close(code, reason) => (code, reason),
@@ -326,7 +326,7 @@ impl Browser {
         assert_eq!(self.closed(), Ok((code, reason.to_owned())));
     }
 
-    /// Expects to hear that the server stops; returns in how many milliseconds to come back.
+    /// Expects the close of a stopping server; returns the reconnect delay in milliseconds.
     #[track_caller]
     pub fn expect_going_away(&mut self) -> u64 {
         if self.sockjs {
@@ -339,11 +339,11 @@ impl Browser {
         back_ms(&reason)
     }
 
-    /// The next frame as it is on the wire, first byte and payload, and no word back: pings stay
-    /// without an answer. Not to be mixed with [`Browser::next`].
+    /// The next raw frame, as first byte and payload. Pings stay unanswered. Not to be mixed with
+    /// [`Browser::next`].
     ///
     /// # Errors
-    /// Nothing in time, or the end.
+    /// Nothing arrived in time, or the connection ended.
     pub fn next_frame(&mut self) -> Result<(u8, Vec<u8>), String> {
         let mut exact = |length: usize| {
             let mut bytes = vec![0; length];
@@ -359,7 +359,7 @@ impl Browser {
         Ok((head[0], exact(length)?))
     }
 
-    /// Ends the connection without a close frame: FIN, or a reset.
+    /// Closes the connection without a close frame: with FIN, or with a reset.
     pub fn drop_connection(self, reset: bool) {
         let wire = self.socket.into_inner();
         if reset {
@@ -368,7 +368,7 @@ impl Browser {
     }
 }
 
-/// The message that authenticates.
+/// The auth message.
 pub fn auth_message(namespace: &str, token: &str) -> String {
     format!(r#"{{"event":"auth","data":{{"i":{},"s":"{token}"}}}}"#, json!(namespace))
 }

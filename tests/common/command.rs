@@ -1,21 +1,21 @@
-//! The command line under test: runs the binary, and takes down what it says and where.
+//! The command line under test: runs the binary, and captures its output.
 
 use std::process::{Command, Stdio};
 
 use super::server::{DEMO_KEY, Server};
 
-/// What a command has done.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ran {
     /// Its exit code.
     pub code: Option<i32>,
     /// What it wrote to standard output.
     pub out: String,
-    /// And to standard error.
+    /// What it wrote to standard error.
     pub err: String,
 }
 
-/// A command in an environment of its own.
+/// A command without the `FWS_*` variables of the environment.
 pub fn fws(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fws"));
     command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -23,7 +23,7 @@ pub fn fws(words: &[&str]) -> Command {
     command
 }
 
-/// Takes the settings of whoever runs the tests out of a command's environment.
+/// Removes the settings of the developer's environment from a command.
 pub fn forget_settings(command: &mut Command) {
     let names = std::env::vars_os().map(|(name, _)| name);
     names.filter(|name| name.to_string_lossy().starts_with("FWS_")).for_each(|name| {
@@ -31,7 +31,7 @@ pub fn forget_settings(command: &mut Command) {
     });
 }
 
-/// Runs it to its end.
+/// Runs a command to its end.
 pub fn run(mut command: Command) -> Ran {
     let output = command.output().expect("the binary starts");
     Ran {
@@ -41,7 +41,7 @@ pub fn run(mut command: Command) -> Ran {
     }
 }
 
-/// Succeeds without a word on standard error; its output.
+/// Asserts success with nothing on standard error; returns the output.
 #[track_caller]
 pub fn good(command: Command) -> String {
     let ran = run(command);
@@ -49,7 +49,7 @@ pub fn good(command: Command) -> String {
     ran.out
 }
 
-/// Fails with this code, one line on standard error and nothing on standard output.
+/// Asserts failure with this code and nothing but one line on standard error; returns the line.
 #[track_caller]
 pub fn bad(command: Command, code: i32) -> String {
     let ran = run(command);
@@ -60,7 +60,7 @@ pub fn bad(command: Command, code: i32) -> String {
     line.to_string()
 }
 
-/// A command that finds this server, and the keys in its data folder.
+/// A command that is configured for this server, and the keys in its data folder.
 pub fn at(server: &Server, words: &[&str]) -> Command {
     let mut command = fws(words);
     command.env("FWS_LISTEN_CONTROL", server.control.to_string());
@@ -69,7 +69,7 @@ pub fn at(server: &Server, words: &[&str]) -> Command {
     command
 }
 
-/// The same, acting in the namespace `demo`.
+/// The same, with the key of namespace `demo`.
 pub fn demo(server: &Server, words: &[&str]) -> Command {
     let mut command = at(server, words);
     command.env("FWS_NAMESPACE_KEY", DEMO_KEY);

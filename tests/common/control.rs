@@ -1,4 +1,4 @@
-//! A controller: a blocking client of the control port (protocol part 2).
+//! A back end: a blocking client of the control port (protocol part 2).
 
 use super::server::key_of;
 use super::wire::Wire;
@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-/// The largest reply that makes sense.
+/// Largest plausible reply.
 const REPLY_BYTES: usize = 64 << 20;
 
 /// A control connection.
 pub struct Control {
-    /// The stream below, for bytes that are no frames.
+    /// The stream below, to send bytes that are not frames.
     pub wire: Wire,
 }
 
@@ -23,7 +23,7 @@ pub fn frame(body: &[u8]) -> Vec<u8> {
     [&length.to_le_bytes(), body, &[0]].concat()
 }
 
-/// Lets time pass: nothing comes on this connection meanwhile.
+/// Waits for a time, in which nothing may arrive on this connection.
 pub fn wait(control: &mut Control, ms: u64) {
     control.wire.set_deadline(Duration::from_millis(ms));
     assert!(control.wire.read(&mut [0]).is_err());
@@ -31,7 +31,7 @@ pub fn wait(control: &mut Control, ms: u64) {
 }
 
 impl Control {
-    /// Ends the connection with a reset.
+    /// Closes the connection with a reset.
     pub fn reset(self) {
         self.wire.reset();
     }
@@ -52,7 +52,7 @@ impl Control {
         self.wire.write_all(bytes).expect("the server reads");
     }
 
-    /// Sends each byte in a write of its own.
+    /// Sends each byte in its own write.
     #[track_caller]
     pub fn send_split(&mut self, bytes: &[u8]) {
         for byte in bytes.chunks(1) {
@@ -69,7 +69,7 @@ impl Control {
     /// The body of the next reply; `None` at the end of the stream.
     ///
     /// # Errors
-    /// Says what came instead: nothing in time, half a frame, or bytes that are no frame.
+    /// What arrived instead: nothing in time, half a frame, or bytes that are not a frame.
     pub fn next(&mut self) -> Result<Option<String>, String> {
         let mut length = [0; 4];
         match self.wire.read(&mut length[..1]) {
@@ -99,7 +99,7 @@ impl Control {
         self.next().and_then(|body| body.ok_or("the connection was closed".into())).unwrap()
     }
 
-    /// Sends a frame and gives the body of the reply.
+    /// Sends a frame and returns the body of the reply.
     #[track_caller]
     pub fn ask(&mut self, body: &str) -> String {
         self.send(body);
@@ -130,17 +130,17 @@ impl Control {
         assert_eq!(self.next(), Ok(None));
     }
 
-    /// Asserts that the server owes nothing on this connection.
+    /// Asserts that the server has sent nothing on this connection.
     #[track_caller]
     pub fn nothing(&mut self) {
         self.fence().unwrap();
     }
 
-    /// Shows that nothing has come before the replies to two commands sent now. Two, because one
-    /// reply alone could be mistaken for the unexpected one.
+    /// Checks that nothing arrives before the replies to two commands sent now. Two, because a
+    /// single reply could be mistaken for the unexpected one.
     ///
     /// # Errors
-    /// Says what came before them.
+    /// What arrived before them.
     pub fn fence(&mut self) -> Result<(), String> {
         let expected =
             [r#"{"success":true}"#, r#"{"success":false,"reason":"Invalid action...","code":312}"#];

@@ -1,4 +1,4 @@
-//! Exports and the stores they come from and go to (`docs/store.md`).
+//! Exports, and the stores that they come from and go to (`docs/store.md`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub fn store(words: &[&str], data: &Path) -> Command {
     command
 }
 
-/// A file of lines between those that begin and end an export.
+/// Writes a file of lines between the first and last line of an export.
 pub fn lines_in(dir: &Dir, name: &str, lines: &[String]) -> PathBuf {
     let path = dir.file(name);
     let lines: Vec<&str> =
@@ -43,7 +43,7 @@ pub fn import(path: &Path, data: &Path) -> String {
     good(store(&["import", path.to_str().unwrap()], data))
 }
 
-/// Everything in a folder, and what is in it.
+/// All files of a folder, with their contents.
 pub fn contents(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files: Vec<_> =
         fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -51,7 +51,7 @@ pub fn contents(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files.into_iter().map(|file| (file.clone(), fs::read(file).unwrap_or_default())).collect()
 }
 
-/// Asserts that nothing of a store is another, and nothing stands beside it.
+/// Asserts that the store's folder is unchanged, except for the lock.
 #[track_caller]
 pub fn same_store(before: &[(PathBuf, Vec<u8>)], data: &Path) {
     let without_lock = |files: &[(PathBuf, Vec<u8>)]| {

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 request and its answer, byte for byte.
+//! One HTTP/1.1 request and its answer, byte by byte.
 
 use super::wire::Wire;
 use std::io::Write;
@@ -9,14 +9,14 @@ use std::net::SocketAddr;
 pub struct Answer {
     /// Status code.
     pub status: u16,
-    /// Names in lower case, and values, in their order.
+    /// Lower-case names and values, in their order.
     pub headers: Vec<(String, String)>,
-    /// The body, as it came.
+    /// The body as received.
     pub body: String,
 }
 
 impl Answer {
-    /// The value of a header, named in lower case.
+    /// The value of a header, by its lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
@@ -25,7 +25,7 @@ impl Answer {
 /// Sends a request (`GET /path`) with `Connection: close` and reads to the end of the stream.
 ///
 /// # Errors
-/// Says what is wrong with the answer, or that there is none.
+/// What is wrong with the answer, or that there is none.
 pub fn request(server: SocketAddr, line: &str, headers: &[&str]) -> Result<Answer, String> {
     let mut wire = Wire::tcp(server);
     let mut head = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
@@ -42,7 +42,7 @@ pub fn request(server: SocketAddr, line: &str, headers: &[&str]) -> Result<Answe
     answer(&bytes)
 }
 
-/// Takes an answer apart that has no body, whatever its headers say.
+/// Parses an answer that has no body, whatever its headers say.
 fn head_of(bytes: &[u8]) -> Result<Answer, String> {
     let text = String::from_utf8(bytes.to_vec()).map_err(|error| error.to_string())?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or(format!("no head in {text:?}"))?;
@@ -52,10 +52,10 @@ fn head_of(bytes: &[u8]) -> Result<Answer, String> {
     parse_head(head)
 }
 
-/// Takes an answer apart.
+/// Parses an answer.
 ///
 /// # Errors
-/// Says what is wrong with it.
+/// What is wrong with it.
 pub fn answer(bytes: &[u8]) -> Result<Answer, String> {
     let text = String::from_utf8(bytes.to_vec()).map_err(|error| error.to_string())?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or(format!("no head in {text:?}"))?;

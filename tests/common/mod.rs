@@ -1,8 +1,8 @@
-//! What the protocol tests drive the real binary with. Owns child processes and blocking sockets,
-//! each with a read deadline; never looks inside the server. Used by the test crates beside it.
-// Each test crate compiles this module for itself and uses a part of it.
+//! Drives the real binary in the protocol tests. Owns child processes and blocking sockets, each
+//! with a read deadline; never looks inside the server. Used by the test crates beside it.
+// Each test crate compiles this module and uses a part of it.
 #![allow(dead_code)]
-// A test that cannot go on panics, in its helpers as in itself.
+// Test helpers panic on failure, like tests.
 #![allow(clippy::unwrap_used)]
 
 pub mod browser;
@@ -18,13 +18,13 @@ pub mod wire;
 
 use std::time::{Duration, Instant};
 
-/// How long a reply may take before a test fails. Long, because a busy machine is no fault.
+/// How long a reply may take before a test fails. Long, to tolerate a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Calls `attempt` until it gives something; panics with `what` at the deadline.
+/// Calls `attempt` until it returns a value; panics with `what` at the deadline.
 ///
-/// For what the server does in its own time, as noticing that a peer has gone: nothing tells the
-/// test, so it must ask again.
+/// For what the server does in its own time, such as noticing that a peer has gone: the test is not
+/// told and must poll.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -33,7 +33,7 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
             return value;
         }
         assert!(start.elapsed() < DEADLINE, "in vain: {what}");
-        // Gives the processor to the server; the condition above decides, not this time.
+        // Yields the processor to the server; this is no fixed wait.
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

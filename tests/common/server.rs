@@ -1,4 +1,4 @@
-//! The server under test: starts the binary on ports of its own choice, keeps its log, ends it.
+//! The server under test: starts the binary on free ports, collects its log, and stops it.
 
 use super::browser::Browser;
 use super::command::forget_settings;
@@ -33,7 +33,7 @@ pub fn key_of(namespace: &str) -> &'static str {
     }
 }
 
-/// A directory of a test's own, removed when dropped.
+/// A temporary directory, removed when dropped.
 pub struct Dir(PathBuf);
 
 impl Dir {
@@ -54,7 +54,7 @@ impl Dir {
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        // What is left of a directory under /tmp hurts nobody.
+        // A directory that stays behind does no harm.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -63,11 +63,11 @@ impl Drop for Dir {
 pub struct Options {
     /// The content of its configuration file.
     pub config: Value,
-    /// `FWS_SECRETKEY`, if it shall be set.
+    /// `FWS_SECRETKEY`, if it is to be set.
     pub key: Option<String>,
-    /// Whether there shall be a control door at `control.sock` in its directory.
+    /// Whether to listen for back ends on `control.sock` in the directory too.
     pub unix: bool,
-    /// How many descriptors it may have, if not as many as this process.
+    /// The limit of open descriptors, if not that of this process.
     pub descriptors: Option<u64>,
 }
 
@@ -84,7 +84,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The usual namespaces, and these limits.
+    /// Default options with these limits.
     pub fn limits(limits: &[(&str, u64)]) -> Options {
         let mut options = Options::default();
         for (name, value) in limits {
@@ -93,18 +93,18 @@ impl Options {
         options
     }
 
-    /// The command that starts a server in this directory.
+    /// The command that starts a server with its files in this directory.
     pub fn command(&self, dir: &Dir) -> Command {
         let config = dir.file("config.json");
         std::fs::write(&config, self.config.to_string()).expect("a configuration file");
         // It holds keys; the server warns if others may read them.
         let private = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(&config, private).expect("a file of our own");
-        // Another binary with the same flags, if the environment names one.
+        // The environment may name another binary with the same flags.
         let binary = std::env::var("FWS_TEST_BINARY").unwrap_or(env!("CARGO_BIN_EXE_fws").into());
         let mut command = match self.descriptors {
             None => Command::new(binary),
-            // A limit is inherited; a shell in between has one of its own.
+            // A limit is inherited, so set it in a shell in between.
             Some(count) => {
                 let mut shell = Command::new("sh");
                 shell.arg("-c").arg(format!(r#"ulimit -n {count} && exec "$0" "$@""#)).arg(binary);
@@ -129,11 +129,11 @@ impl Options {
 pub struct Server {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
-    /// They read its log until it ends.
+    /// Threads that read the log until it ends.
     readers: Vec<JoinHandle<()>>,
-    /// Where browsers connect.
+    /// The address for browsers.
     pub ws: SocketAddr,
-    /// Where controllers connect.
+    /// The address for back ends.
     pub control: SocketAddr,
     // Last, so that it outlives the process.
     dir: Dir,
@@ -150,20 +150,20 @@ impl Server {
         Server::start_in(Dir::new(), options)
     }
 
-    /// Starts a server in a directory that may hold what another has left.
+    /// Starts a server in a directory that may hold the files of an earlier one.
     pub fn start_in(dir: Dir, options: &Options) -> Server {
         let command = options.command(&dir);
         Server::spawn(command, dir, options.unix)
     }
 
-    /// Starts a server by a command that was made for this directory; `unix`: it has a socket.
+    /// Starts a server with a command made for this directory; `unix`: it has a unix socket too.
     pub fn spawn(mut command: Command, dir: Dir, unix: bool) -> Server {
         let mut child = command.spawn().expect("the binary starts");
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, readers) = drain(&mut child, Arc::clone(&log));
         let doors = wait_for_doors(&lines, unix);
         let Some((ws, control)) = doors else {
-            // Its own last words say more than the deadline.
+            // The log says more than a missed deadline.
             let _ = child.kill();
             let status = child.wait();
             panic!("no doors, {status:?}: {:#?}", log.lock().expect("a log"));
@@ -183,44 +183,44 @@ impl Server {
         control
     }
 
-    /// A new raw WebSocket that has authenticated with this payload in its token.
+    /// A new raw WebSocket, authenticated with this token payload.
     pub fn browser(&self, namespace: &str, payload: &str) -> Browser {
         let mut browser = Browser::raw(self.ws);
         browser.auth(namespace, payload);
         browser
     }
 
-    /// The same for a namespace of a test's own, with its key.
+    /// The same for any namespace, given its key.
     pub fn browser_of(&self, namespace: &str, key: &str, payload: &str) -> Browser {
         let mut browser = Browser::raw(self.ws);
         browser.auth_with(namespace, &super::token::token(payload, key));
         browser
     }
 
-    /// The directory it runs in.
+    /// Its directory.
     pub fn dir(&self) -> &Dir {
         &self.dir
     }
 
-    /// The path of its Unix control socket.
+    /// The path of its unix control socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.file("control.sock")
     }
 
-    /// Every line of it that has been read so far, on both streams: what it says behind the lines
-    /// that name its doors may still be on its way. All of them once it has been seen to end.
+    /// All lines of the log read so far, from both streams. Lines after those with the addresses
+    /// may still be on their way; the log is complete once the server has been seen to end.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().expect("a log").clone()
     }
 
-    /// The first line of its log with these words, as soon as it is there.
+    /// Waits for a log line that contains these words, and returns the first.
     #[track_caller]
     pub fn told(&self, words: &str) -> String {
         let has = |line: &String| line.contains(words);
         eventually(&format!("it says {words:?}"), || self.log().into_iter().find(has))
     }
 
-    /// Where its admin door is, if it has one.
+    /// The address of its admin port.
     #[track_caller]
     pub fn admin(&self) -> SocketAddr {
         let line = self.told("listening admin=");
@@ -229,7 +229,7 @@ impl Server {
         address.unwrap_or_else(|| panic!("no address: {line}"))
     }
 
-    /// How it has ended, if it has; its log is whole then.
+    /// Its exit status, if it has ended; its log is complete then.
     #[track_caller]
     fn status(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().expect("a child")?;
@@ -238,12 +238,12 @@ impl Server {
         Some(status)
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    /// Asserts that this very process still serves both doors.
+    /// Asserts that the same process still serves both ports.
     #[track_caller]
     pub fn assert_alive(&mut self) {
         assert_eq!(self.child.try_wait().expect("a child"), None, "{:#?}", self.log());
@@ -254,22 +254,22 @@ impl Server {
         browser.nothing();
     }
 
-    /// Kills it as a crash would, and gives its directory back.
+    /// Kills it, as in a crash, and returns its directory.
     pub fn crash(mut self) -> Dir {
         self.child.kill().expect("a child");
         self.child.wait().expect("a child");
         std::mem::replace(&mut self.dir, Dir::new())
     }
 
-    /// Asks it to end.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         kill_process(self.pid(), Signal::TERM).expect("a child");
     }
 
-    /// Lets it do nothing until it is thawed: what comes meanwhile meets it in one turn.
+    /// Stops the process until `thaw`: what arrives meanwhile is handled in one turn.
     pub fn freeze(&self) {
         kill_process(self.pid(), Signal::STOP).expect("a child");
-        // The signal has come before it is obeyed, by each thread.
+        // SIGSTOP is delivered before every thread has stopped.
         let tasks = format!("/proc/{}/task", self.child.id());
         let is_still = |task: std::io::Result<std::fs::DirEntry>| {
             let stat = std::fs::read_to_string(task.expect("a task").path().join("stat"));
@@ -280,12 +280,12 @@ impl Server {
         });
     }
 
-    /// Lets it go on.
+    /// Continues the process.
     pub fn thaw(&self) {
         kill_process(self.pid(), Signal::CONT).expect("a child");
     }
 
-    /// The most memory that it has had so far.
+    /// Its peak memory so far.
     pub fn peak_memory_bytes(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("Linux tells how a process is");
@@ -294,7 +294,7 @@ impl Server {
         peak.parse::<usize>().expect("a number") * 1024
     }
 
-    /// Waits until it has ended, and gives its directory back. Panics if its exit code is not 0.
+    /// Waits until it has ended, and returns its directory. Panics if the exit code is not 0.
     #[track_caller]
     pub fn exited(mut self) -> Dir {
         let status = eventually("it ends", || self.status());
@@ -302,18 +302,18 @@ impl Server {
         std::mem::replace(&mut self.dir, Dir::new())
     }
 
-    /// Its exit code, if it has one by now.
+    /// Its exit code, if it has ended.
     pub fn exit_code(&mut self) -> Option<Option<i32>> {
         self.status().map(|status| status.code())
     }
 
-    /// Waits until it has ended, in whatever way.
+    /// Waits until it has ended, in any way.
     #[track_caller]
     pub fn ended(mut self) {
         eventually("it ends", || self.child.try_wait().expect("a child"));
     }
 
-    /// Asks it to end and waits for it.
+    /// Sends SIGTERM, and waits for exit code 0.
     #[track_caller]
     pub fn stop(self) -> Dir {
         self.terminate();
@@ -323,13 +323,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already, which is what the test wanted.
+        // The process may have ended already, as the test intended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Runs a command to its end: exit code and all that it printed. Panics if it does not end.
+/// Runs a command to its end; returns exit code and output. Panics if it does not end.
 #[track_caller]
 pub fn run_to_end(mut command: Command) -> (Option<i32>, String) {
     let mut child = command.spawn().expect("the binary starts");
@@ -345,12 +345,12 @@ pub fn run_to_end(mut command: Command) -> (Option<i32>, String) {
     (status.and_then(|status| status.code()), log)
 }
 
-/// A file system of so many MB that only one process and its children see.
+/// A command whose data folder is a file system of `size` MB in a mount namespace of its own.
 pub fn on_small_disk(options: &Options, dir: &Dir, size: u32) -> Command {
     on_disk(options, dir, size, "true")
 }
 
-/// The same, where a shell does something there (`$0`) before the process starts.
+/// The same; runs a shell command before the server, with the data folder as `$0`.
 pub fn on_disk(options: &Options, dir: &Dir, size: u32, before: &str) -> Command {
     let server = options.command(dir);
     let mount = dir.file("data");
@@ -370,7 +370,7 @@ pub fn on_disk(options: &Options, dir: &Dir, size: u32, before: &str) -> Command
     command
 }
 
-/// Writes until the disk of a process is full; the file that fills it.
+/// Fills the disk, and returns the file that does.
 pub fn fill(folder: &Path) -> PathBuf {
     let path = folder.join("filler");
     let mut file = std::fs::File::create(&path).unwrap();
@@ -384,7 +384,7 @@ pub fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).expect("the file is there").permissions().mode() & 0o777
 }
 
-/// Reads both streams of a child for ever, so that it never blocks on a full pipe.
+/// Reads both streams of a child until they end, so that it never blocks on a full pipe.
 fn drain(
     child: &mut Child,
     log: Arc<Mutex<Vec<String>>>,
@@ -397,7 +397,7 @@ fn drain(
         std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 log.lock().expect("a log").push(line.clone());
-                // Nobody listens any more once the doors are known.
+                // The receiver is gone once the addresses are known.
                 let _ = sender.send(line);
             }
         })
@@ -406,7 +406,7 @@ fn drain(
     (receiver, readers)
 }
 
-/// Reads the log up to the lines that name the doors.
+/// Reads the log up to the lines with the addresses.
 fn wait_for_doors(lines: &Receiver<String>, unix: bool) -> Option<(SocketAddr, SocketAddr)> {
     let (mut ws, mut control, mut socket) = (None, None, !unix);
     let start = Instant::now();

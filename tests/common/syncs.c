@@ -1,5 +1,5 @@
-/* Notes which files and folders a program makes durable: put in front of the C library by
-   LD_PRELOAD. One path a line, in the file that SYNCS names. */
+/* Records which files and folders a program syncs: loaded before the C library with LD_PRELOAD.
+   Writes one path per line to the file that SYNCS names. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <limits.h>

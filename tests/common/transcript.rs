@@ -1,9 +1,9 @@
-//! Transcripts: dialogues with the server as plain text, one file for each area of the protocol
-//! in `tests/transcripts/`, every case on a fresh server. This module reads and plays them.
+//! Transcripts: dialogues with the server as plain text, one file per area of the protocol in
+//! `tests/transcripts/`, each case on a fresh server. This module parses and plays them.
 //!
-//! A line `case NAME` begins a case; its steps follow, one to a line, indented. `#` begins a
-//! comment line. A step is `WHO VERB REST`. Who: `net1`, `net2`… a connection to the control port;
-//! `ws1`… a WebSocket; `http` a request of its own. `>` is to the server, `<` from it.
+//! A line `case NAME` begins a case; its steps follow, one per line, indented. `#` begins a comment
+//! line. A step is `WHO VERB REST`. Who: `net1`, `net2`… a connection to the control port; `ws1`… a
+//! WebSocket; `http` a separate request. `>` is to the server, `<` from it.
 //!
 //! | step | |
 //! |---|---|
@@ -16,19 +16,19 @@
 //! | `net1 auth NS` | short for `> {"action":"auth",…}` and `< {"success":true}` |
 //! | `net1 fin` | the client will send nothing more |
 //! | `net1 closed` | the server closes |
-//! | `ws1 open PATH \| HEADER \| …` | opens a WebSocket; the answer is just what RFC 6455 asks |
+//! | `ws1 open PATH \| HEADER \| …` | opens a WebSocket; the answer is exactly that of RFC 6455 |
 //! | `ws1 > TEXT`, `ws1 < TEXT` | a text message, on SockJS a frame |
 //! | `ws1 say MESSAGE`, `ws1 hear MESSAGE` | the same, but on SockJS inside `["…"]`, `a["…"]` |
-//! | `ws1 auth NS PAYLOAD $cid1` | says `auth` with such a token, hears `auth ok` |
-//! | `ws1 join NS PAYLOAD CHANNEL $cid1` | `open` raw, `auth`, subscribe; no state comes |
+//! | `ws1 auth NS PAYLOAD $cid1` | sends `auth` with such a token, receives `auth ok` |
+//! | `ws1 join NS PAYLOAD CHANNEL $cid1` | `open` raw, `auth`, subscribe; there is no state |
 //! | `ws1 frame> 81 TEXT` | one masked frame: its first byte in hex, its payload |
 //! | `ws1 unmasked> 81 TEXT` | the same without a mask |
 //! | `ws1 hex> 8100…` | these bytes as they are |
-//! | `ws1 pong TEXT` | a pong comes |
-//! | `ws1 close CODE REASON`, `ws1 close` | a close frame, the second without a code |
-//! | `ws1 closed CODE REASON` | a close frame comes, and after the answer the end |
-//! | `WHO nothing` | nothing has come: what is sent now is answered first |
-//! | `WHO hold`, `WHO release` | what is sent in between leaves in one write |
+//! | `ws1 pong TEXT` | receives a pong |
+//! | `ws1 close CODE REASON`, `ws1 close` | sends a close frame, the second without a code |
+//! | `ws1 closed CODE REASON` | receives a close frame and, after the answer, the end |
+//! | `WHO nothing` | nothing has arrived: what is sent now is answered first |
+//! | `WHO hold`, `WHO release` | what is sent in between goes out in one write |
 //! | `WHO drop`, `WHO reset` | the client ends the TCP connection |
 //! | `http > GET /path \| HEADER \| …` | a request |
 //! | `http < 200`, `http < name: value` | its status; one of its headers |
@@ -37,9 +37,9 @@
 //! `>"` and `<"` instead of `>` and `<`: the rest is a JSON string; for text with white space at
 //! its ends or with characters that cannot be seen.
 //!
-//! In what is sent and expected, `$name1` is a version 4 UUID, in lower case, equal wherever it
-//! recurs in the case and different from all others; `$int` an integer, `$u32` one below 2^32;
-//! `<<70000 x>>` so many `x`; `<<token NS PAYLOAD>>` a token as the PHP client makes it;
+//! In what is sent and expected, `$name1` is a lower-case version 4 UUID, equal wherever it recurs
+//! in the case and different from all others; `$int` an integer, `$u32` one below 2^32;
+//! `<<70000 x>>` that many `x`; `<<token NS PAYLOAD>>` a token as the PHP client makes it;
 //! `<<server key>>` the server key.
 //!
 //! A case ends with `nothing` on every connection that is still open.
@@ -69,7 +69,7 @@ struct Step {
     rest: String,
 }
 
-/// Reads a transcript.
+/// Parses a transcript.
 pub fn parse(text: &str) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     for line in text.lines() {
@@ -97,7 +97,7 @@ pub fn parse(text: &str) -> Vec<Case> {
 /// Plays a case on a fresh server.
 ///
 /// # Errors
-/// The dialogue so far, and what was wrong with its last line.
+/// The dialogue so far, and what is wrong with its last line.
 pub fn play(case: &Case) -> Result<(), String> {
     let server = Server::start(&Options::default());
     let mut play = Play::new(&server);
@@ -108,7 +108,7 @@ pub fn play(case: &Case) -> Result<(), String> {
     play.fences().map_err(|error| play.failure(case, &error))
 }
 
-/// Long bodies are for machines.
+/// Shortens long bodies for a failure message.
 fn shorten(text: &str) -> String {
     if text.len() <= 1000 {
         return text.to_owned();
@@ -340,7 +340,7 @@ fn same_json(expected: &str, actual: &str) -> Result<(), String> {
     Err(format!("expected {expected}, got {actual}"))
 }
 
-/// Writes out `<<…>>`.
+/// Expands `<<…>>`.
 fn expand(text: &str) -> String {
     let mut parts = text.split("<<");
     let mut out = parts.next().unwrap_or_default().to_owned();
@@ -360,18 +360,18 @@ fn expand(text: &str) -> String {
     out
 }
 
-/// The `$name1` of a case and what they stand for.
+/// The `$name1` of a case and their values.
 #[derive(Default)]
 struct Names(BTreeMap<String, String>);
 
 impl Names {
-    /// Puts in what is known.
+    /// Inserts the known values.
     fn fill(&self, text: &str) -> String {
         let filled = |text: String, (name, value): (&String, &String)| text.replace(name, value);
         self.0.iter().fold(text.to_owned(), filled)
     }
 
-    /// Compares, and learns the names that are new.
+    /// Compares, and learns the values of new names.
     fn expect(&mut self, expected: &str, actual: &str) -> Result<(), String> {
         self.learn(expected, actual)
             .ok_or_else(|| format!("expected {}, got {}", shorten(expected), shorten(actual)))
@@ -413,9 +413,9 @@ impl Names {
     }
 }
 
-/// The control stream of a case that speaks on one control connection only.
+/// The control stream of a case with only one control connection.
 pub struct ControlStream {
-    /// All that is sent.
+    /// All bytes sent.
     pub sent: Vec<u8>,
     /// The replies, each with the verb that expects it.
     replies: Vec<(String, String)>,
@@ -445,7 +445,7 @@ pub fn control_stream(case: &Case) -> Option<ControlStream> {
     Some(ControlStream { sent, replies })
 }
 
-/// Sends such a stream to a fresh server, byte by byte or in one piece, and compares the replies.
+/// Sends a stream to a fresh server, byte by byte or in one piece, and compares the replies.
 ///
 /// # Errors
 /// The reply that differs.

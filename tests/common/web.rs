@@ -1,5 +1,5 @@
-//! HTTP/1.1 as tests speak it: one connection, one request after the other, answers with a length
-//! or in chunks, byte for byte; and the conformance server of `examples/`.
+//! An HTTP/1.1 client for tests: one connection with sequential requests, answers with a length or
+//! in chunks, byte by byte; and the conformance server of `examples/`.
 
 use super::DEADLINE;
 use super::http::Answer;
@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// How answers that must never be cached say so.
+/// The `Cache-Control` of answers that must not be cached.
 pub const NEVER_CACHED: &str = "no-store, no-cache, no-transform, must-revalidate, max-age=0";
 
 /// The conformance server. Killed when dropped.
@@ -21,7 +21,7 @@ pub struct Conformance {
 }
 
 impl Conformance {
-    /// Starts one. `cargo test` has built it; before a single test, `cargo build --examples` must.
+    /// Starts one. `cargo test` builds it; for a single test run `cargo build --examples` first.
     pub fn new() -> Conformance {
         let binary = std::path::Path::new(env!("CARGO_BIN_EXE_fws"));
         let binary = binary.with_file_name("examples").join("conformance");
@@ -40,13 +40,13 @@ impl Conformance {
 
 impl Drop for Conformance {
     fn drop(&mut self) {
-        // It runs until it is killed.
+        // The process runs until it is killed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A name of a session that no other test has.
+/// A session's path below `/socket`, which no other test uses.
 pub fn session() -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     format!("000/s{}", NEXT.fetch_add(1, Ordering::Relaxed))
@@ -77,7 +77,7 @@ impl Http {
         self.wire.write_all(bytes.as_ref()).expect("the server reads");
     }
 
-    /// Sends a request, `GET /path`, of HTTP/1.1; a POST always with its length.
+    /// Sends a request such as `GET /path`; a POST always with its length.
     #[track_caller]
     pub fn send(&mut self, line: &str, headers: &[&str], body: &str) {
         let mut head = format!("{line} HTTP/1.1\r\nHost: {}\r\n", self.address);
@@ -90,7 +90,7 @@ impl Http {
         self.raw(head + "\r\n" + body);
     }
 
-    /// Sends a request and takes the answer.
+    /// Sends a request and reads the answer.
     #[track_caller]
     pub fn ask(&mut self, line: &str, headers: &[&str], body: &str) -> Answer {
         self.send(line, headers, body);
@@ -123,13 +123,13 @@ impl Http {
         }
     }
 
-    /// So many bytes of text.
+    /// Reads `count` bytes of text.
     #[track_caller]
     pub fn exactly(&mut self, count: usize) -> String {
         String::from_utf8(self.bytes(count)).expect("text")
     }
 
-    /// So many bytes.
+    /// Reads `count` bytes.
     #[track_caller]
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.got.len() < count {
@@ -139,7 +139,7 @@ impl Http {
         self.got.drain(..count).collect()
     }
 
-    /// The head of an answer.
+    /// Reads the head of an answer.
     #[track_caller]
     pub fn head(&mut self) -> Answer {
         let head = self.until("\r\n\r\n");
@@ -153,7 +153,7 @@ impl Http {
         Answer { status, headers: headers.collect(), body: String::new() }
     }
 
-    /// The next chunk of an answer; empty at its end.
+    /// Reads the next chunk of an answer; empty at its end.
     #[track_caller]
     pub fn chunk(&mut self) -> String {
         let size = self.until("\r\n");
@@ -162,7 +162,7 @@ impl Http {
         chunk.strip_suffix("\r\n").expect("a chunk ends so").to_owned()
     }
 
-    /// A whole answer, by its length or in chunks.
+    /// Reads a whole answer, with a length or in chunks.
     #[track_caller]
     pub fn answer(&mut self) -> Answer {
         let mut answer = self.head();
@@ -191,14 +191,13 @@ impl Http {
         assert_eq!(String::from_utf8_lossy(&self.got), "", "before the end");
     }
 
-    /// All up to the end of the connection.
+    /// Reads everything up to the end of the connection.
     pub fn rest(&mut self) -> String {
         while self.fill() {}
         String::from_utf8_lossy(&std::mem::take(&mut self.got)).into_owned()
     }
 
-    /// Asserts that the server has nothing to say for a moment: nothing else could show that it
-    /// waits.
+    /// Asserts that the server sends nothing for a moment: nothing else could show that it waits.
     #[track_caller]
     pub fn expect_silence(&mut self) {
         assert!(self.got.is_empty(), "{:?}", String::from_utf8_lossy(&self.got));
@@ -211,21 +210,21 @@ impl Http {
     }
 }
 
-/// One request on a connection of its own.
+/// One request on its own connection.
 #[track_caller]
 pub fn ask(address: SocketAddr, line: &str, headers: &[&str], body: &str) -> Answer {
     Http::connect(address).ask(line, headers, body)
 }
 
-/// Posts to a path and gives status and body.
+/// Posts to a path; returns status and body.
 #[track_caller]
 pub fn post(address: SocketAddr, path: &str, body: &str) -> (u16, String) {
     let answer = ask(address, &format!("POST {path}"), &[], body);
     (answer.status, answer.body)
 }
 
-/// The name of a new session over HTTP in the namespace `demo`, of that user, that listens to that
-/// channel.
+/// Opens an HTTP session of a user in namespace `demo`, subscribed to a channel; returns its path
+/// below `/socket`.
 pub fn session_on(address: SocketAddr, user: usize, channel: &str) -> String {
     let id = session();
     assert_eq!(post(address, &format!("/socket/{id}/xhr"), ""), (200, "o\n".into()));

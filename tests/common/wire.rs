@@ -1,5 +1,5 @@
-//! A blocking stream, TCP or Unix, with a read deadline and the means to be unkind to a server:
-//! several writes held back to leave as one, half-close, reset.
+//! A blocking stream, TCP or unix, with a read deadline and ways to be rude to a server: writes
+//! held back to be sent as one, half-close, reset.
 
 use super::DEADLINE;
 use rustix::net;
@@ -14,20 +14,20 @@ enum Socket {
     Unix(UnixStream),
 }
 
-/// One connection of a test to the server.
+/// A connection to the server.
 pub struct Wire {
     socket: Socket,
-    /// What was written since `hold`; `None` if writes go out at once.
+    /// What was written since `hold`; `None` if writes are sent at once.
     held: Option<Vec<u8>>,
 }
 
 impl Wire {
-    /// Connects; every write leaves as a segment of its own.
+    /// Connects; every write is sent as its own segment.
     pub fn tcp(address: SocketAddr) -> Wire {
         Wire::over(TcpStream::connect(address).expect("the door is open"))
     }
 
-    /// The same from another address of this machine.
+    /// The same from another local address.
     pub fn from_ip(ip: [u8; 4], address: SocketAddr) -> Wire {
         let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None);
         let socket = socket.expect("a socket");
@@ -51,7 +51,7 @@ impl Wire {
         Wire { socket: Socket::Unix(stream), held: None }
     }
 
-    /// The same connection once more, to write while another reads.
+    /// A second handle of the connection, to write while another thread reads.
     pub fn another(&self) -> Wire {
         let socket = match &self.socket {
             Socket::Tcp(stream) => stream.try_clone().map(Socket::Tcp),
@@ -60,19 +60,19 @@ impl Wire {
         Wire { socket: socket.expect("an open socket"), held: None }
     }
 
-    /// From now on writes wait for `release`.
+    /// Holds writes back until `release`.
     pub fn hold(&mut self) {
         self.held.get_or_insert_default();
     }
 
-    /// What was held leaves in one write.
+    /// Sends what was held back, in one write.
     pub fn release(&mut self) {
         if let Some(bytes) = self.held.take() {
             self.write_all(&bytes).expect("the server reads");
         }
     }
 
-    /// How long a read may take from now on.
+    /// Sets the timeout of reads.
     pub fn set_deadline(&mut self, deadline: Duration) {
         match &self.socket {
             Socket::Tcp(stream) => stream.set_read_timeout(Some(deadline)),
@@ -81,7 +81,7 @@ impl Wire {
         .expect("a read deadline");
     }
 
-    /// Says that nothing more will be sent (FIN), and goes on reading.
+    /// Shuts down the sending side (FIN), and goes on reading.
     pub fn half_close(&mut self) {
         match &self.socket {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
@@ -90,15 +90,15 @@ impl Wire {
         .expect("an open socket");
     }
 
-    /// Ends the connection with a reset instead of a FIN.
+    /// Closes the connection with a reset instead of a FIN.
     pub fn reset(self) {
         if let Socket::Tcp(stream) = &self.socket {
             rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).expect("linger");
         }
     }
 
-    /// Reads to the end of the stream. A reset counts as the end: the server may close while it
-    /// has not read everything.
+    /// Reads to the end of the stream. A reset counts as the end: the server may close before it
+    /// has read everything.
     pub fn read_rest(&mut self) -> Result<Vec<u8>, String> {
         let mut rest = Vec::new();
         match self.read_to_end(&mut rest) {

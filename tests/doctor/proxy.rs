@@ -1,16 +1,16 @@
-//! Small proxies that do what bad proxies do, and servers that are none of ours.
+//! Small misbehaving proxies, and servers other than ours.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a proxy makes of a request's head.
+/// Rewrites the head of a request.
 pub type Request = fn(String) -> String;
-/// How a proxy passes on what the server says.
+/// Forwards the server's bytes to the client.
 pub type Answer = fn(&mut TcpStream, &mut TcpStream);
 
-/// A proxy to this server. Its threads end with the test.
+/// A proxy to a server. Its threads end with the test.
 pub fn proxy(server: SocketAddr, request: Request, answer: Answer) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -35,7 +35,7 @@ fn serve(client: &Arc<TcpStream>, server: SocketAddr, request: Request, answer: 
     }
     let (from, to) = (Arc::clone(client), Arc::clone(&server));
     std::thread::spawn(move || {
-        // Either end may go at any moment.
+        // Either end may close at any moment.
         let _ = std::io::copy(&mut &*from, &mut &*to);
         let _ = to.shutdown(Shutdown::Write);
     });
@@ -44,7 +44,7 @@ fn serve(client: &Arc<TcpStream>, server: SocketAddr, request: Request, answer: 
     let _ = server.shutdown(Shutdown::Both);
 }
 
-/// The head of a request, and what has come behind it.
+/// The head of a request, and the bytes received after it.
 fn read_head(mut client: &TcpStream) -> Option<(String, Vec<u8>)> {
     let (mut got, mut piece) = (Vec::new(), [0; 65536]);
     loop {
@@ -59,30 +59,30 @@ fn read_head(mut client: &TcpStream) -> Option<(String, Vec<u8>)> {
     }
 }
 
-/// The head as it came.
+/// The head unchanged.
 pub fn as_it_is(head: String) -> String {
     head
 }
 
-/// The head without its lines that begin so, and a new one.
+/// The head without the lines with these prefixes, and with a new line.
 pub fn with(head: &str, without: &[&str], line: &str) -> String {
     let is_kept = |it: &&str| without.iter().all(|start| !it.starts_with(start));
     let lines: Vec<&str> = head.trim_end().split("\r\n").filter(is_kept).collect();
     lines.join("\r\n") + "\r\n" + line + "\r\n\r\n"
 }
 
-/// All bytes as they come.
+/// Forwards all bytes as they come.
 pub fn at_once(server: &mut TcpStream, client: &mut TcpStream) {
     let _ = std::io::copy(server, client);
 }
 
-/// All bytes, changed by this; each read is one piece.
+/// Forwards all bytes, changed; each read is one piece.
 pub fn changed(server: &mut TcpStream, client: &mut TcpStream, change: fn(String) -> String) {
     let mut piece = [0; 65536];
     while let Ok(count) = server.read(&mut piece)
         && count > 0
     {
-        // The text that is looked for is ASCII, and in one frame.
+        // The texts to change are ASCII, and within one read.
         let bytes: String = piece[..count].iter().map(|byte| char::from(*byte)).collect();
         let bytes: Vec<u8> = change(bytes).chars().map(|c| u8::try_from(c).unwrap()).collect();
         if client.write_all(&bytes).is_err() {
@@ -91,12 +91,12 @@ pub fn changed(server: &mut TcpStream, client: &mut TcpStream, change: fn(String
     }
 }
 
-/// Takes this page for one that the server has not.
+/// Rewrites a request for this page to one that the server does not have.
 pub fn away(head: String, page: &str) -> String {
     head.replacen(page, "/away HTTP/1.1", 1)
 }
 
-/// Cuts a connection on which the server says nothing for so long.
+/// Cuts the connection if the server sends nothing for `MS` milliseconds.
 pub fn impatient<const MS: u64>(server: &mut TcpStream, client: &mut TcpStream) {
     server.set_read_timeout(Some(Duration::from_millis(MS))).unwrap();
     let mut piece = [0; 65536];
@@ -113,7 +113,7 @@ pub fn impatient<const MS: u64>(server: &mut TcpStream, client: &mut TcpStream) 
     }
 }
 
-/// Answers every request so.
+/// A server with this answer to every request.
 pub fn answering(text: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -128,7 +128,7 @@ pub fn answering(text: &'static str) -> SocketAddr {
     address
 }
 
-/// A SockJS server that knows no `ping`: it does not answer at all, or repeats what it gets.
+/// A SockJS server without `ping`: it does not answer it at all, or echoes.
 pub fn another(echo: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

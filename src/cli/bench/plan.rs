@@ -19,7 +19,7 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
     let is_terminal = stderr().is_terminal();
     let mut show = |line: &str| {
         if is_terminal {
-            // Nobody's loss if it cannot be written.
+            // The run does not depend on the progress line.
             let _ = stderr().write_all(format!("\r{line}\x1b[K").as_bytes());
         }
     };
@@ -30,7 +30,7 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
     if is_json { out_json(&members(&plan, &outcome)) } else { out(&text(&plan, &outcome)) }
 }
 
-/// Which of the server's addresses nobody listens at, if any: why a run has failed, perhaps.
+/// Names the server addresses at which nothing listens: a likely reason for a failed run.
 fn absence(plan: &Plan) -> String {
     let is_gone = |at: &&Place| {
         let at = match at {
@@ -104,14 +104,14 @@ fn one_of<T: Copy>(all: &[(&str, T)], what: &str, name: &str) -> Result<T, Stop>
     })
 }
 
-/// A flag that is a number, from 1 to ten million.
+/// A numeric flag, from 1 to 10,000,000.
 fn number(call: &Call, flag: Flag, default: usize) -> Result<usize, Stop> {
     let Some(text) = call.flag(flag.name) else { return Ok(default) };
     let number = text.parse().ok().filter(|number| (1..=10_000_000).contains(number));
     number.ok_or_else(|| no_number(flag, text))
 }
 
-/// A flag that is a number of seconds, up to a day.
+/// A flag in seconds, from 0.05 to a day.
 fn milliseconds(call: &Call, flag: Flag, default: f64) -> Result<u64, Stop> {
     let Some(text) = call.flag(flag.name) else { return Ok((default * 1000.0) as u64) };
     let seconds = text.parse::<f64>().ok().filter(|it| (0.05..=86_400.0).contains(it));
@@ -125,7 +125,7 @@ fn no_number(flag: Flag, text: &str) -> Stop {
     Stop::Usage(format!("--{}: {text:?} is not a number from 1 to 10000000", flag.name))
 }
 
-/// Where to connect: a flag says it, with a name or a number for a host, or the configuration.
+/// Where to connect: from a flag (its host may be a name or a number), or from the configuration.
 fn place(
     call: &Call,
     flags: [&Flag; 2],

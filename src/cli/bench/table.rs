@@ -10,7 +10,7 @@ fn name<T: PartialEq>(all: &[(&'static str, T)], value: T) -> &'static str {
     all.iter().find(|(_, known)| *known == value).map_or("", |(name, _)| name)
 }
 
-/// A headline and a line for each figure.
+/// A headline, then one line per figure.
 pub(super) fn text(plan: &Plan, outcome: &Outcome) -> String {
     let mut text = headline(plan);
     for figure in &outcome.0 {
@@ -22,7 +22,7 @@ pub(super) fn text(plan: &Plan, outcome: &Outcome) -> String {
     text
 }
 
-/// What was done, so that it can be done again.
+/// Describes the run well enough to repeat it.
 fn headline(plan: &Plan) -> String {
     let (workload, to) = (name(&Workload::ALL, plan.workload), name(&Protocol::ALL, plan.protocol));
     let command = match plan.workload {
@@ -38,7 +38,7 @@ fn headline(plan: &Plan) -> String {
     format!("{workload}{command} to {to}, {bytes} bytes{pace}, after {seconds} s of warm-up\n")
 }
 
-/// A figure with its unit, as short as it is known.
+/// A figure with its unit, without digits that are not significant.
 fn words(figure: &Figure) -> (String, &'static str) {
     let value = figure.value;
     match figure.unit {
@@ -67,7 +67,7 @@ fn grouped(value: f64) -> String {
     out
 }
 
-/// What was done, and every figure.
+/// The plan and every figure, as JSON members.
 pub(super) fn members(plan: &Plan, outcome: &Outcome) -> Vec<(String, String)> {
     let rounded = |value: f64| number((value * 1000.0).round() / 1000.0);
     let is_paced = matches!(plan.workload, Workload::Rate | Workload::Slow);

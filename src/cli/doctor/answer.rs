@@ -1,12 +1,12 @@
-//! Explains unexpected answers: who gave them, as far as their text shows, and what to do about it.
-//! A test compares the texts of our own server with its source.
+//! Explains unexpected answers: who sent them, as far as their text shows, and what to do about it.
+//! A test compares the texts expected from our server with its source.
 
 use super::{Finding, Site};
 use crate::client::{ClientError, Response};
 use crate::codec::http::HttpError;
 use crate::codec::sockjs;
 
-/// For proxies that do not forward `Upgrade`.
+/// Advice for proxies that do not forward `Upgrade`.
 pub(super) const UPGRADE: &[&str] = &[
     "nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header \
      Connection \"upgrade\";",
@@ -15,7 +15,7 @@ pub(super) const UPGRADE: &[&str] = &[
      proxy before or behind them, and for HTTP/2 towards the server",
 ];
 
-/// For proxies that buffer answers.
+/// Advice for proxies that buffer answers.
 pub(super) const BUFFERING: &[&str] = &[
     "nginx: proxy_buffering off; and no gzip for this path",
     "Caddy: no encode for this path, and no response_buffers",
@@ -23,7 +23,7 @@ pub(super) const BUFFERING: &[&str] = &[
     "HAProxy: no compression, no http-buffer-request and no cache for this path",
 ];
 
-/// For proxies that close idle connections.
+/// Advice for proxies that close idle connections.
 pub(super) const TIMEOUT: &[&str] = &[
     "its timeout must be longer than the 25 s between two heartbeats (heartbeat_ms): 60 s or more",
     "nginx: proxy_read_timeout 60s; HAProxy: timeout server, client and tunnel 60s",
@@ -81,7 +81,7 @@ const LOGIN: &[&str] = &["remove the password check from this path: the token id
 const OTHER: &[&str] =
     &["check the log of whatever answers at this address, and its rule for this path"];
 
-/// What our own words for a server that takes nobody more come to.
+/// Explains the answers with which our server refuses because it is full.
 fn unavailable(text: &str, wrong: &impl Fn(String, &[&str]) -> Finding) -> Option<Finding> {
     let is_ours = |words: &str| text == words;
     if is_ours("The server is full")
@@ -97,9 +97,9 @@ fn unavailable(text: &str, wrong: &impl Fn(String, &[&str]) -> Finding) -> Optio
     None
 }
 
-/// An answer that is not the one that was hoped for.
+/// Explains an answer other than the expected one.
 pub(super) fn refused(site: &Site, check: &'static str, response: &mut Response) -> Finding {
-    // Without its end it says enough.
+    // The start is enough if the rest does not come.
     let _ = response.read_all(super::find::ANSWER_MS);
     let text = response.text();
     let text = text.trim();
@@ -116,7 +116,7 @@ pub(super) fn refused(site: &Site, check: &'static str, response: &mut Response)
     if is_ours("Origin not allowed") {
         return origin(site, check);
     }
-    // At `/` there is more behind it.
+    // The answer at `/` has more lines.
     if text.lines().next() == Some(sockjs::NOT_FOUND.trim()) {
         let says = format!("the server knows no {}: its paths begin with /socket", site.url.path);
         return wrong(says, PATH);
@@ -140,7 +140,7 @@ pub(super) fn refused(site: &Site, check: &'static str, response: &mut Response)
     from_others(site, check, response, text)
 }
 
-/// One that is not from our server.
+/// Explains an answer that is not from our server.
 fn from_others(site: &Site, check: &'static str, response: &Response, text: &str) -> Finding {
     let wrong = |says: String, advice: &[&str]| Finding::wrong(check, says, advice);
     let said = format!("{}{}", response.status, by(response));
@@ -168,7 +168,7 @@ fn from_others(site: &Site, check: &'static str, response: &Response, text: &str
                several requests"],
         ),
         502 | 504 => wrong(format!("{said}: the proxy does not reach the server"), UNREACHED),
-        // The path was answered just now.
+        // The path itself was answered before, so the server was reachable.
         503 if check != "path" => {
             wrong(format!("{said}: not from the server itself, which was reached before"), CROWD)
         }
@@ -180,14 +180,14 @@ fn from_others(site: &Site, check: &'static str, response: &Response, text: &str
     }
 }
 
-/// A path of the server's, but not the one that pages give to their client.
+/// The URL's path is the server's, but below the one that pages give to their client.
 pub(super) fn below(site: &Site, check: &'static str) -> Finding {
     let path = &site.url.path;
     let says = format!("{path} is below the server's path, which ends with /socket");
     Finding::wrong(check, says, &["give the URL that ends there: clients add the rest themselves"])
 }
 
-/// The site is not on the list.
+/// The page's origin is not allowed.
 pub(super) fn origin(site: &Site, check: &'static str) -> Finding {
     let origin = &site.origin;
     let says = format!("pages of {origin} may not connect");
@@ -197,7 +197,7 @@ pub(super) fn origin(site: &Site, check: &'static str) -> Finding {
     Finding::wrong(check, says, if site.is_origin_given { &lines[..1] } else { &lines })
 }
 
-/// There was no answer.
+/// Explains why there was no answer.
 pub(super) fn failed(site: &Site, check: &'static str, error: &ClientError) -> Finding {
     let place = if site.is_unix() { site.address.to_string() } else { site.url.host() };
     match error {
@@ -220,12 +220,12 @@ pub(super) fn failed(site: &Site, check: &'static str, error: &ClientError) -> F
     }
 }
 
-/// Who answers, if it says so. Our own server does not.
+/// The `Server` header of an answer, as ` from NAME`. Our own server sends none.
 fn by(response: &Response) -> String {
     response.header("server").map_or(String::new(), |server| format!(" from {server}"))
 }
 
-/// As much of a text as a line has room for.
+/// The first line of a text, at most 80 characters.
 pub(super) fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(80).collect()
 }

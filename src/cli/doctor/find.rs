@@ -1,5 +1,5 @@
-//! The first checks, which all others need: something listens, TLS, the path, the origin, and room
-//! for the headers of browsers.
+//! The first checks, on which all others depend: something listens, TLS, the path, the origin, and
+//! room for the headers of browsers.
 
 use std::io::ErrorKind;
 
@@ -8,23 +8,24 @@ use super::{Finding, Site, Verdict, streams};
 use crate::client::{ClientError, Response, reach};
 use crate::codec::{json, sockjs};
 
-/// Time for an answer, in milliseconds.
+/// Timeout for an answer, in milliseconds.
 pub(super) const ANSWER_MS: u64 = 5000;
 
-/// The same where it may be that no TLS is spoken: longer than servers wait for a plain request.
+/// The same for an answer over TLS: longer than servers wait for a plain-text request, so that a
+/// port without TLS answers first.
 const HANDSHAKE_MS: u64 = 7000;
 
-/// Cookies that a site may well have, in bytes.
+/// Size of the cookies to try, in bytes: as many as a real site may have.
 const COOKIE_BYTES: usize = 4096;
 
-/// Without it nothing is packed up, which we could not read. Browsers send it: where it matters,
-/// so do we.
+/// Allows compression, as browsers do. Sent only where compression is tested: other answers must be
+/// readable, and we cannot decompress.
 pub(super) const PACKED: &str = "Accept-Encoding: gzip, deflate\r\n";
 
-/// The connection ends with the answer.
+/// Asks the server to close the connection after the answer.
 pub(super) const CLOSE: &str = "Connection: close\r\n";
 
-/// First line and headers of a request, as a browser sends them for a page of the site.
+/// Request line and headers, as a browser sends them for a page of the site.
 pub(super) fn head(site: &Site, method: &str, below: &str) -> String {
     let (host, origin) = (site.url.host(), &site.origin);
     let path = match format!("{}{below}", site.url.path) {
@@ -39,7 +40,7 @@ pub(super) fn head(site: &Site, method: &str, below: &str) -> String {
     )
 }
 
-/// A request and the head of its answer. `more` are further headers, each with its line end.
+/// Sends a request and reads the head of the answer. `more`: further headers, each with its CRLF.
 pub(super) fn ask(site: &Site, request: [&str; 2], more: &str) -> Result<Response, ClientError> {
     ask_within(site, request, more, ANSWER_MS)
 }
@@ -56,7 +57,7 @@ fn ask_within(
     Response::ask(&site.address, request.as_bytes(), ms)
 }
 
-/// Whether anybody listens.
+/// Whether anything listens.
 pub(super) fn listens(site: &Site) -> Finding {
     let check = "connection";
     let place = if site.is_unix() { site.address.clone() } else { site.url.tcp() };
@@ -90,12 +91,13 @@ pub(super) fn listens(site: &Site) -> Finding {
     }
 }
 
-/// Whether TLS would do for a browser; and whether there is any, so that the rest can be seen.
+/// Whether a browser would accept the certificate; and whether there is TLS at all, so that the
+/// other checks can go on.
 pub(super) fn tls(site: &mut Site) -> (Finding, bool) {
     let check = "tls";
     let error = match ask_within(site, ["GET", ""], CLOSE, HANDSHAKE_MS) {
         Err(error @ ClientError::Tls(_)) => error,
-        // Whatever else has happened, it has happened behind the handshake.
+        // Any other error came after the handshake.
         _ => return (Finding::ok(check, "the certificate is valid for this name"), true),
     };
     if error.is_certificate() {
@@ -118,8 +120,8 @@ pub(super) fn tls(site: &mut Site) -> (Finding, bool) {
     (Finding::wrong(check, error.to_string(), &[advice, &by_hand]), false)
 }
 
-/// Whether a server of ours answers under this path; and whether it answers under `/socket` where
-/// that was left out, so that the rest can be seen.
+/// Whether our server answers under this path; and, if the URL has no path, whether it answers
+/// under `/socket`, so that the other checks can go on.
 pub(super) fn path(site: &mut Site) -> (Finding, bool) {
     let found = under(site);
     let is_there = found.verdict == Verdict::Ok;
@@ -137,7 +139,7 @@ pub(super) fn path(site: &mut Site) -> (Finding, bool) {
     (Finding::wrong(found.check, says, &[&advice]), true)
 }
 
-/// Whether an answer leads to the same path with a `/` behind it.
+/// Whether the answer redirects to the same path with a trailing `/`.
 fn adds_slash(site: &Site, response: &Response) -> bool {
     let to = response.header("location").unwrap_or_default();
     let place = |behind| str::trim_start_matches(behind, |c| c != '/');
@@ -145,12 +147,12 @@ fn adds_slash(site: &Site, response: &Response) -> bool {
     (300..400).contains(&response.status) && path.strip_suffix('/') == Some(&site.url.path)
 }
 
-/// Whether a server of ours answers under the path of the URL as it is.
+/// Whether our server answers under exactly the URL's path.
 fn under(site: &Site) -> Finding {
     let check = "path";
     let asked =
         ask(site, ["GET", ""], CLOSE).and_then(|response| match adds_slash(site, &response) {
-            // Clients ask for what is below alone.
+            // Clients only request paths below this one, so the redirect does not matter.
             true => ask(site, ["GET", "/"], CLOSE),
             false => Ok(response),
         });
@@ -191,13 +193,13 @@ fn under(site: &Site) -> Finding {
     Finding::wrong(check, says, &[advice])
 }
 
-/// Whether the server says of itself what SockJS clients ask first.
+/// Whether the text is the server's answer to `/info`, which SockJS clients ask first.
 fn is_info(text: &str) -> bool {
     json::members(text, &["websocket"]) == Ok(Some([Some("true")]))
 }
 
-/// Whether pages of the site may connect; and whether anything is answered, so that the rest can
-/// be seen. Takes down its date.
+/// Whether pages of the site may connect; and whether there was an answer at all, so that the other
+/// checks can go on. Records the answer's date.
 pub(super) fn origin(site: &mut Site) -> (Finding, bool) {
     let check = "origin";
     let mut response = match ask(site, ["GET", "/info"], CLOSE) {
@@ -240,7 +242,7 @@ pub(super) fn origin(site: &mut Site) -> (Finding, bool) {
     (finding, true)
 }
 
-/// Whether cookies get through that a site may well have.
+/// Whether a request with large cookies gets through.
 pub(super) fn room(site: &Site) -> Finding {
     let check = "headers";
     let cookie = format!("Cookie: doctor={}\r\n{CLOSE}", "x".repeat(COOKIE_BYTES));
@@ -251,7 +253,7 @@ pub(super) fn room(site: &Site) -> Finding {
         Ok(mut response) => {
             let finding = refused(site, check, &mut response);
             let says = format!("with {COOKIE_BYTES} bytes of cookies: {}", finding.says);
-            // Without cookies the same was answered just now, whatever a proxy calls it.
+            // The same request without cookies succeeded before, so the cookies are the cause.
             match response.status {
                 400 => Finding::wrong(check, says, HEAD),
                 _ => Finding { says, ..finding },

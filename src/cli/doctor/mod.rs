@@ -1,6 +1,6 @@
-//! `fws doctor`: connects like a browser, through every proxy on the way, and says what is wrong
-//! and what to do. Owns the order of the checks and the output; each check knows one thing, and the
-//! advice for it.
+//! `fws doctor`: connects as a browser does, through every proxy on the way, and reports what is
+//! wrong and how to fix it. Owns the order of the checks and the output; each check knows one thing
+//! and the advice for it.
 
 mod answer;
 mod find;
@@ -20,13 +20,13 @@ use crate::keys;
 use crate::time::Clock;
 use url::Url;
 
-/// Life of a token that is made here, in seconds. By it the server tells its clock.
+/// Lifetime of a token made here, in seconds. The server's reply to it reveals the server's clock.
 const TOKEN_SECONDS: u64 = 600;
 
-/// The user that the token is for.
+/// The user in tokens made here.
 const USER: &str = "doctor";
 
-/// Most that a clock may be off without a word, in seconds: what tokens lose of their life.
+/// Clock difference that is not reported, in seconds: tokens lose as much of their lifetime.
 const CLOCK_SECONDS: u64 = 2;
 
 const ORIGIN: Flag = Flag {
@@ -77,7 +77,7 @@ Exit code 0: nothing wrong was found; 1: something was; 2: wrong usage.",
     run,
 };
 
-/// What a check has come to.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Ok,
@@ -95,13 +95,13 @@ impl Verdict {
     }
 }
 
-/// One check, and what came of it.
+/// One check and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
     check: &'static str,
     verdict: Verdict,
     says: String,
-    /// What to do, one thing a line; empty if nothing is wrong.
+    /// What to do, one step per line; empty if nothing is wrong.
     advice: Vec<String>,
 }
 
@@ -119,7 +119,7 @@ impl Finding {
         Finding { check, verdict: Verdict::Wrong, says: says.into(), advice }
     }
 
-    /// Lines for a person, in which nothing that came from outside moves the cursor.
+    /// Lines for a person; control characters from the network are escaped.
     fn to_text(&self) -> String {
         let mut text =
             format!("{:<5}  {:<13}  {}\n", self.verdict.word(), self.check, printable(&self.says));
@@ -143,56 +143,56 @@ impl Finding {
     }
 }
 
-/// Whom we ask, and as whom.
+/// The server to check, and the identity to use.
 #[derive(Debug)]
 struct Site {
     url: Url,
     address: Address,
-    /// The site of the page, and whether somebody has said so.
+    /// The origin of the page, and whether it was given by a flag.
     origin: String,
     is_origin_given: bool,
-    /// Of an answer over HTTP, in seconds since 1970.
+    /// `Date` of an HTTP answer, in seconds since 1970.
     date: Option<u64>,
     pass: Option<Pass>,
-    /// How long a silent connection is watched, in seconds.
+    /// How long to watch a silent connection, in seconds.
     wait: u64,
 }
 
 impl Site {
-    /// Whether the server's unix socket is asked.
+    /// Whether to connect to the server's unix socket.
     fn is_unix(&self) -> bool {
         matches!(self.address, Address::Unix(_))
     }
 }
 
-/// Who we are.
+/// The namespace and token to authenticate with.
 #[derive(Debug)]
 struct Pass {
     namespace: String,
     token: String,
-    /// Of the token, in seconds since 1970.
+    /// When the token expires, in seconds since 1970.
     expires: Option<u64>,
-    /// Where the key is from that has signed it, if it was made here.
+    /// Where the signing key was found, if the token was made here.
     key_origin: Option<String>,
-    /// The same without an end, if it was made here.
+    /// The same token without an expiry, if it was made here.
     endless: Option<String>,
 }
 
 impl Pass {
-    /// The message that says who we are.
+    /// The auth message.
     fn message(&self) -> String {
         auth_message(&self.namespace, &self.token)
     }
 }
 
-/// What has been found. Prints as it grows.
+/// The findings so far. Text output is printed as they are added.
 struct Report {
     findings: Vec<Finding>,
     is_json: bool,
 }
 
 impl Report {
-    /// Adds one, and says whether the checks that build on it make sense.
+    /// Adds a finding; returns whether the checks that depend on it make sense.
     fn add(&mut self, finding: Finding) -> Result<bool, Stop> {
         if !self.is_json {
             out(&finding.to_text())?;
@@ -202,7 +202,7 @@ impl Report {
         Ok(is_good)
     }
 
-    /// Adds one that says itself whether the others make sense.
+    /// Adds a finding that comes with its own verdict on whether the other checks make sense.
     fn add_base(&mut self, (finding, is_there): (Finding, bool)) -> Result<bool, Stop> {
         self.add(finding).map(|_| is_there)
     }
@@ -229,7 +229,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     report.finish(&site.url)
 }
 
-/// Every check, as far as those before it have found something to build on.
+/// Runs the checks; skips those whose prerequisites failed.
 fn examine(site: &mut Site, report: &mut Report) -> Result<(), Stop> {
     if !enter(site, report)? {
         report.add(Finding::unknown("rest", "not looked at: it builds on what is above"))?;
@@ -256,7 +256,7 @@ fn examine(site: &mut Site, report: &mut Report) -> Result<(), Stop> {
     Ok(())
 }
 
-/// The first checks; and whether they have found what all others build on.
+/// Runs the first checks; returns whether the others make sense.
 fn enter(site: &mut Site, report: &mut Report) -> Result<bool, Stop> {
     if !report.add(find::listens(site))? {
         return Ok(false);
@@ -267,7 +267,7 @@ fn enter(site: &mut Site, report: &mut Report) -> Result<bool, Stop> {
     Ok(report.add_base(find::path(site))? && report.add_base(find::origin(site))?)
 }
 
-/// What the command line says.
+/// The target, from the command line.
 fn site(call: &Call) -> Result<Site, Stop> {
     let (url, namespace) = match call.words.as_slice() {
         [url] => (url, None),
@@ -300,7 +300,7 @@ fn site(call: &Call) -> Result<Site, Stop> {
     })
 }
 
-/// A token of somebody else, or one of our own.
+/// The token of the flag, or one made here.
 fn pass(call: &Call, namespace: &str) -> Result<Pass, Stop> {
     let namespace = namespace.to_owned();
     if let Some(token) = call.flag(TOKEN.name) {
@@ -321,14 +321,14 @@ fn pass(call: &Call, namespace: &str) -> Result<Pass, Stop> {
     Ok(Pass { namespace, token, expires, key_origin: Some(key.origin), endless })
 }
 
-/// A name for a session that nobody else has.
+/// A random SockJS session path.
 fn session() -> Result<String, crate::client::ClientError> {
     let mut bytes = [0; 8];
     keys::random(&mut bytes).map_err(crate::client::ClientError::Random)?;
     Ok(format!("000/{:016x}", u64::from_be_bytes(bytes)))
 }
 
-/// A time for a person.
+/// A duration for a person, in milliseconds.
 fn time(us: u64) -> String {
     format!("{} ms", Duration::from_micros(us).as_millis())
 }

@@ -1,5 +1,5 @@
-//! Checks of WebSockets: whether they open, whether frames get through at once, and whether a token
-//! is accepted.
+//! Checks of WebSockets: whether they open, whether frames get through without delay, and whether a
+//! token is accepted.
 
 use super::answer::{UPGRADE, failed, refused};
 use super::find::{ANSWER_MS, head};
@@ -8,18 +8,18 @@ use crate::client::{ClientError, Message, Response, Socket};
 use crate::codec::{json, jwt};
 use crate::time::{Clock, Stopwatch};
 
-/// Asks whether anybody is there; needs no token.
+/// A request that the server answers without a token.
 pub(super) const PING: &str = r#"{"event":"ping","clb":1}"#;
 
-/// Begins the answer.
+/// Contained in the answer to [`PING`].
 pub(super) const ANSWER: &str = "callBackAnswer";
 
-/// Whether a raw WebSocket opens, and carries.
+/// Whether a raw WebSocket opens and passes frames.
 pub(super) fn raw(site: &Site) -> Finding {
     carries(site, "websocket", "/websocket", None)
 }
 
-/// The same for one of SockJS, which speaks first.
+/// The same for SockJS over WebSocket, where the server sends the first frame.
 pub(super) fn sockjs(site: &Site) -> Finding {
     match session() {
         Ok(session) => carries(site, "sockjs", &format!("/{session}/websocket"), Some("o")),
@@ -81,7 +81,7 @@ fn not_opened(site: &Site, check: &'static str, response: &mut Response) -> Find
             "the answer to the upgrade violates RFC 6455",
             &["remove the cache or the filter that has made it"],
         ),
-        // The same server, or its proxy, has answered other requests just now.
+        // The same server, or its proxy, answered plain requests just before.
         200..=299 | 404 | 405 | 426 | 501 => Finding::wrong(
             check,
             format!("{} in place of 101: something on the way takes no upgrades", response.status),
@@ -91,7 +91,8 @@ fn not_opened(site: &Site, check: &'static str, response: &mut Response) -> Find
     }
 }
 
-/// Whether the token is taken, and what it tells of the clocks; and whether we are in.
+/// Whether the token is accepted, and what the reply tells of the clocks; and whether we are
+/// authenticated.
 pub(super) fn auth(site: &Site) -> (Vec<Finding>, bool) {
     let date = site.date;
     let Some(pass) = &site.pass else {
@@ -155,7 +156,7 @@ fn not_taken(site: &Site, pass: &Pass, code: u16, reason: &str, now: u64) -> Fin
     }
 }
 
-/// Whether the same without an end would do. Only for tokens that are made here.
+/// Whether the same token without an expiry is accepted. False for tokens not made here.
 fn is_good_without_end(site: &Site, pass: &Pass) -> bool {
     let Some(endless) = &pass.endless else { return false };
     let pass = Pass {
@@ -170,7 +171,7 @@ fn is_good_without_end(site: &Site, pass: &Pass) -> bool {
     matches!(reply, Ok(Some(Message::Text(text))) if text.contains("\"auth ok\""))
 }
 
-/// The server's clock, by the time that it leaves a token.
+/// Compares the server's clock by the lifetime it reports for the token.
 fn by_token(pass: &Pass, reply: &str, now: u64, date: Option<u64>) -> Finding {
     let left = json::members(reply, &["data"]).ok().flatten().and_then(|[data]| {
         let [left] = json::members(data?, &["expiresIn"]).ok()??;
@@ -185,7 +186,7 @@ fn by_token(pass: &Pass, reply: &str, now: u64, date: Option<u64>) -> Finding {
     clocks(expires.saturating_sub(left), now, "the server's clock", Finding::wrong)
 }
 
-/// A clock by the header `Date`, which most often is a proxy's.
+/// Compares a clock by the `Date` header, which is most often a proxy's.
 fn by_date(date: Option<u64>) -> Finding {
     match date {
         None => Finding::unknown(
@@ -194,7 +195,7 @@ fn by_date(date: Option<u64>) -> Finding {
         ),
         Some(date) => {
             let now = Clock::new().now().unix.seconds();
-            // It says nothing about tokens, so it is no fault.
+            // A difference does not show that tokens fail, so it is not reported as a fault.
             let told = |check, says: String, _: &[&str]| Finding::unknown(check, says);
             clocks(date, now, "the clock of whoever sets Date there", told)
         }
@@ -217,7 +218,7 @@ fn clocks(
     off("clock", format!("{whose} is {seconds} s {way} ours"), &[advice])
 }
 
-/// A moment that a token names, whether or not it is good, in seconds since 1970.
+/// A time claim of a token, valid or not, in seconds since 1970.
 pub(super) fn claim(token: &str, name: &str) -> Option<u64> {
     let (_, payload) = jwt::inspect(token)?;
     let [at] = json::members(&payload, &[name]).ok()??;

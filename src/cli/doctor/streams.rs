@@ -1,5 +1,5 @@
 //! Checks of streaming over HTTP, for browsers without WebSocket: whether the pieces of an answer
-//! come at once. And of idle time: whether a silent connection stays open.
+//! arrive without delay. And of idle time: whether a silent connection stays open.
 
 use super::answer::{BUFFERING, TIMEOUT, failed, refused};
 use super::find::{ANSWER_MS, CLOSE, PACKED, ask, head};
@@ -9,24 +9,24 @@ use crate::client::{ClientError, Message, Response, Socket};
 use crate::codec::json;
 use crate::time::Stopwatch;
 
-/// What comes later than this, in milliseconds, was kept back by somebody.
+/// A piece that takes longer than this, in milliseconds, was held back by a proxy.
 const AT_ONCE_MS: u64 = 2000;
 
-/// After so long without a piece, in milliseconds, none is on its way.
+/// After this long without a piece, in milliseconds, no more are on their way.
 const QUIET_MS: u64 = 500;
 
-/// Between two looks whether a silent connection is still there, in milliseconds.
+/// Interval at which silent connections are polled, in milliseconds.
 const LOOK_MS: u64 = 500;
 
-/// Silence that shows a heartbeat, in seconds, and a little more.
+/// Silence in which a heartbeat must come, in seconds, with a margin.
 const HEARTBEAT_SECONDS: u64 = 27;
 
-/// A transport whose answer goes on.
+/// A transport with a streamed answer.
 pub(super) struct Stream {
     name: &'static str,
     method: &'static str,
     query: &'static str,
-    /// What the first frame looks like in it.
+    /// The first frame, as this transport encodes it.
     open: &'static str,
 }
 
@@ -37,7 +37,7 @@ pub(super) const STREAMS: [Stream; 3] = [
 ];
 
 impl Stream {
-    /// Whether the first frame, and one later, come at once.
+    /// Whether the first frame, and a later one, arrive without delay.
     pub fn check(&self, site: &Site) -> Finding {
         let check = self.name;
         let watch = Stopwatch::start();
@@ -77,7 +77,8 @@ impl Stream {
         }
     }
 
-    /// Its session and its answer. `more` are further headers, each with its line end.
+    /// Opens the stream; returns its session and answer. `more`: further headers, each with its
+    /// CRLF.
     fn begin(&self, site: &Site, more: &str) -> Result<(String, Response), ClientError> {
         let session = session()?;
         let below = format!("/{session}/{}{}", self.name, self.query);
@@ -86,8 +87,8 @@ impl Stream {
     }
 }
 
-/// Whether a compressed answer comes piece by piece, as where nginx compresses and does not buffer.
-/// Nothing here decompresses it: its time tells.
+/// Whether a compressed answer arrives piece by piece, as it does where nginx compresses without
+/// buffering. Nothing here decompresses: only arrival times are judged.
 fn packed(
     site: &Site,
     check: &'static str,
@@ -99,7 +100,7 @@ fn packed(
         ClientError::Silence => kept_back(check, &format!("{coding} compresses it")),
         error => failed(site, check, &error),
     };
-    // The prelude and the first frame; what is still on its way would pass for the later one.
+    // Read the prelude and the first frame to the end: the rest would pass for the later frame.
     let watch = Stopwatch::start();
     match response.read_more(AT_ONCE_MS) {
         Ok(true) => {}
@@ -139,7 +140,7 @@ fn ended(check: &'static str) -> Finding {
     Finding::wrong(check, "the answer ends before its time", &advice)
 }
 
-/// Sends a message to a session over HTTP.
+/// Posts a message to a SockJS session.
 fn send(site: &Site, check: &'static str, session: &str, message: &str) -> Result<(), Finding> {
     let body = format!("[{}]", json::quote(message));
     let request = format!(
@@ -160,8 +161,8 @@ fn send(site: &Site, check: &'static str, session: &str, message: &str) -> Resul
     }
 }
 
-/// Whether what answers lets its clients poll, takes a `ping` and does not answer it, which ours
-/// does at once. Answers to polls are whole: no proxy keeps them back.
+/// Whether the server is another SockJS server: it serves polls and accepts `ping`, but does not
+/// answer it, which ours does at once. Answers to polls end, so that no proxy holds them back.
 pub(super) fn is_another(site: &Site) -> bool {
     let Ok(session) = session() else { return false };
     let poll = || {
@@ -177,7 +178,7 @@ pub(super) fn is_another(site: &Site) -> bool {
     }
 }
 
-/// Whether polling works, the last resort.
+/// Whether long polling works, the last resort.
 pub(super) fn polling(site: &Site) -> Finding {
     let check = "xhr";
     let polled = session().and_then(|session| ask(site, ["POST", &format!("/{session}/xhr")], ""));
@@ -194,20 +195,20 @@ pub(super) fn polling(site: &Site) -> Finding {
     }
 }
 
-/// What became of a connection on which nothing was said.
+/// What became of a silent connection.
 enum Silence {
-    /// It is there, and so many heartbeats have come.
+    /// Still open, with this many heartbeats received.
     Stays(u64),
-    /// It ended after so many seconds.
+    /// Cut after this many seconds.
     Cut(u64),
-    /// The server itself has closed it, with these words.
+    /// Closed by the server itself, with this reason.
     Closed(String),
-    /// There was none.
+    /// It could not be opened.
     Failed(Finding),
 }
 
-/// Whether a silent WebSocket and a silent answer stay, as long as we shall wait: both at the same
-/// time. `is_in`: there is a token that is good; without one the server closes after 10 s.
+/// Whether a silent WebSocket and a silent stream stay open for `site.wait`, both at the same time.
+/// `is_in`: the token is good; without one the server closes after 10 s.
 pub(super) fn silence(site: &Site, has_socket: bool, is_in: bool) -> Vec<Finding> {
     const CHECKS: [&str; 2] = ["idle", "idle_stream"];
     if site.wait == 0 {
@@ -300,7 +301,7 @@ fn silent_socket(site: &Site, is_in: bool) -> Silence {
 
 fn silent_stream(site: &Site, is_in: bool) -> Silence {
     let [stream, ..] = &STREAMS;
-    // Heartbeats are counted, so it is asked for unpacked.
+    // Without compression, so that heartbeats can be counted.
     let (session, mut response) = match stream.begin(site, "") {
         Ok(begun) => begun,
         Err(error) => return Silence::Failed(failed(site, "idle_stream", &error)),

@@ -1,26 +1,28 @@
-//! The URL of a server, as a page writes it. Pure.
+//! The URL of a server, as pages use it. Pure.
 
 use std::fmt;
 
 use crate::client::Address;
 use crate::codec::sockjs::PREFIX;
 
-/// Where browsers find a server.
+/// The URL at which browsers reach a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Url {
     pub is_tls: bool,
-    /// A name or an address, an IPv6 one without brackets.
+    /// A name or an address; IPv6 without brackets.
     pub host: String,
     pub port: u16,
-    /// Without a `/` at its end.
+    /// Without a trailing `/`.
     pub path: String,
-    /// It was that of a WebSocket, as clients without SockJS are given it.
+    /// Whether the URL was that of the raw WebSocket, which clients without SockJS use.
     pub is_socket: bool,
 }
 
 impl Url {
+    /// Parses a URL.
+    ///
     /// # Errors
-    /// What is wrong with it, to be said behind it.
+    /// What is wrong with it, worded to follow the URL.
     pub fn parse(text: &str) -> Result<Url, String> {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(format!("has no scheme: write http://{text} or https://{text}"));
@@ -51,14 +53,14 @@ impl Url {
             return Err("has no host, as in https://example.org/socket".into());
         }
         let path = path.trim_end_matches('/');
-        // All others are beside that one.
+        // All other paths of the server are siblings of the WebSocket's.
         let beside = path.strip_suffix("/websocket").filter(|path| path.ends_with(PREFIX));
         let beside = beside.filter(|_| scheme.starts_with("ws"));
         let (path, host) = (beside.unwrap_or(path).to_owned(), host.to_ascii_lowercase());
         Ok(Url { is_tls, host, port, path, is_socket: beside.is_some() })
     }
 
-    /// Where to connect.
+    /// The address to connect to.
     pub fn address(&self, is_verified: bool) -> Address {
         match self.is_tls {
             true => Address::Tls { host: self.host.clone(), port: self.port, is_verified },
@@ -71,7 +73,7 @@ impl Url {
         Address::Tcp(format!("{}:{}", self.bracketed(), self.port))
     }
 
-    /// What a browser writes in `Host`.
+    /// The `Host` header of a browser.
     pub fn host(&self) -> String {
         let usual = if self.is_tls { 443 } else { 80 };
         match self.port == usual {
@@ -80,7 +82,7 @@ impl Url {
         }
     }
 
-    /// What a browser writes in `Origin` for a page of the same site.
+    /// The `Origin` header of a browser for a page of the same site.
     pub fn origin(&self) -> String {
         format!("{}://{}", if self.is_tls { "https" } else { "http" }, self.host())
     }

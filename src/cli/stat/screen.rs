@@ -1,30 +1,30 @@
-//! The screen of `fws stat`: the numbers of one reading, and their rates since the one before.
+//! The screen of `fws stat`: one reading, and rates since the reading before.
 
 use super::super::output::printable;
 use crate::codec::prometheus::Sample;
 
-/// Namespaces shown.
+/// Number of namespaces shown.
 const NAMESPACES: usize = 3;
 
-/// Characters of a row: what it is, how much, and how much a second; and of two rows side by side,
-/// of which the second has no rate.
+/// Widths in characters: label, value and rate of a row; a row; and two rows side by side, the
+/// right one without a rate.
 const LABEL: usize = 18;
 const VALUE: usize = 12;
 const RATE: usize = 11;
 const ROW: usize = LABEL + 1 + VALUE + 1 + RATE;
 const LEFT: usize = ROW + 3;
 const BOTH: usize = LEFT + LABEL + 1 + VALUE;
-/// With fewer columns there would be no room for words.
+/// With fewer columns the values do not fit.
 const NARROWEST: usize = 20;
 
-/// Of a terminal, in characters.
+/// Size of a terminal, in characters.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
     pub columns: usize,
     pub lines: usize,
 }
 
-/// All numbers at one moment.
+/// All metrics at one moment.
 pub(super) struct Reading(Vec<Sample>);
 
 impl Reading {
@@ -36,7 +36,7 @@ impl Reading {
         self.0.iter().filter(move |sample| sample.name == name)
     }
 
-    /// The sum of a metric over its labels; `None` if it is not there.
+    /// The sum of a metric over its labels; `None` if it is missing.
     fn sum(&self, name: &str) -> Option<f64> {
         self.named(name).next()?;
         Some(self.named(name).map(|sample| sample.value).sum())
@@ -46,7 +46,7 @@ impl Reading {
         self.named(name).find(|it| it.label(label) == Some(value)).map_or(0.0, |it| it.value)
     }
 
-    /// Bounds of the buckets of a histogram, and how many fell into each or one before it.
+    /// Upper bounds and cumulative counts of a histogram's buckets.
     fn buckets(&self, name: &str) -> Vec<(f64, f64)> {
         let name = format!("{name}_bucket");
         let buckets = self.named(&name);
@@ -54,10 +54,10 @@ impl Reading {
     }
 }
 
-/// A reading before this one, and how long ago that was in microseconds.
+/// The previous reading, and how long ago it was in microseconds.
 type Before<'a> = Option<(&'a Reading, u64)>;
 
-/// The text, no wider than that: with 80 columns it has 23 lines, with fewer than 77 some 38.
+/// The screen, at most `columns` wide: 23 lines with 80 columns, about 38 with fewer than 77.
 pub(super) fn screen(address: &str, now: &Reading, before: Before<'_>, columns: usize) -> String {
     let (traffic, work) = (traffic(now, before), work(now, before));
     let (presence, store) = (presence(now), store(now));
@@ -73,7 +73,7 @@ pub(super) fn screen(address: &str, now: &Reading, before: Before<'_>, columns: 
     headline(address, now, columns) + &rows
 }
 
-/// As many lines as there is room for, of which the last says how many are not shown.
+/// The lines that fit; the last one says how many are missing.
 pub(super) fn cut(text: &str, size: Size) -> String {
     let count = text.lines().count();
     if count <= size.lines {
@@ -84,8 +84,8 @@ pub(super) fn cut(text: &str, size: Size) -> String {
     lines.chain([first(&format!("… {} lines more", count - shown), size.columns)]).collect()
 }
 
-/// Rows that would be cut lose their rate instead, and then the end of their label: half a number
-/// would be another one.
+/// Makes rows fit by dropping their rate, then the end of their label, but never part of a value: a
+/// truncated number would be a wrong one.
 fn narrow(rows: &str, columns: usize) -> String {
     let row = |line: &str| match columns {
         ROW.. => format!("{line}\n"),
@@ -102,7 +102,7 @@ fn first(text: &str, count: usize) -> String {
     text.chars().take(count).collect()
 }
 
-/// Two blocks in two columns.
+/// Two blocks side by side.
 fn beside(left: &str, right: &str) -> String {
     let (left, right): (Vec<&str>, Vec<&str>) = (left.lines().collect(), right.lines().collect());
     let line = |at: usize| {
@@ -131,7 +131,7 @@ fn traffic(now: &Reading, before: Before<'_>) -> String {
     text + &row("waiting to be sent", &bytes(now.sum("fws_queued_bytes").unwrap_or_default()), "")
 }
 
-/// Who is there, and what.
+/// Connections and what they hold.
 fn presence(now: &Reading) -> String {
     let mut text = row("CONNECTIONS", "now", "");
     for (kind, label) in [
@@ -165,12 +165,12 @@ fn headline(address: &str, now: &Reading, columns: usize) -> String {
     };
     let fws = format!("fws {} at {address}", printable(version.unwrap_or("?")));
     let line = format!("{fws}: {health}");
-    // How it is must not be what is cut.
+    // The health must not be cut off.
     let is_short = line.chars().count() <= columns;
     first(&if is_short { line } else { format!("{health}: {fws}") }, columns) + "\n"
 }
 
-/// The loop and the process.
+/// The event loop and the process.
 fn work(now: &Reading, before: Before<'_>) -> String {
     let mut text = String::from("WORK\n");
     for (share, label) in [(0.5, "half of the turns"), (0.99, "99 %"), (0.999, "99.9 %")] {
@@ -204,7 +204,7 @@ fn store(now: &Reading) -> String {
     .concat()
 }
 
-/// Those with the most deliveries, lately or, at the first look, in all.
+/// The namespaces with the most deliveries since the last reading, or in total at the first one.
 fn namespaces(now: &Reading, before: Before<'_>) -> String {
     let deliveries = "fws_namespace_deliveries_total";
     let mut rows: Vec<(f64, f64, &str)> = now
@@ -234,14 +234,14 @@ fn row(label: &str, value: &str, rate: &str) -> String {
     format!("{}\n", line.trim_end())
 }
 
-/// How much a counter has grown, a second. One that is smaller than before has begun anew.
+/// Growth of a counter per second; 0 if it has shrunk, as after a restart.
 fn rate(now: &Reading, before: Before<'_>, name: &str) -> Option<f64> {
     let (before, us) = before.filter(|(_, us)| *us > 0)?;
     let (total, was) = (now.sum(name)?, before.sum(name)?);
     Some((total - was).max(0.0) * 1e6 / us as f64)
 }
 
-/// Below which time that share of all lies: lately or, at the first look, in all.
+/// The upper bound of a quantile since the last reading, or in total at the first one.
 fn quantile(now: &Reading, before: Before<'_>, name: &str, share: f64) -> String {
     let mut buckets = now.buckets(name);
     let was = before.map(|(before, _)| before.buckets(name)).unwrap_or_default();
@@ -256,7 +256,7 @@ fn quantile(now: &Reading, before: Before<'_>, name: &str, share: f64) -> String
     }
 }
 
-/// `1234`, `56.7 k`, `8.90 M`: four figures are enough.
+/// `1234`, `56.7 k`, `8.90 M`: up to four digits.
 fn count(value: f64) -> String {
     match value {
         v if v < 10_000.0 && v.fract() == 0.0 => format!("{v}"),

@@ -43,7 +43,7 @@ No server may use the folder meanwhile.",
 fn run(call: &Call) -> Result<(), Stop> {
     let file = match call.words.as_slice() {
         [] => None,
-        // As `import` reads it.
+        // As `import` does.
         [file] if file == "-" => None,
         [file] => Some(file.as_str()),
         _ => return Err(call.misused()),
@@ -67,14 +67,14 @@ fn run(call: &Call) -> Result<(), Stop> {
     writer.finish()
 }
 
-/// Writes what can still be read, and says what cannot.
+/// Exports what can still be read, and reports what cannot.
 fn salvage(folder: &Folder, file: Option<&str>, now: Now) -> Result<(), Stop> {
     let path = folder.store_path();
     let key = match folder.found().map_err(failed)? {
         Found::Seal(seal) => Some(seal.key),
         Found::Nothing | Found::Damaged => None,
     };
-    // That there is none is said as it is of any file.
+    // A missing store is reported as for any export.
     drop(folder.read().map_err(failed)?);
     let salvage = Salvage::open(|| folder.read(), key).map_err(|damage| {
         let path = path.display();
@@ -102,16 +102,16 @@ fn salvage(folder: &Folder, file: Option<&str>, now: Now) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Turns rows into lines.
+/// Writes rows as lines.
 struct Writer<'f> {
     facts: &'f Facts,
     now: Now,
     output: Output,
     line: Vec<u8>,
     names: HashMap<u64, String>,
-    /// How many namespaces have no row of their own.
+    /// Number of namespaces whose own row is missing.
     lost: u64,
-    /// What went wrong first; nothing is written after that.
+    /// The first error; nothing is written after it.
     stop: Option<Stop>,
 }
 
@@ -161,12 +161,12 @@ impl<'f> Writer<'f> {
                 let user = place.user.map(|user| String::from(user).into());
                 self.write(&Line::State { namespace, channel, user, expires, data: text });
             }
-            // States that have ended. What a row is was decided by its key.
+            // Expired states. The key determines the kind of row.
             _ => {}
         }
     }
 
-    /// The name of a namespace. One whose row is lost gets a name, and a line.
+    /// The name of a namespace. If its row is lost, makes up a name and writes a line for it.
     fn name(&mut self, ns: u64) -> String {
         if let Some(name) = self.names.get(&ns) {
             return name.clone();

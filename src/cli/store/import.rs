@@ -1,4 +1,4 @@
-//! `fws store import`: reads lines of JSON into the store, all of them or none.
+//! `fws store import`: imports lines of JSON into the store, all of them or none.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -37,8 +37,7 @@ refused if the folder belongs to another user.",
     run,
 };
 
-/// What a line may be longer than its names and its state, in bytes: the names of the members, and
-/// keys.
+/// Most bytes of a line beside its names and its state: the members' own names, and keys.
 const LINE_BYTES: usize = 65_536;
 
 fn run(call: &Call) -> Result<(), Stop> {
@@ -63,14 +62,14 @@ fn run(call: &Call) -> Result<(), Stop> {
     out(&importer.finish()?)
 }
 
-/// Hands all lines over.
+/// Reads all lines into the importer.
 fn read(
     input: &mut dyn BufRead,
     name: &str,
     limits: &Limits,
     importer: &mut Importer,
 ) -> Result<(), Stop> {
-    // A name may be written with six bytes for one.
+    // JSON may escape each byte of a name as six.
     let line_max = limits.state_bytes + 18 * limits.name_bytes + LINE_BYTES;
     let (mut line, mut number) = (Vec::new(), 0_u64);
     let (mut has_start, mut has_end) = (false, false);

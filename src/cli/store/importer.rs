@@ -1,6 +1,5 @@
-//! Puts rows into a store: checks them against the limits and the existing rows, and writes a new
-//! store that replaces the old one at the end, or leaves that as it is. Knows neither lines nor
-//! Redis.
+//! Imports rows: checks them against the limits and the existing rows, and writes a new store that
+//! replaces the old one at the end, or not at all. Knows neither lines nor Redis.
 
 use std::hash::BuildHasher;
 
@@ -16,16 +15,16 @@ use crate::journal::store::{Folder, Rewrite};
 use crate::limits::Limits;
 use crate::time::{Now, UnixMillis};
 
-/// Why something is not taken in.
+/// Why a row is refused.
 pub(super) enum Refused {
-    /// It is wrong, or there is no room for it.
+    /// The row is wrong, or exceeds a limit.
     Input(String),
     /// The store cannot be written.
     Store(Stop),
 }
 
 impl Refused {
-    /// The end of the whole command; `place` says where the input is wrong.
+    /// The error of the whole command; `place` says where in the input it is.
     pub fn at(self, place: impl FnOnce() -> String) -> Stop {
         match self {
             Refused::Input(wrong) => Stop::Failed(format!("{}: {wrong}", place())),
@@ -40,44 +39,44 @@ impl From<String> for Refused {
     }
 }
 
-/// A namespace of the store that is to be.
+/// A namespace of the new store.
 struct Space {
     number: u64,
     row: Namespace<'static>,
     size: Size,
 }
 
-/// What the limits count.
+/// The quantities that have limits.
 #[derive(Clone, Copy, Default)]
 struct Size {
     grants: usize,
     states: usize,
-    /// Of the states, names and values together.
+    /// Of states: names and values together.
     bytes: usize,
 }
 
-/// A row that is there.
+/// A row that exists.
 #[derive(Clone, Copy)]
 struct Known {
-    /// As in [`Size`]. No limit lets a state be larger.
+    /// As in [`Size`]. The limits keep states below 4 GiB.
     bytes: u32,
-    /// Whether it was taken in.
+    /// Whether it was imported.
     is_taken: bool,
 }
 
-/// What was taken in, and what was not.
+/// Counts of imported and skipped rows.
 #[derive(Default)]
 struct Counts {
     namespaces: u64,
     grants: u64,
     states: u64,
-    /// States that had expired.
+    /// States that had already expired.
     expired: u64,
     /// Rows of a user with an empty name, which no token and no command can name.
     nameless: u64,
 }
 
-/// Takes rows in, until the end.
+/// An import in progress.
 pub(super) struct Importer {
     rewrite: Rewrite,
     limits: Limits,
@@ -85,19 +84,19 @@ pub(super) struct Importer {
     is_replacing: bool,
     /// In the order of their numbers.
     spaces: Vec<Space>,
-    /// Their places in that list.
+    /// Index into `spaces` by name.
     names: HashMap<String, usize>,
-    /// In all namespaces.
+    /// Over all namespaces.
     size: Size,
-    /// All rows by the hashes of their keys. Two rows in 2^64 are counted as one: limits can live
-    /// with that, and nothing else is decided by it.
+    /// All rows by key hash. Two rows whose 64-bit hashes collide are counted as one: only the
+    /// limits use this, and they tolerate it.
     hasher: DefaultHashBuilder,
     known: HashMap<u64, Known>,
     counts: Counts,
 }
 
 impl Importer {
-    /// Takes a folder, which is made if there is none, and what is there already.
+    /// Locks the folder, creating it if necessary, and loads the existing rows.
     pub fn start(
         config: &Config,
         holder: &str,
@@ -131,11 +130,11 @@ impl Importer {
         Ok(importer)
     }
 
-    /// Keeps a row of the store that is there.
+    /// Keeps a row of the existing store.
     fn keep(&mut self, key: Key, row: Row<'_>) -> Result<(), Stop> {
         match (&key, row) {
             (Key::Namespace { ns }, Row::Namespace { name, key, replaces, old_key }) => {
-                // Kept as a date until the end, like those that come.
+                // A date until `finish`, as imported ones are.
                 let date = |until| self.rewrite.facts().date(until);
                 let old_key = old_key.map(|(key, until)| (key, date(until)));
                 self.insert(*ns, Namespace { name, key, replaces, old_key }.into_owned());
@@ -150,7 +149,7 @@ impl Importer {
                 self.count(&key, &row, false);
                 self.rewrite.put(key, row).map_err(failed)
             }
-            // What a row is was decided by its key.
+            // The key determines the kind of row.
             _ => Ok(()),
         }
     }
@@ -160,7 +159,7 @@ impl Importer {
         self.spaces.push(Space { number, row, size: Size::default() });
     }
 
-    /// Takes a namespace in.
+    /// Imports a namespace.
     pub fn namespace(&mut self, row: Namespace<'_>) -> Result<(), Refused> {
         self.check_name("name", &row.name)?;
         let keys = [row.key.as_ref(), row.replaces.as_ref(), row.old_key.as_ref().map(|(k, _)| k)];
@@ -179,7 +178,7 @@ impl Importer {
         };
         let Some(Space { row: there, .. }) = self.spaces.get_mut(place) else { return Ok(()) };
         match (&row.key, &there.key) {
-            // The configuration has its key, and nothing is said of another.
+            // A namespace without a key has it in the configuration: the existing row stays.
             (None, _) => {}
             (Some(new), Some(old)) if new == old => {
                 there.replaces = row.replaces.or(there.replaces.take());
@@ -199,7 +198,7 @@ impl Importer {
         Ok(())
     }
 
-    /// Takes a grant in, unless it is nobody's.
+    /// Imports a grant, unless its user is empty.
     pub fn grant(&mut self, namespace: &str, channel: &str, user: &str) -> Result<(), Refused> {
         self.check_name("channel", channel)?;
         self.check_length("user", user)?;
@@ -215,7 +214,7 @@ impl Importer {
         self.put(key, Row::Grant)
     }
 
-    /// Takes a state in, unless it has ended or is nobody's.
+    /// Imports a state, unless it has expired or its user is empty.
     pub fn state(
         &mut self,
         namespace: &str,
@@ -280,13 +279,13 @@ impl Importer {
         self.spaces.binary_search_by_key(&number, |space| space.number).ok()
     }
 
-    /// Sizes of the namespace of a row, and of all.
+    /// Sizes of the row's namespace, and of all namespaces.
     fn of_space(&self, key: &Key) -> (Size, Size) {
         let space = self.place(number_in(key)).and_then(|place| self.spaces.get(place));
         (space.map_or(Size::default(), |space| space.size), self.size)
     }
 
-    /// Counts a row, in place of the one under its key if there is one; the sizes then.
+    /// Counts a row in place of any with the same key; returns the new sizes.
     fn count(&mut self, key: &Key, row: &Row<'_>, is_taken: bool) -> (Size, Size) {
         let bytes = match (key, row) {
             (Key::State { place, .. }, Row::State { text, .. }) => place.bytes() + text.len(),
@@ -333,7 +332,7 @@ impl Importer {
         Err(format!("{what} is longer than {max} bytes (limit name_bytes)").into())
     }
 
-    /// Puts all of it in place of what is there. Says what was taken in.
+    /// Replaces the store. Returns a summary of what was imported.
     pub fn finish(mut self) -> Result<String, Stop> {
         for Space { number, row, .. } in std::mem::take(&mut self.spaces) {
             let moment = |until| self.rewrite.moment(until);
@@ -360,7 +359,7 @@ impl Importer {
     }
 }
 
-/// The number of the namespace that a row belongs to.
+/// The number of the row's namespace.
 fn number_in(key: &Key) -> u64 {
     let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = key;
     *ns

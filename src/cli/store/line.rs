@@ -1,26 +1,26 @@
-//! The lines of an export: one JSON object each. The first and the last line mark the beginning and
-//! the end; between them are namespaces, each before its contents.
+//! The lines of an export, one JSON object each. The first and last lines mark its beginning and
+//! end; between them come the namespaces, each before its contents.
 
 use std::borrow::Cow;
 
 use crate::codec::json;
 use crate::time::UnixMillis;
 
-/// Version of the form described here.
+/// Version of this format.
 const VERSION: i64 = 1;
 /// The last millisecond of the year 9999.
 const DATE_MAX: u64 = 253_402_300_799_999;
 
-/// One line. Dates are those of the calendar. Not `Debug`: it may hold a key.
+/// One line. Dates are wall-clock times. Not `Debug`: it may hold a key.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Line<'a> {
-    /// What follows is an export.
+    /// The first line.
     Start,
-    /// Nothing follows.
+    /// The last line.
     End,
     /// A namespace.
     Namespace(Namespace<'a>),
-    /// A right to a private channel.
+    /// A user's right to subscribe to a private channel.
     Grant { namespace: Cow<'a, str>, channel: Cow<'a, str>, user: Cow<'a, str> },
     /// A state.
     State {
@@ -42,7 +42,7 @@ pub(super) struct Namespace<'a> {
 }
 
 impl Namespace<'_> {
-    /// The same with texts of its own.
+    /// A copy that owns its texts.
     pub fn into_owned(self) -> Namespace<'static> {
         let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
         Namespace {
@@ -71,7 +71,7 @@ const NAMES: [&str; 13] = [
 ];
 
 impl Line<'_> {
-    /// Appends the line to a text, its end as well.
+    /// Appends the line, with its line end.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut object = Object { out, is_empty: true };
         match self {
@@ -106,10 +106,10 @@ impl Line<'_> {
         out.extend_from_slice(b"}\n");
     }
 
-    /// Reads a line without its end.
+    /// Parses a line without its line end.
     ///
     /// # Errors
-    /// What is wrong with it. Holds no key and no data.
+    /// What is wrong with it. Contains no key and no data.
     pub fn parse(text: &str) -> Result<Line<'_>, String> {
         let members = json::members_within(text, &NAMES, json::DEPTH_MAX + 1)
             .map_err(|e| format!("this is {e}"))?;
@@ -198,7 +198,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// An object that is written member by member.
+/// Writes a JSON object member by member.
 struct Object<'o> {
     out: &'o mut Vec<u8>,
     is_empty: bool,
@@ -225,8 +225,8 @@ impl<'o> Object<'o> {
         }
     }
 
-    /// A line is a line: between two tokens JSON takes a blank for any white space, and within a
-    /// string there is no end of a line.
+    /// Replaces line ends with blanks, so that a line stays one: JSON allows them only between
+    /// tokens, where any white space means the same.
     fn raw(&mut self, name: &str, value: &str) -> &mut Object<'o> {
         self.name(name);
         let blank = |byte: u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte };

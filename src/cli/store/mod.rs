@@ -16,7 +16,7 @@ use super::{Call, Command, Stop, owner};
 use crate::journal::store::OpenError;
 use crate::time::{Clock, Now};
 
-/// What the names of all these commands begin with.
+/// The group's name, which begins the names of all its commands.
 pub(super) const NAME: &str = "store";
 
 pub(super) const COMMAND: Command = Command {
@@ -41,7 +41,7 @@ pub(super) const COMMANDS: &[&Command] =
 const REPLACE: Flag =
     Flag { name: "replace", value: "", about: "a namespace that has another key gets the new one" };
 
-/// What others are told who want the folder.
+/// What to tell other processes that want the folder's lock.
 fn holder(call: &Call, now: Now) -> String {
     let (id, name, date) = (std::process::id(), call.command.name, now.unix.to_rfc3339());
     format!("process {id} (fws {name}), since {date}")
@@ -51,7 +51,7 @@ fn now() -> Now {
     Clock::new().now()
 }
 
-/// As [`failed`], where the folder or what is in it may be another user's.
+/// As [`failed`], where the folder or its files may belong to another user.
 fn unopened(call: &Call, data: &Path, error: impl Into<OpenError>) -> Stop {
     match error.into() {
         OpenError::Io(error) => owner::unreadable(call, data, &error),

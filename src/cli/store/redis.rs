@@ -1,6 +1,5 @@
-//! `fws store import-redis`: imports what an original server keeps in Redis (reference part 10).
-//! The files of this module know how its keys, joined by colons without escapes, are read, and how
-//! Redis is asked.
+//! `fws store import-redis`: imports the data of an original server from Redis (reference part 10).
+//! The submodules parse its keys, which are joined by colons without escapes, and talk to Redis.
 
 #[cfg(feature = "import-redis")]
 mod client;

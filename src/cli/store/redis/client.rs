@@ -1,5 +1,5 @@
-//! Reads Redis and passes what it finds to the importer. Sends only commands that read, and none
-//! that block a large Redis.
+//! Reads Redis and passes what it finds to the importer. Sends only read commands, and none that
+//! block a large Redis.
 
 use std::io;
 
@@ -21,11 +21,11 @@ use crate::time::UnixMillis;
 
 const NAMESPACES: &str = "LaWS_Server:name_spaces:";
 const STATES: &str = "LaWS_Server:store:";
-/// Keys that one SCAN asks for.
+/// Number of keys that one SCAN asks for.
 const SCAN_KEYS: usize = 1000;
-/// Keys that one pipeline reads: a state may be some megabytes.
+/// Number of keys that one pipeline reads: a state may be some megabytes.
 const PAGE_KEYS: usize = 64;
-/// Redis has so long to answer, in milliseconds.
+/// Timeout for an answer of Redis, in milliseconds.
 const ANSWER_MS: u64 = 30_000;
 
 /// Why a key is left out; each is counted.
@@ -37,10 +37,10 @@ enum Why {
     Unusable,
 }
 
-/// What is said of each.
+/// Names of the reasons, in the order of [`Why`].
 const KINDS: [&str; 4] = ["ambiguous", "not JSON", "of no namespace", "of no use"];
 
-/// What was left out. Keys come twice if Redis is busy with its table; they are told once.
+/// Keys that were left out. SCAN may repeat a key while Redis rehashes; each is reported once.
 #[derive(Default)]
 struct Left {
     keys: HashSet<Vec<u8>>,
@@ -48,7 +48,7 @@ struct Left {
 }
 
 impl Left {
-    /// Tells the person; never what is in the key.
+    /// Reports a key on standard error; never its value.
     fn out(&mut self, key: &[u8], why: Why, text: &str) {
         if self.keys.insert(key.into()) {
             self.counts[why as usize] += 1;
@@ -80,7 +80,7 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
     };
     let (config, now) = (call.config()?, now());
     let place = url::parse(address).ok_or_else(|| {
-        // Said without the URL, which may hold a password.
+        // Without the URL, which may hold a password.
         let form = "write redis://HOST:PORT/DATABASE or unix:///PATH";
         Stop::Usage(format!("that is no URL of a Redis: {form}"))
     })?;
@@ -108,7 +108,7 @@ fn away(error: io::Error) -> Stop {
     Stop::Failed(format!("Redis: {error}"))
 }
 
-/// Takes the namespaces in; returns their names.
+/// Imports the namespaces; returns their names.
 fn namespaces(
     redis: &mut Redis,
     importer: &mut Importer,
@@ -127,7 +127,7 @@ fn namespaces(
             };
             let secret = match value {
                 Value::Bytes(bytes) => str::from_utf8(bytes).ok(),
-                // Removed meanwhile.
+                // Removed since SCAN.
                 Value::Nil => continue,
                 _ => None,
             };
@@ -164,7 +164,7 @@ fn states(
             let expires = match answers[1] {
                 Value::Int(ms) if ms >= 0 => Some(date.plus(ms.unsigned_abs())),
                 Value::Int(-1) => None,
-                // It ended between the two questions.
+                // Expired between GET and PTTL.
                 Value::Int(-2) => continue,
                 _ => return Err(foreign("PTTL")),
             };
@@ -177,7 +177,7 @@ fn states(
     })
 }
 
-/// Takes a state in, if it can be known whose it is and what.
+/// Imports a state, if its key and value are understood.
 fn state(
     key: &[u8],
     value: &Value,
@@ -213,7 +213,7 @@ fn state(
         return Ok(());
     };
     if json::is_null(text) {
-        // The same as none.
+        // Null means no state.
         return Ok(());
     }
     let place = Place { channel: channel.into(), user: user.map(Into::into) };
@@ -221,7 +221,7 @@ fn state(
     importer.state(namespace, place, expires, text).map_err(|refused| refused.at(told))
 }
 
-/// Calls `each` with all keys that begin so, page by page.
+/// Calls `each` with all keys that start with `start`, page by page.
 fn scan(
     redis: &mut Redis,
     start: &str,
@@ -244,7 +244,7 @@ fn scan(
     }
 }
 
-/// What SCAN has answered: where to go on, and keys, which begin so.
+/// Parses an answer to SCAN: the next cursor, and the keys that start with `start`.
 fn page_of(answer: Option<Value>, start: &str) -> Option<(u64, Vec<Vec<u8>>)> {
     let Some(Value::List(parts)) = answer else { return None };
     let Ok([Value::Bytes(next), Value::List(keys)]) = <[Value; 2]>::try_from(parts) else {

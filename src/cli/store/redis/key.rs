@@ -1,11 +1,12 @@
-//! What a key of the original server means, if it means one thing (reference part 10). Pure.
+//! Parses keys of the original server, if they are unambiguous (reference part 10). Pure.
 
 use hashbrown::HashSet;
 
-/// How a colon is to be read that may be part of a channel's name, or stand behind a user's.
+/// How to read a colon that may be part of a channel's name or follow a user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colon {
-    /// Nobody knows.
+    /// Unknown: such a key is ambiguous.
+    /// It separates user and channel.
     Unknown,
     /// It is part of the channel's name.
     InChannel,
@@ -13,18 +14,18 @@ pub(super) enum Colon {
     BehindUser,
 }
 
-/// What the key of a state says, without what all of them begin with.
+/// The meaning of a state's key, without the common prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Meaning<'a> {
-    /// It says this.
+    /// The key of this state.
     State { namespace: &'a str, user: Option<&'a str>, channel: &'a str },
-    /// No namespace of that name is there.
+    /// No such namespace exists.
     Orphan,
-    /// It may say more than one thing; these, in words.
+    /// More than one reading is possible: which, in words.
     Ambiguous(String),
 }
 
-/// Reads `NAMESPACE:CHANNEL` or `NAMESPACE:USER:CHANNEL`.
+/// Parses `NAMESPACE:CHANNEL` or `NAMESPACE:USER:CHANNEL`.
 pub(super) fn meaning<'a>(
     rest: &'a str,
     namespaces: &HashSet<String>,
@@ -56,7 +57,7 @@ fn place_of<'a>(namespace: &'a str, place: &'a str, colon: Colon) -> Meaning<'a>
     }
 }
 
-/// The two sides of each colon, if there is something on both.
+/// The two sides of each colon, where neither is empty.
 fn splits(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let sides = text.match_indices(':').map(|(at, _)| (&text[..at], &text[at + 1..]));
     sides.filter(|(one, two)| !one.is_empty() && !two.is_empty())

@@ -1,21 +1,21 @@
 //! RESP 2, the protocol of Redis (redis.io, "Redis serialization protocol"), over TCP or a unix
-//! socket. Knows only the commands that open a connection, and trusts no length: what is announced
-//! is not allocated before it has come.
+//! socket. Knows only the commands that open a connection. Trusts no length: memory is allocated as
+//! bytes arrive, not as announced.
 
 use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
 
 use crate::client::{Address, ClientError, Deadline, Stream};
 
-/// Longest line: an error in words.
+/// Longest line, in bytes: an error message.
 const LINE_BYTES: u64 = 64 * 1024;
-/// Longest string that Redis keeps.
+/// Longest string that Redis stores, in bytes.
 const BULK_BYTES: u64 = 512 << 20;
-/// An answer to SCAN has a list in a list.
+/// Deepest nesting: an answer to SCAN is a list in a list.
 const DEPTH: usize = 4;
-/// How an error begins that says something of one key alone.
+/// How an error begins that concerns one key only.
 const WRONG_TYPE: &str = "WRONGTYPE ";
 
-/// Where a Redis is, and who asks it for which of its databases.
+/// Where to connect, as which user, and which database to select.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub place: Address,
@@ -31,11 +31,11 @@ pub(super) enum Value {
     Int(i64),
     Bytes(Vec<u8>),
     List(Vec<Value>),
-    /// The command was refused, in these words.
+    /// The command was refused, with this message.
     Error(String),
 }
 
-/// A stream whose every answer has a deadline, however it trickles.
+/// A stream with a deadline for each whole answer, however slowly its bytes trickle in.
 struct Timed {
     stream: Stream,
     deadline: Deadline,
@@ -62,11 +62,11 @@ pub(super) struct Redis {
 }
 
 impl Redis {
-    /// Connects, within 4 s, says who asks, and chooses the database. Each answer, here and later,
-    /// must have come as a whole after `answer_ms` milliseconds.
+    /// Connects within 4 s, authenticates and selects the database. Each answer, here and later,
+    /// must be complete within `answer_ms` milliseconds.
     ///
     /// # Errors
-    /// Those of the network, and what Redis says against it.
+    /// Errors of the network, and refusals by Redis.
     pub fn connect(target: &Target, answer_ms: u64) -> io::Result<Redis> {
         let stream = Stream::connect(&target.place).map_err(of_network)?;
         let input = BufReader::new(Timed { stream, deadline: Deadline::after(answer_ms) });
@@ -83,12 +83,13 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Asks all at once; an answer for each. The only [`Value::Error`] among them is that a key
-    /// holds another kind of thing.
+    /// Sends all commands at once; returns an answer for each. The only [`Value::Error`] among them
+    /// is that a key holds a value of another type.
     ///
     /// # Errors
-    /// Those of the network, `InvalidData` for what is no RESP, and what else Redis refuses: it
-    /// may be busy or loading, or the user may lack a right, and what is asked would be missing.
+    /// Errors of the network, `InvalidData` for what is not RESP, and every other refusal: Redis
+    /// may be busy or loading, or the user may lack a right, and the missing answers would look
+    /// like missing keys.
     pub fn ask(&mut self, commands: &[Vec<&[u8]>]) -> io::Result<Vec<Value>> {
         let mut bytes = Vec::new();
         for command in commands {
@@ -167,7 +168,7 @@ mod tests {
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let (_sender, never) = mailbox::<()>();
-            // Each of these comes in time; the answer, of five seconds, does not.
+            // Each byte is in time; the answer as a whole would take 5 s.
             for byte in [&b"+"[..]].into_iter().chain([&b"x"[..]; 500]) {
                 if stream.write_all(byte).is_err() {
                     return;

@@ -7,8 +7,8 @@ use crate::client::Address;
 
 const PORT: u16 = 6379;
 
-/// `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, `unix:///PATH` or `redis+unix:///PATH`; in
-/// user, password and path a `%` begins a byte written as two hexadecimal digits.
+/// Parses `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, `unix:///PATH` or
+/// `redis+unix:///PATH`; user, password and path may be percent-encoded.
 pub(super) fn parse(url: &str) -> Option<Target> {
     let path = url.strip_prefix("unix://").or_else(|| url.strip_prefix("redis+unix://"));
     if let Some(path) = path {
@@ -32,7 +32,7 @@ pub(super) fn parse(url: &str) -> Option<Target> {
     })
 }
 
-/// `HOST:PORT`, with the usual port if there is none.
+/// `HOST:PORT`, with the default port if there is none.
 fn with_port(text: &str) -> Option<String> {
     let end = if text.starts_with('[') {
         text.find(']')? + 1

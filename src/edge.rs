@@ -141,7 +141,7 @@ pub trait Handler {
 
     /// The number of connections on [`Door::Control`] that have not authenticated, including those
     /// not yet read.
-    fn strangers(&self) -> usize {
+    fn unauthenticated(&self) -> usize {
         0
     }
 

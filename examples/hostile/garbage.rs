@@ -20,7 +20,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "strangers",
         about: "thousands at the control port without a key; who has one gets in beside them",
-        run: Run::Beside(strangers, Bounds::DEFAULT),
+        run: Run::Beside(unauthenticated, Bounds::DEFAULT),
     },
     Attack {
         name: "unread-replies",
@@ -128,7 +128,7 @@ fn noise(field: &Field, door: std::net::SocketAddr, findings: &mut Findings) -> 
     Ok(())
 }
 
-fn strangers(field: &Field) -> Outcome<Findings> {
+fn unauthenticated(field: &Field) -> Outcome<Findings> {
     let mut findings = Findings::default();
     let mut crowd = Crowd::new(field.control)?;
     let empty: Rc<[u8]> = Rc::from(&b"\x10"[..]);

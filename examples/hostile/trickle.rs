@@ -106,8 +106,9 @@ fn half_frames(field: &Field) -> Outcome<Findings> {
         left == 0 && longest < Duration::from_secs(12),
         format!("half frames of back ends: {left} left, longest life {longest:?}"),
     );
-    let strangers = browsers.members[..half].iter().filter(|member| member.is_open()).count();
-    findings.expect(strangers == 0, format!("{strangers} browsers without auth are left"));
+    let unauthenticated = browsers.members[..half].iter().filter(|member| member.is_open()).count();
+    findings
+        .expect(unauthenticated == 0, format!("{unauthenticated} browsers without auth are left"));
     let known = browsers.members[half..].iter().filter(|member| member.is_open()).count();
     let reset =
         browsers.members.iter().filter(|member| matches!(member.end, Some((End::Reset, _))));

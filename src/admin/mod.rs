@@ -263,8 +263,8 @@ impl Handler for AdminDoor {
         self.switch.has_heard_enough()
     }
 
-    fn strangers(&self) -> usize {
-        self.switch.strangers()
+    fn unauthenticated(&self) -> usize {
+        self.switch.unauthenticated()
     }
 
     /// Admin clients never authenticate.

@@ -55,7 +55,7 @@ impl Pages<'_> {
         let reasons: Vec<(&str, u64)> = CloseReason::ALL.iter().map(count).collect();
         labelled(text, &f::SESSIONS_CLOSED, "reason", &reasons);
         text.single(&f::HELD, metrics.browsers_held);
-        text.single(&f::STRANGERS, census.strangers);
+        text.single(&f::STRANGERS, census.unauthenticated);
         text.single(&f::BODIES, census.bodies.bytes);
         text.single(&f::BODIES_EVICTED, census.bodies.evicted);
         text.single(&f::FLOODS, metrics.floods);

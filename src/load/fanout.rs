@@ -144,10 +144,10 @@ impl Fanout {
     ) -> Result<(), Fault> {
         let shape = match self.shape {
             Some(shape) => shape,
-            None => Shape::of(message, self.plan.bytes).ok_or_else(|| stranger(message))?,
+            None => Shape::of(message, self.plan.bytes).ok_or_else(|| foreign(message))?,
         };
         self.shape = Some(shape);
-        let number = shape.number(message).ok_or_else(|| stranger(message))?;
+        let number = shape.number(message).ok_or_else(|| foreign(message))?;
         let is_stalled = self.is_stalled(n);
         self.expect(n, number)?;
         self.heard += 1;
@@ -367,7 +367,7 @@ impl Fanout {
     }
 }
 
-fn stranger(message: &[u8]) -> Fault {
+fn foreign(message: &[u8]) -> Fault {
     Fault::new(format!("a message came that nobody had published: {}", words(message)))
 }
 

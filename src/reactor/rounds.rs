@@ -80,7 +80,7 @@ impl Reactor {
         };
         let most = self.bounds.control_unheard.min(ACCEPT_MAX);
         let unheard = self.io.first.iter().filter(is_unheard).count();
-        let is_siege = handler.strangers() > unheard + most / 2;
+        let is_siege = handler.unauthenticated() > unheard + most / 2;
         if is_siege { ACCEPT_MAX } else { most.saturating_sub(unheard) }
     }
 

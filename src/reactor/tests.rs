@@ -52,7 +52,7 @@ struct Crowd {
     is_curt: bool,
     has_enough: bool,
     /// How many connections have not authenticated.
-    strangers: usize,
+    unauthenticated: usize,
     heard: usize,
     heard_of: Vec<ConnId>,
     ended: usize,
@@ -93,8 +93,8 @@ impl Handler for Crowd {
     fn has_heard_enough(&self) -> bool {
         self.has_enough
     }
-    fn strangers(&self) -> usize {
-        self.strangers
+    fn unauthenticated(&self) -> usize {
+        self.unauthenticated
     }
     fn due(&self, _: &impl Net) -> Option<Millis> {
         Some(Millis(0))
@@ -203,7 +203,7 @@ fn back_ends_that_have_spoken_are_heard_before_more_are_let_in() {
         assert!(waiting <= ACCEPT_MAX, "{waiting} have been let in and are not heard");
     }
     // A crowd that has been read and has not authenticated delays nobody: one of it may be evicted.
-    curt.strangers = 200;
+    curt.unauthenticated = 200;
     let _peers: Vec<_> = (0..100).map(connect).collect();
     let most = turns(&mut reactor, &mut curt, 200, |_, curt| curt.conns.len());
     assert!(curt.heard < 150 && most <= ACCEPT_MAX, "{} had to be heard before", curt.heard);

@@ -115,9 +115,9 @@ pub(super) struct Controller {
     was_unheard: bool,
     auth_at_last: Millis,
     /// Its number among the unauthenticated, if it is one: without an `auth`, or its key has ended.
-    stranger: Option<u64>,
+    unauthenticated: Option<u64>,
     /// It has been authenticated before, whatever became of that.
-    was_somebody: bool,
+    was_authenticated: bool,
     wrong_keys: usize,
 }
 
@@ -133,7 +133,7 @@ pub(super) struct Browser {
     /// Channels that it lost by revocations that may still be undone: the numbers of those entries.
     held: BTreeMap<String, Vec<u64>>,
     /// It counts as unauthenticated: no `auth` yet, and not told to go.
-    is_stranger: bool,
+    is_unauthenticated: bool,
     /// It is to be closed for this reason within some turns, and receives nothing until then.
     parting: Option<CloseReason>,
     /// When its token ends, in seconds since 1970.
@@ -256,7 +256,7 @@ pub(super) struct Judge {
     /// There was no limit on connections per address before this change.
     is_cap_new: bool,
     /// How many times a controller has become unauthenticated.
-    strangers: u64,
+    unauthenticated: u64,
     pub is_stopping: bool,
     disk: Disk,
     /// The disk hangs, so that paused connections may be waiting for it.
@@ -302,7 +302,7 @@ impl Judge {
             gathered: None,
             has_date_jumped: false,
             is_cap_new: false,
-            strangers: 0,
+            unauthenticated: 0,
             is_stopping: false,
             disk: Disk::default(),
             is_disk_stuck: false,
@@ -377,7 +377,7 @@ impl Judge {
         if door == Door::Control {
             let is_full =
                 controllers >= self.limits.control_connections && !self.is_room_made(items);
-            self.is_nobody(conn, is_full);
+            self.note_unauthenticated(conn, is_full);
         }
     }
 
@@ -543,7 +543,7 @@ impl Judge {
     /// The connection must be told why, and closed; it leaves the hub at once.
     fn dismiss(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(browser) = self.browser(conn) {
-            browser.is_stranger = false;
+            browser.is_unauthenticated = false;
         }
         let Some(line) = self.lines.get_mut(&conn).filter(|line| line.closing.is_none()) else {
             return;

@@ -31,23 +31,23 @@ const NEVER: UnixMillis = UnixMillis(u64::MAX);
 #[derive(Debug)]
 pub(super) enum Browser {
     /// It has not authenticated, and must do so in time.
-    Stranger { auth_by: Millis },
+    Unauthenticated { auth_by: Millis },
     /// Its authenticated peer, and when its token expires: [`NEVER`] if the token does not say.
-    Known { peer: PeerId, expires: UnixMillis },
+    Authenticated { peer: PeerId, expires: UnixMillis },
 }
 
 impl Browser {
     /// Returns its peer, if it has authenticated.
     pub fn peer(&self) -> Option<PeerId> {
         match self {
-            Browser::Stranger { .. } => None,
-            Browser::Known { peer, .. } => Some(*peer),
+            Browser::Unauthenticated { .. } => None,
+            Browser::Authenticated { peer, .. } => Some(*peer),
         }
     }
 
     /// Whether its token has expired, even if its deadline has not fired yet.
     fn has_expired(&self, now: Now) -> bool {
-        matches!(self, Browser::Known { expires, .. } if *expires <= now.unix)
+        matches!(self, Browser::Authenticated { expires, .. } if *expires <= now.unix)
     }
 }
 
@@ -72,7 +72,7 @@ impl Application for Site<'_> {
 
     fn opened(&mut self, outlet: &mut Outlet<'_, impl Net>, _: usize) -> Result<Browser, Parting> {
         let auth_by = outlet.now().mono.plus(self.limits.auth_ms as u64);
-        Ok(Browser::Stranger { auth_by })
+        Ok(Browser::Unauthenticated { auth_by })
     }
 
     fn message(
@@ -101,21 +101,21 @@ impl Application for Site<'_> {
 
     fn bounds(&self, browser: &Browser) -> Bounds {
         let message_bytes = match browser {
-            Browser::Known { .. } => self.limits.message_bytes,
-            Browser::Stranger { .. } => self.limits.message_unauthenticated_bytes,
+            Browser::Authenticated { .. } => self.limits.message_bytes,
+            Browser::Unauthenticated { .. } => self.limits.message_unauthenticated_bytes,
         };
         Bounds { message_bytes, fragments: self.limits.message_fragments }
     }
 
-    fn is_known(&self, browser: &Browser) -> bool {
-        matches!(browser, Browser::Known { .. })
+    fn is_authenticated(&self, browser: &Browser) -> bool {
+        matches!(browser, Browser::Authenticated { .. })
     }
 
     fn deadline(&self, browser: &Browser, now: Now) -> Option<Millis> {
         match browser {
-            Browser::Stranger { auth_by } => Some(*auth_by),
-            Browser::Known { expires: NEVER, .. } => None,
-            Browser::Known { expires, .. } => {
+            Browser::Unauthenticated { auth_by } => Some(*auth_by),
+            Browser::Authenticated { expires: NEVER, .. } => None,
+            Browser::Authenticated { expires, .. } => {
                 Some(now.mono.plus(expires.0.saturating_sub(now.unix.0)))
             }
         }
@@ -123,7 +123,7 @@ impl Application for Site<'_> {
 
     fn timed_out(&mut self, browser: &mut Browser, now: Now) -> Result<(), Parting> {
         match browser {
-            Browser::Stranger { auth_by } if *auth_by <= now.mono => {
+            Browser::Unauthenticated { auth_by } if *auth_by <= now.mono => {
                 Err(CloseReason::AuthTimeout.into())
             }
             _ if browser.has_expired(now) => Err(CloseReason::TokenExpired.into()),
@@ -295,7 +295,7 @@ impl Site<'_> {
             }
         };
         let expires = claims.expires.map_or(NEVER, |end| UnixMillis(end.saturating_mul(1000)));
-        *browser = Browser::Known { peer, expires };
+        *browser = Browser::Authenticated { peer, expires };
         outlet.reschedule();
         let left = claims.expires.map_or(String::new(), |end| {
             // Rounded down: these whole seconds are certain to be left.

@@ -24,7 +24,7 @@ pub struct Census {
     /// waiting for messages of a session.
     pub http: usize,
     /// Browsers that have not authenticated.
-    pub strangers: usize,
+    pub unauthenticated: usize,
     /// Memory held for request bodies.
     pub bodies: Bodies,
     /// Bytes of replies to back ends that wait for the disk.
@@ -77,12 +77,12 @@ impl Switch {
     pub fn census(&self) -> Census {
         let ways = self.web.ways();
         let http = self.web_connections().saturating_sub(ways.raw + ways.sockjs);
-        let (strangers, bodies) = (self.web.strangers(), self.web.bodies());
+        let (unauthenticated, bodies) = (self.web.unauthenticated(), self.web.bodies());
         Census {
             control: self.seats.controllers(),
             ways,
             http,
-            strangers,
+            unauthenticated,
             bodies,
             replies_owed: self.replies_owed(),
             control_input: self.intake.reserved(),
@@ -107,14 +107,14 @@ impl Switch {
         self.check_census();
         self.check_intake();
         self.check_owed();
-        let is_known = |browser: &&Browser| {
+        let is_authenticated = |browser: &&Browser| {
             browser.peer().is_some_and(|peer| self.hub.identity(peer).is_some())
         };
-        let peers = self.web.peers().filter(is_known);
+        let peers = self.web.peers().filter(is_authenticated);
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
         let controllers = self.seats.all_controllers();
-        assert!(self.strangers.iter().all(|stranger| controllers.contains(&stranger)));
-        self.strangers.check_invariants();
+        assert!(self.unauthenticated.iter().all(|conn| controllers.contains(&conn)));
+        self.unauthenticated.check_invariants();
         let is_served = |conn: &ConnId| self.seats.look_at(*conn).is_none();
         assert!(!controllers.iter().any(is_served), "one is not put back");
         for (ticket, waiter) in &self.waiting {
@@ -130,7 +130,7 @@ impl Switch {
     /// If anything is left.
     pub fn check_drained(&self, now: Now) {
         assert_eq!(self.seats.browsers().count(), 0, "a browser is kept");
-        let queues = [self.seats.controllers(), self.strangers.len(), self.waiting.len()];
+        let queues = [self.seats.controllers(), self.unauthenticated.len(), self.waiting.len()];
         assert_eq!(queues, [0; 3], "controllers, strangers, and who waits for a place");
         let queues = [self.owing.len(), self.crowded.len(), self.leaving.len(), self.spreads.len()];
         assert_eq!(queues, [0; 4], "who is owed, held back, leaving, or not done with");
@@ -171,7 +171,11 @@ impl Switch {
     fn check_census(&self) {
         let count = self.seats.browsers().count();
         assert_eq!(count, self.web_connections(), "connections of the web door");
-        let strangers = self.web.peers().filter(|browser| browser.peer().is_none());
-        assert_eq!(strangers.count(), self.web.strangers(), "who has not authenticated");
+        let unauthenticated = self.web.peers().filter(|browser| browser.peer().is_none());
+        assert_eq!(
+            unauthenticated.count(),
+            self.web.unauthenticated(),
+            "who has not authenticated"
+        );
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct Controller {
     /// Room for the large frame that is arriving, or its place in the queue for that.
     pub room: Option<Room>,
     pub place: Option<u64>,
-    /// The address or network that it comes from, by which strangers are evicted.
+    /// The address or network that it comes from, by which the unauthenticated are evicted.
     pub household: Household,
     /// The namespace it acts in, and the epoch of the key it used.
     pub auth: Option<(NsId, u32)>,

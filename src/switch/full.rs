@@ -86,17 +86,17 @@ impl Switch {
         let missing = length + 1 - arrived.len();
         let Some(rest) = input.get(head..head + missing) else { return Next::Half };
         match [arrived, rest].concat().split_last() {
-            Some((0, body)) => self.next_of_body(self.is_somebody(net, controller), body),
+            Some((0, body)) => self.next_of_body(self.is_authenticated(net, controller), body),
             _ => Next::Heard,
         }
     }
 
-    fn next_of_body(&self, is_somebody: bool, body: &[u8]) -> Next {
+    fn next_of_body(&self, is_authenticated: bool, body: &[u8]) -> Next {
         let Ok(body) = text::of_body(body, None, self.limits.control_frame_bytes) else {
             return Next::Heard;
         };
         // A command that is refused for its content changes nothing.
-        match command::parse(&body, None, is_somebody, &self.limits) {
+        match command::parse(&body, None, is_authenticated, &self.limits) {
             Ok(command) if command.is_recorded() && self.has_right_key(&command) => WAITS,
             _ => Next::Heard,
         }

@@ -3,7 +3,7 @@
 //! or a simulator calls it through [`Handler`].
 //!
 //! One file per role. Back ends: `control`, with `text`, `command`, `deadlines`, `replies` and
-//! `strangers`. Browsers: `browser` for their messages (the web door, [`Web`], owns their
+//! `unauthenticated`. Browsers: `browser` for their messages (the web door, [`Web`], owns their
 //! connections and sessions), `page` for the demo page. `seats` keeps the role of each connection,
 //! `crowd` gathers publications to a whole channel, `spread` splits an emit to many channels over
 //! several turns. `flood`, `shortage` and `intake` handle overload, `full` a full journal, `drain`
@@ -29,8 +29,8 @@ mod settings;
 mod shared;
 mod shortage;
 mod spread;
-mod strangers;
 mod text;
+mod unauthenticated;
 
 use std::collections::VecDeque;
 
@@ -61,7 +61,7 @@ use settings::service;
 use shared::SharedStates;
 use shortage::Shortage;
 use spread::Spread;
-use strangers::{KeyWatch, Strangers};
+use unauthenticated::{KeyWatch, Unauthenticated};
 
 pub use census::Census;
 #[doc(hidden)]
@@ -102,7 +102,7 @@ pub struct Switch {
     /// The open connections and their roles.
     seats: Seats,
     /// Back ends that have not authenticated.
-    strangers: Strangers,
+    unauthenticated: Unauthenticated,
     key_watch: KeyWatch,
     /// The sessions of all browsers.
     web: Web<Browser>,
@@ -173,7 +173,7 @@ impl Switch {
             demo,
             journal,
             seats: Seats::default(),
-            strangers: Strangers::default(),
+            unauthenticated: Unauthenticated::default(),
             key_watch: KeyWatch::default(),
             count_from: None,
             waiting: HashMap::new(),
@@ -503,7 +503,7 @@ impl Handler for Switch {
             self.report_soon(net.now());
         }
         if let Some(controller) = self.seats.leave_controller(conn) {
-            self.strangers.remove(conn);
+            self.unauthenticated.remove(conn);
             self.leave_lines(conn, &controller);
         } else if self.seats.is_browser(conn) {
             self.seats.leave_browser(conn);
@@ -524,8 +524,8 @@ impl Handler for Switch {
         self.has_worked_enough()
     }
 
-    fn strangers(&self) -> usize {
-        self.strangers.len()
+    fn unauthenticated(&self) -> usize {
+        self.unauthenticated.len()
     }
 
     fn message_bytes(&mut self, conn: ConnId) -> usize {

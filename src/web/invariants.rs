@@ -47,7 +47,7 @@ impl<P> Web<P> {
         let is_much = self.lines.capacity() > room && !self.is_shrinking;
         assert!(!is_much, "memory of those who have gone");
         self.wheel.check_invariants();
-        self.check_strangers();
+        self.check_unauthenticated();
         let bodies = self.lines.iter().map(|line| match line {
             Line::Http(http) => http.upload.as_ref().map_or(0, |upload| upload.bytes()),
             _ => 0,
@@ -64,7 +64,7 @@ impl<P> Web<P> {
     /// If anything is kept.
     pub fn check_drained(&self) {
         assert!(self.lines.is_empty() && self.lines.capacity() < LINES_KEPT, "lines are kept");
-        assert_eq!(self.sessions() + self.strangers(), 0, "sessions that are counted");
+        assert_eq!(self.sessions() + self.unauthenticated(), 0, "sessions that are counted");
         let kept = [self.sessions.len(), self.names.len(), self.wheel.len(), self.dirty.len()];
         assert_eq!(kept, [0; 4], "sessions, their names, their deadlines, and those that changed");
         self.check_nobody_waits();

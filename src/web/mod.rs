@@ -30,9 +30,9 @@ mod service;
 mod session;
 mod socket;
 mod standalone;
-mod strangers;
 mod taking;
 mod transports;
+mod unauthenticated;
 mod uploads;
 
 use std::borrow::Cow;
@@ -58,8 +58,8 @@ use pace::Pace;
 use polled::{Polled, PolledId, PolledKind};
 use session::Link;
 use socket::Socket;
-use strangers::Strangers;
 use taking::Taking;
+use unauthenticated::Unauthenticated;
 
 pub use census::Ways;
 #[doc(hidden)]
@@ -163,7 +163,7 @@ pub trait Application {
 
     /// Whether the session has authenticated. Before that its limits are lower: for what it sends,
     /// and for what may wait for it.
-    fn is_known(&self, _peer: &Self::Peer) -> bool {
+    fn is_authenticated(&self, _peer: &Self::Peer) -> bool {
         true
     }
 
@@ -255,7 +255,7 @@ pub struct Web<P> {
     /// Memory of arriving request bodies, and of messages in them that wait.
     bodies: Bodies,
     /// Sessions that have not authenticated.
-    strangers: Strangers,
+    unauthenticated: Unauthenticated,
     /// Timers of sessions over HTTP.
     wheel: Wheel<PolledId>,
     /// Sessions that wait for room for an answer.
@@ -287,7 +287,7 @@ impl<P> Web<P> {
             sessions: Arena::default(),
             names: HashMap::new(),
             bodies: Bodies::default(),
-            strangers: Strangers::new(limits.sessions_unauthenticated),
+            unauthenticated: Unauthenticated::new(limits.sessions_unauthenticated),
             wheel: Wheel::new(now.mono.0),
             hungry: Hungry::default(),
             dirty: VecDeque::new(),
@@ -307,7 +307,7 @@ impl<P> Web<P> {
         self.pages = services.iter().map(Pages::new).collect();
         self.pace.change(&limits, now.mono);
         self.addresses.set_max(limits.connections_per_address);
-        self.strangers.set_max(limits.sessions_unauthenticated);
+        self.unauthenticated.set_max(limits.sessions_unauthenticated);
         (self.services, self.limits) = (services, limits);
     }
 
@@ -442,7 +442,7 @@ impl<P> Web<P> {
     ) {
         self.hungry.has_gone(conn);
         self.addresses.leave(conn);
-        self.strangers.forget_maker(conn);
+        self.unauthenticated.forget_maker(conn);
         self.take_upload(conn);
         match std::mem::take(&mut self.lines[conn.index()]) {
             Line::None | Line::Http(_) => {}
@@ -514,8 +514,8 @@ impl<P> Web<P> {
             Some(Line::Receiver(id) | Line::Sender(id, _)) => self.peer(SessionId::of_polled(*id)),
             _ => None,
         };
-        let stranger = self.limits.message_unauthenticated_bytes;
-        peer.map_or(stranger, |peer| app.bounds(peer).message_bytes)
+        let unauthenticated = self.limits.message_unauthenticated_bytes;
+        peer.map_or(unauthenticated, |peer| app.bounds(peer).message_bytes)
     }
 
     /// Ends a session: the browser is told why, and receives nothing more.

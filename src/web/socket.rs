@@ -11,7 +11,7 @@ use std::mem;
 use super::hungry::Hungry;
 use super::outlet::Way;
 use super::pace::{Bucket, Pace};
-use super::strangers::{Strangers, pause_bytes};
+use super::unauthenticated::{Unauthenticated, pause_bytes};
 use super::{Application, Line, Message, Outlet, Parting, SessionId, Web};
 use crate::codec::sockjs;
 use crate::codec::ws::{self, Event, Side, WsError};
@@ -80,7 +80,7 @@ struct Around<'a, N, A> {
     conn: ConnId,
     limits: &'a Limits,
     pace: &'a Pace,
-    strangers: &'a mut Strangers,
+    unauthenticated: &'a mut Unauthenticated,
     hungry: &'a mut Hungry,
     /// How often a browser was not read because it sent too fast.
     held_count: &'a mut u64,
@@ -299,12 +299,13 @@ impl<P> Socket<P> {
         let form = self.form();
         let Some(peer) = &mut self.peer else { return Ok(()) };
         let now = around.net.now();
-        let (was_known, before) = (around.app.is_known(peer), around.app.deadline(peer, now));
+        let (was_authenticated, before) =
+            (around.app.is_authenticated(peer), around.app.deadline(peer, now));
         let id = SessionId::of_socket(around.conn, form);
         let mut outlet = Outlet::new(around.net, id, Way::Socket(around.conn, form));
         let heard = around.app.message(&mut outlet, peer, message);
         let is_rescheduled = outlet.is_rescheduled;
-        around.strangers.note(was_known, around.app.is_known(peer));
+        around.unauthenticated.note(was_authenticated, around.app.is_authenticated(peer));
         let after = around.app.deadline(peer, now);
         heard?;
         // Only an earlier deadline is set at once. A later one is set when the current one passes:
@@ -429,7 +430,7 @@ impl<P> Socket<P> {
 impl<N: Net, A: Application> Around<'_, N, A> {
     /// Whether so much output waits for the socket that it is not read.
     fn is_full(&self, peer: &A::Peer) -> bool {
-        let most = pause_bytes(self.limits, self.app.is_known(peer));
+        let most = pause_bytes(self.limits, self.app.is_authenticated(peer));
         self.net.queued(self.conn) >= most
     }
 }
@@ -490,7 +491,7 @@ impl<P> Web<P> {
             conn,
             limits: &self.limits,
             pace: &self.pace,
-            strangers: &mut self.strangers,
+            unauthenticated: &mut self.unauthenticated,
             hungry: &mut self.hungry,
             held_count: &mut self.held,
         };

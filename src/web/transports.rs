@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::http::SenderReply;
 use super::outlet::Way;
 use super::polled::{Polled, PolledId, Receiver, Reply};
-use super::strangers::pause_bytes;
+use super::unauthenticated::pause_bytes;
 use super::uploads::payload;
 use super::{
     Application, KeyRef, Line, Message, Outlet, Parting, Session, SessionId, Web, answers,
@@ -306,10 +306,10 @@ impl<P> Web<P> {
         let heard = if message.len() > app.bounds(peer).message_bytes {
             Err(Parting::from(CloseReason::WsTooLarge))
         } else {
-            let was_known = app.is_known(peer);
+            let was_authenticated = app.is_authenticated(peer);
             let mut outlet = Outlet::new(net, SessionId::of_polled(id), Way::Polled(polled));
             let heard = app.message(&mut outlet, peer, Message::Text(message));
-            self.strangers.note(was_known, app.is_known(peer));
+            self.unauthenticated.note(was_authenticated, app.is_authenticated(peer));
             heard
         };
         if let Err(parting) = heard {
@@ -556,7 +556,7 @@ impl<P> Web<P> {
     /// The amount of waiting output at which a session's messages are no longer handled.
     fn answers_max<A: Application<Peer = P>>(&self, app: &A, id: PolledId) -> usize {
         let peer = self.sessions.get(id).and_then(|session| session.peer.as_ref());
-        pause_bytes(&self.limits, peer.is_none_or(|peer| app.is_known(peer)))
+        pause_bytes(&self.limits, peer.is_none_or(|peer| app.is_authenticated(peer)))
     }
 
     /// Removes a session over HTTP. Requests that sent to it are answered: their messages were
@@ -576,7 +576,7 @@ impl<P> Web<P> {
             self.names.shrink_to(2 * self.names.len());
         }
         if self.names.is_empty() {
-            self.strangers.give_back_places();
+            self.unauthenticated.give_back_places();
         }
         self.bodies.bytes -= polled.counted_bytes;
         polled.clear_inbox(net);

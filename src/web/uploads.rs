@@ -122,7 +122,7 @@ impl<P> Web<P> {
     fn body_bytes<A: Application<Peer = P>>(&self, app: &A, session: Option<&Session<P>>) -> usize {
         let peer = session.and_then(|session| session.peer.as_ref());
         let most = self.limits.http_body_bytes;
-        match peer.is_some_and(|peer| app.is_known(peer)) {
+        match peer.is_some_and(|peer| app.is_authenticated(peer)) {
             true => most,
             false => most.min(self.limits.http_body_unauthenticated_bytes),
         }

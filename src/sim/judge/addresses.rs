@@ -42,28 +42,31 @@ impl Judge {
     /// A back end is not authenticated, or no longer. If there are too many of those, or it found
     /// all places taken, one is let go: the oldest of the address with most of them, among such
     /// addresses the oldest of all; but none on the unix socket for one that is elsewhere.
-    pub(super) fn is_nobody(&mut self, conn: ConnId, is_full: bool) {
-        let (number, auth_by) = (self.strangers, self.term("control_auth_ms"));
-        self.strangers += 1;
+    pub(super) fn note_unauthenticated(&mut self, conn: ConnId, is_full: bool) {
+        let (number, auth_by) = (self.unauthenticated, self.term("control_auth_ms"));
+        self.unauthenticated += 1;
         let Some(controller) = self.controller(conn) else { return };
-        (controller.stranger, controller.auth_by) = (Some(number), auth_by);
+        (controller.unauthenticated, controller.auth_by) = (Some(number), auth_by);
         let from = controller.place.clone();
-        let strangers: Vec<(ConnId, &str, u64)> = self
+        let unauthenticated: Vec<(ConnId, &str, u64)> = self
             .lines
             .iter()
             .filter(|(_, line)| !line.is_gone)
             .filter_map(|(conn, line)| match &line.role {
-                Role::Controller(c) => c.stranger.map(|number| (*conn, c.place.as_str(), number)),
+                Role::Controller(c) => {
+                    c.unauthenticated.map(|number| (*conn, c.place.as_str(), number))
+                }
                 _ => None,
             })
             .collect();
-        if !is_full && strangers.len() <= self.limits.control_unauthenticated_connections {
+        if !is_full && unauthenticated.len() <= self.limits.control_unauthenticated_connections {
             return;
         }
         let local = household(Address::Unix);
         let may_go = |place: &str| from == local || place != local;
-        let crowd = |place: &str| strangers.iter().filter(|(_, other, _)| *other == place).count();
-        let first = strangers
+        let crowd =
+            |place: &str| unauthenticated.iter().filter(|(_, other, _)| *other == place).count();
+        let first = unauthenticated
             .iter()
             .filter(|(_, place, _)| may_go(place))
             .max_by_key(|(_, place, number)| (crowd(place), Reverse(*number)));
@@ -72,7 +75,7 @@ impl Judge {
         let reason = if is_refused { CloseReason::Full } else { CloseReason::ControlAuth };
         self.let_go_answered(first, reason);
         if let Some(controller) = self.controller(first) {
-            controller.stranger = None;
+            controller.unauthenticated = None;
         }
     }
 
@@ -88,10 +91,10 @@ impl Judge {
             }
             let auth = controller.auth.as_ref();
             let is_good = auth.is_some_and(|(space, key)| self.record.opens(*space, key, at));
-            let was_good = controller.stranger.is_none();
+            let was_good = controller.unauthenticated.is_none();
             match self.controller(conn) {
-                Some(controller) if is_good => controller.stranger = None,
-                _ if was_good => self.is_nobody(conn, false),
+                Some(controller) if is_good => controller.unauthenticated = None,
+                _ if was_good => self.note_unauthenticated(conn, false),
                 _ => {}
             }
         }

@@ -58,7 +58,7 @@ impl Controller {
         if std::mem::take(&mut self.was_unheard) {
             self.auth_at_last = now.plus(auth_ms as u64);
         }
-        let is_excused = self.stranger.is_none() || self.is_ended || view.is_paused;
+        let is_excused = self.unauthenticated.is_none() || self.is_ended || view.is_paused;
         is_excused || !self.auth_by.is_over(now) || now < self.auth_at_last
     }
 }
@@ -196,7 +196,7 @@ impl Judge {
                 line.half.is_some_and(|half| half.since.plus(half.ms.0 as u64) <= now)
             }
             (Role::Controller(controller), CloseReason::ControlAuth) => {
-                controller.stranger.is_some() && controller.auth_by.is_over(now)
+                controller.unauthenticated.is_some() && controller.auth_by.is_over(now)
             }
             (Role::Controller(controller), CloseReason::RepliesUnread) => {
                 let is_held = view.is_paused && view.queued > 0;

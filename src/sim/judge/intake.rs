@@ -27,7 +27,7 @@ impl Line {
         };
         let is_begun = bytes <= limits.control_frame_bytes
             && is_much(view.delivered)
-            && controller.was_somebody
+            && controller.was_authenticated
             && !controller.is_ended;
         is_begun.then_some((bytes, is_much(view.consumed)))
     }

@@ -20,7 +20,7 @@ impl Browser {
             cid: None,
             channels: BTreeSet::new(),
             held: BTreeMap::new(),
-            is_stranger: true,
+            is_unauthenticated: true,
             parting: None,
             expires: None,
             overdue_since: None,

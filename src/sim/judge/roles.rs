@@ -188,14 +188,14 @@ impl Judge {
     }
 
     /// A browser has come that is not authenticated: the oldest of those may have to go.
-    fn make_room_for_strangers(&mut self) {
-        let strangers = self.lines.iter().filter_map(|(conn, line)| match &line.role {
-            Role::Browser(browser) if !line.is_gone && browser.is_stranger => {
+    fn make_room_for_unauthenticated(&mut self) {
+        let unauthenticated = self.lines.iter().filter_map(|(conn, line)| match &line.role {
+            Role::Browser(browser) if !line.is_gone && browser.is_unauthenticated => {
                 Some((browser.number, *conn))
             }
             _ => None,
         });
-        let (count, oldest) = (strangers.clone().count(), strangers.min());
+        let (count, oldest) = (unauthenticated.clone().count(), unauthenticated.min());
         let max = self.limits.sessions_unauthenticated;
         if let Some((_, oldest)) = oldest.filter(|_| count > max) {
             // Those before it stay, even if there are more than permitted now.
@@ -313,7 +313,7 @@ impl Judge {
                 self.browsers += 1;
                 let browser = Browser::new(self.browsers, form, auth_by, ping_at);
                 line.role = Role::Browser(browser);
-                self.make_room_for_strangers();
+                self.make_room_for_unauthenticated();
             }
             Intent::Request { status, is_last } => {
                 let next_by = self.term("http_head_ms");
@@ -425,7 +425,7 @@ impl Judge {
         }
         if let Some(controller) = self.controller(conn) {
             controller.auth = Some((space, key.to_string()));
-            (controller.stranger, controller.was_somebody) = (None, true);
+            (controller.unauthenticated, controller.was_authenticated) = (None, true);
         }
         self.reply(conn, "{\"success\":true}".into());
     }
@@ -450,8 +450,8 @@ impl Judge {
                 }
             }
             Event::BadSubscribe { clb, reason } => {
-                let is_somebody = self.browser(conn).is_some_and(|b| b.who.is_some());
-                let reason = if is_somebody { &*reason } else { "need auth" };
+                let is_authenticated = self.browser(conn).is_some_and(|b| b.who.is_some());
+                let reason = if is_authenticated { &*reason } else { "need auth" };
                 self.answer(conn, &clb, &format!("{{\"ok\":false,\"reason\":\"{reason}\"}}"));
             }
             Event::Subscribe { channel, clb } => self.subscribe(conn, &channel, &clb),
@@ -502,7 +502,7 @@ impl Judge {
         }
         if let Some(browser) = self.browser(conn) {
             browser.who = Some(who);
-            browser.is_stranger = false;
+            browser.is_unauthenticated = false;
             browser.expires = auth.expires;
             browser.overdue_since = None;
         }

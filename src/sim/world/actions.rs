@@ -449,9 +449,9 @@ impl<G: Ground> World<G> {
     fn throng(&mut self) {
         for i in 0..self.clients.len() {
             let line = self.clients[i].conn.and_then(|conn| self.judge.lines.get(&conn));
-            let is_known = matches!(line.map(|line| &line.role),
+            let is_authenticated = matches!(line.map(|line| &line.role),
                 Some(Role::Controller(controller)) if controller.auth.is_some());
-            if !is_known {
+            if !is_authenticated {
                 continue;
             }
             let prng = &mut self.net.prng;

@@ -33,8 +33,8 @@ impl<G: Ground> World<G> {
             self.drive();
         }
         if self.net.prng.one_in(4) {
-            let stranger = Client::new(Door::Control, &mut self.net.prng);
-            self.clients.push(stranger);
+            let unauthenticated = Client::new(Door::Control, &mut self.net.prng);
+            self.clients.push(unauthenticated);
         }
         for _ in 0..=self.net.prng.below(3) {
             self.ask();

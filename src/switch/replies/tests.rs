@@ -480,8 +480,8 @@ fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
     let waits = world.comes(1, &[AUTH, &set("k", 1)]);
     half(&mut world, waits);
     assert_eq!(world.switch.census().control_input_waits, 1);
-    // Both are strangers from now on, and there is room for one: the first is owed a reply, and is
-    // closed when it has that.
+    // Both are unauthenticated from now on, and there is room for one: the first is owed a reply,
+    // and is closed when it has that.
     world.comes(2, &[AUTH, r#"{"action":"rotateKey","name":"site","key":"server"}"#]);
     world.net.now = 5000;
     world.rest();
@@ -531,7 +531,7 @@ fn an_old_key_ends_at_its_date_however_long_the_process_stood_still() {
     assert_eq!(world.switch.due(&world.net), Some(Millis(6000)));
     world.net.now = 6000;
     world.turn();
-    assert!(world.switch.strangers.has(old), "it is somebody still");
+    assert!(world.switch.unauthenticated.has(old), "it is somebody still");
 }
 
 /// A removal cannot be undone, so the loss of other changes must not be reported as its failure.

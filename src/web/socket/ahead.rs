@@ -36,7 +36,7 @@ impl<P> Socket<P> {
         around: &mut Around<'_, impl Net, A>,
     ) -> bool {
         let now = around.net.now();
-        let Some(peer) = self.peer.as_mut().filter(|peer| around.app.is_known(peer)) else {
+        let Some(peer) = self.peer.as_mut().filter(|peer| around.app.is_authenticated(peer)) else {
             return false;
         };
         let is_over = around.app.timed_out(peer, now).is_err();
@@ -81,8 +81,9 @@ impl<P> Socket<P> {
         &mut self,
         around: &mut Around<'_, impl Net, A>,
     ) -> Result<bool, Parting> {
-        let is_known = self.peer.as_ref().is_some_and(|peer| around.app.is_known(peer));
-        if !is_known || !matches!(self.held, Held::Answers | Held::Room) {
+        let is_authenticated =
+            self.peer.as_ref().is_some_and(|peer| around.app.is_authenticated(peer));
+        if !is_authenticated || !matches!(self.held, Held::Answers | Held::Room) {
             return Ok(false);
         }
         if self.ahead().is_some() || self.renew(around)? {

@@ -36,7 +36,7 @@ fn a_name_space_that_has_all_places_makes_room_for_others() {
         let conn = world.comes(slots.next().unwrap(), commands);
         (conn, world.takes(conn))
     };
-    // Two places are reserved for strangers.
+    // Two places are reserved for those who must authenticate.
     let busy = come(&mut world, &[AUTH]).0;
     let known: Vec<ConnId> = (3..PLACES).map(|_| come(&mut world, &[AUTH]).0).collect();
     let (_, told) = come(&mut world, &[AUTH]);

@@ -1,6 +1,6 @@
-//! Strangers are back ends that have not authenticated, or whose key is no longer valid. Their
+//! Back ends that have not authenticated, or whose key is no longer valid. Their
 //! number is bounded. When there is one too many, or all connections are taken, the oldest of the
-//! household (address or network) with the most strangers is evicted, so that a fast client can
+//! household (address or network) with the most of them is evicted, so that a fast client can
 //! take only its own household's places. `control` tells who comes and goes.
 
 use std::cmp::Reverse;
@@ -17,7 +17,7 @@ use crate::hub::{NsId, Refusal};
 use crate::reason::CloseReason;
 use crate::time::{Millis, UnixMillis};
 
-/// Connections reserved for strangers: one in `PLACES_PART`, at most `PLACES_MAX`, so that a
+/// Connections reserved for others: one in `PLACES_PART`, at most `PLACES_MAX`, so that a
 /// namespace whose back ends have taken all others keeps nobody from authenticating.
 const PLACES_PART: usize = 32;
 const PLACES_MAX: usize = 32;
@@ -26,7 +26,7 @@ const LOOKED_AT_PER_TURN: usize = 64;
 
 /// How many of so many connections may be authenticated. If there are few, all of them: then a
 /// newcomer waits for one to leave.
-fn known_max(connections: usize) -> usize {
+fn authenticated_max(connections: usize) -> usize {
     match (connections / PLACES_PART).min(PLACES_MAX) {
         0 => usize::MAX,
         places => connections - places,
@@ -39,7 +39,7 @@ type Rank = (usize, Reverse<u64>, Household);
 
 /// The back ends that have not authenticated.
 #[derive(Debug, Default)]
-pub(super) struct Strangers {
+pub(super) struct Unauthenticated {
     /// How many have come so far: the age of the next.
     next: u64,
     /// Household and age of each.
@@ -50,23 +50,23 @@ pub(super) struct Strangers {
     ranks: BTreeSet<Rank>,
 }
 
-impl Strangers {
-    /// Returns how many strangers there are.
+impl Unauthenticated {
+    /// Returns how many there are.
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// All strangers.
+    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = ConnId> {
         self.places.keys().copied()
     }
 
-    /// Whether this connection is a stranger.
+    /// Whether this connection is one of them.
     pub fn has(&self, conn: ConnId) -> bool {
         self.places.contains_key(&conn)
     }
 
-    /// Adds a stranger: a new connection, or one whose key is no longer valid.
+    /// Adds one: a new connection, or one whose key is no longer valid.
     pub fn insert(&mut self, conn: ConnId, household: Household) {
         self.remove(conn);
         let age = self.next;
@@ -75,14 +75,14 @@ impl Strangers {
         self.change(household, |members| members.insert(age, conn));
     }
 
-    /// Removes a stranger that has authenticated or gone; does nothing for other connections.
+    /// Removes one that has authenticated or gone; does nothing for other connections.
     pub fn remove(&mut self, conn: ConnId) {
         if let Some((household, age)) = self.places.remove(&conn) {
             self.change(household, |members| members.remove(&age));
         }
     }
 
-    /// The stranger to evict for a newcomer of that household, which is in the set already: the
+    /// The one to evict for a newcomer of that household, which is in the set already: the
     /// oldest of the largest household. A peer on a unix socket, which file permissions have let
     /// in, is never evicted for one that is not.
     pub fn first_to_go(&self, newcomer: Household) -> Option<ConnId> {
@@ -136,28 +136,29 @@ pub(super) struct KeyWatch {
 }
 
 impl Switch {
-    /// Makes a connection a stranger, with its time to authenticate. If that is one too many, or
-    /// all connections are taken, a stranger is evicted, after the replies it is owed; it may be
-    /// the newcomer itself.
+    /// Makes a connection unauthenticated, with its time to authenticate. If that is one too many,
+    /// or all connections are taken, one is evicted, after the replies it is owed; it may be the
+    /// newcomer itself.
     pub(super) fn meet(&mut self, net: &mut impl Net, conn: ConnId, is_full: bool) {
         let auth_by = net.now().mono.plus(self.limits.control_auth_ms as u64);
         let Some(controller) = self.seats.controller(conn) else { return };
         controller.admit(net, conn, Some(auth_by));
         let household = controller.household;
-        self.strangers.insert(conn, household);
-        if is_full && self.strangers.first_to_go(household) == Some(conn) {
-            self.strangers.remove(conn);
+        self.unauthenticated.insert(conn, household);
+        if is_full && self.unauthenticated.first_to_go(household) == Some(conn) {
+            self.unauthenticated.remove(conn);
             controller.let_go(net, conn, CloseReason::Full);
-        } else if is_full || self.strangers.len() > self.limits.control_unauthenticated_connections
+        } else if is_full
+            || self.unauthenticated.len() > self.limits.control_unauthenticated_connections
         {
-            self.evict_stranger(net, household);
+            self.evict_unauthenticated(net, household);
         }
     }
 
-    /// Evicts one stranger for a newcomer of that household.
-    pub(super) fn evict_stranger(&mut self, net: &mut impl Net, newcomer: Household) {
-        let Some(conn) = self.strangers.first_to_go(newcomer) else { return };
-        self.strangers.remove(conn);
+    /// Evicts one for a newcomer of that household.
+    pub(super) fn evict_unauthenticated(&mut self, net: &mut impl Net, newcomer: Household) {
+        let Some(conn) = self.unauthenticated.first_to_go(newcomer) else { return };
+        self.unauthenticated.remove(conn);
         if let Some(controller) = self.seats.controller(conn) {
             controller.let_go(net, conn, CloseReason::ControlAuth);
             self.may_be_ended = true;
@@ -180,7 +181,7 @@ impl Switch {
         Some(Millis(ends.0.saturating_sub(self.epoch)))
     }
 
-    /// After keys have changed or expired: makes strangers of the connections whose key is no
+    /// After keys have changed or expired: makes the connections unauthenticated whose key is no
     /// longer valid, and the reverse where a key is valid after all. Some per turn.
     pub(super) fn look_at_keys(&mut self, net: &mut impl Net) {
         if self.keys_due().is_none_or(|due| net.now().mono < due) {
@@ -205,18 +206,18 @@ impl Switch {
             return;
         };
         let until = controller.auth.map(|(ns, epoch)| self.hub.key_until(ns, epoch));
-        match (until.filter(|until| at < *until), self.strangers.has(conn)) {
+        match (until.filter(|until| at < *until), self.unauthenticated.has(conn)) {
             (None, false) => {
                 // Commands it may no longer give are refused now, not when the disk has room.
                 controller.waits_for_disk = false;
                 self.meet(net, conn, false);
             }
             (None, true) => {}
-            (Some(until), is_stranger) => {
-                if is_stranger {
+            (Some(until), is_unauthenticated) => {
+                if is_unauthenticated {
                     // The change of its key was undone.
                     controller.admit(net, conn, None);
-                    self.strangers.remove(conn);
+                    self.unauthenticated.remove(conn);
                 }
                 self.note_key(until);
             }
@@ -225,7 +226,7 @@ impl Switch {
 
     /// Whether the connection acts in a namespace, which it does while its key is valid.
     #[inline]
-    pub(super) fn is_somebody(&self, net: &impl Net, controller: &Controller) -> bool {
+    pub(super) fn is_authenticated(&self, net: &impl Net, controller: &Controller) -> bool {
         let at = self.at(net.now());
         controller.auth.is_some_and(|(ns, epoch)| at < self.hub.key_until(ns, epoch))
     }
@@ -233,7 +234,7 @@ impl Switch {
     /// The same, and clears `auth` if the key is no longer valid.
     #[inline]
     pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
-        if !self.is_somebody(net, controller) {
+        if !self.is_authenticated(net, controller) {
             controller.auth = None;
         }
     }
@@ -285,14 +286,14 @@ impl Switch {
         conn: ConnId,
         ns: NsId,
     ) -> Result<(), Refused> {
-        let max = known_max(self.limits.control_connections);
-        let known = self.seats.controllers() - self.strangers.len();
-        if known < max || !self.strangers.has(conn) {
+        let max = authenticated_max(self.limits.control_connections);
+        let known = self.seats.controllers() - self.unauthenticated.len();
+        if known < max || !self.unauthenticated.has(conn) {
             return Ok(());
         }
         let mut shares = BTreeMap::<NsId, (usize, (bool, ConnId))>::new();
         for conn in self.seats.all_controllers() {
-            let is_there = |it: &&Controller| !it.is_ended && !self.strangers.has(conn);
+            let is_there = |it: &&Controller| !it.is_ended && !self.unauthenticated.has(conn);
             let controller = self.seats.look_at(conn).filter(is_there);
             if let Some((of, it)) = controller.and_then(|it| Some((it.namespace()?, it))) {
                 let candidate = (it.is_busy(), conn);
@@ -329,7 +330,7 @@ impl Switch {
     ) {
         controller.auth = Some((ns, epoch));
         controller.admit(net, conn, None);
-        self.strangers.remove(conn);
+        self.unauthenticated.remove(conn);
         self.note_key(self.hub.key_until(ns, epoch));
     }
 
@@ -353,17 +354,17 @@ mod tests {
     use crate::journal::MemoryJournal;
     use crate::limits::Limits;
 
-    /// Adds strangers of these households one by one, four at most; returns which are left.
+    /// Adds back ends of these households one by one, four at most; returns which are left.
     fn left(places: &[Household]) -> Vec<usize> {
-        let mut strangers = Strangers::default();
+        let mut unauthenticated = Unauthenticated::default();
         for (slot, household) in (0..).zip(places) {
-            strangers.insert(ConnId::new(slot, 7), *household);
-            if strangers.len() > 4 {
-                strangers.remove(strangers.first_to_go(*household).unwrap());
+            unauthenticated.insert(ConnId::new(slot, 7), *household);
+            if unauthenticated.len() > 4 {
+                unauthenticated.remove(unauthenticated.first_to_go(*household).unwrap());
             }
-            strangers.check_invariants();
+            unauthenticated.check_invariants();
         }
-        strangers.iter().map(|conn| conn.index()).collect()
+        unauthenticated.iter().map(|conn| conn.index()).collect()
     }
 
     #[test]
@@ -386,15 +387,18 @@ mod tests {
 
     #[test]
     fn who_has_gone_leaves_nothing_behind() {
-        let mut strangers = Strangers::default();
+        let mut unauthenticated = Unauthenticated::default();
         let conns = [0, 1, 2].map(|slot| ConnId::new(slot, 1));
         for conn in conns {
-            strangers.insert(conn, Household::V6(u64::from(conn.slot % 2)));
-            strangers.insert(conn, Household::V6(u64::from(conn.slot % 2)));
+            unauthenticated.insert(conn, Household::V6(u64::from(conn.slot % 2)));
+            unauthenticated.insert(conn, Household::V6(u64::from(conn.slot % 2)));
         }
-        conns.into_iter().chain(conns).for_each(|conn| strangers.remove(conn));
-        strangers.check_invariants();
-        assert_eq!((strangers.len(), strangers.first_to_go(Household::Unix)), (0, None));
+        conns.into_iter().chain(conns).for_each(|conn| unauthenticated.remove(conn));
+        unauthenticated.check_invariants();
+        assert_eq!(
+            (unauthenticated.len(), unauthenticated.first_to_go(Household::Unix)),
+            (0, None)
+        );
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub(super) struct Controller {
     pub auth: Option<(u32, String)>,
     waits: bool,
     /// Its last command, which waits for room for its reply.
-    wants: Option<Command>,
+    deferred: Option<Command>,
     /// It sends no more, or is no longer read.
     is_ended: bool,
     /// It broke a rule, for which it is to be closed.
@@ -159,7 +159,7 @@ pub(super) struct Browser {
     /// Events that wait behind more answers than it has taken, or for room.
     pending: VecDeque<Event>,
     /// The first of them waits for room for its answer.
-    is_hungry: bool,
+    waits_for_room: bool,
     /// Its token has ended, and its further input is read to see if it renews the token.
     is_read_ahead: bool,
     /// When that began.
@@ -413,7 +413,7 @@ impl Judge {
         self.note_partings(items);
         for (at, item) in items.iter().enumerate() {
             match item {
-                Item::PutOff { conn, is_waiting: false } => self.fed(*conn, &items[at..]),
+                Item::PutOff { conn, is_waiting: false } => self.resumed(*conn, &items[at..]),
                 Item::Taken { conn, bytes } => {
                     let line = self.lines.get_mut(conn).expect("only of the known is taken");
                     line.queue.take(*bytes, now, &self.limits);

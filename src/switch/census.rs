@@ -136,7 +136,7 @@ impl Switch {
         assert_eq!(queues, [0; 4], "who is owed, held back, leaving, or not done with");
         assert!(self.crowd.is_empty(), "what was gathered is not handed out");
         assert!(self.shared.due().is_none(), "a large state is on its way to nobody");
-        assert_eq!((self.hungry.len(), self.owed.reserved()), (0, 0), "who waits for answers");
+        assert_eq!((self.room_queue.len(), self.owed.reserved()), (0, 0), "who waits for answers");
         self.intake.check_drained();
         self.web.check_drained();
         let meters = self.journal.meters(now).unwrap_or_default();
@@ -159,10 +159,13 @@ impl Switch {
                 line.filter(|other| **other == conn).count()
             };
             let owing = places(&mut self.owing.iter());
-            let hungry = places(&mut self.hungry.iter());
-            let wants = usize::from(controller.wants.is_some());
-            assert!(owing >= usize::from(is_owed) && hungry <= wants, "{conn:?} waits for nothing");
-            assert_eq!(owing + hungry, wants.max(usize::from(is_owed)), "places of {conn:?}");
+            let queued = places(&mut self.room_queue.iter());
+            let deferred = usize::from(controller.deferred.is_some());
+            assert!(
+                owing >= usize::from(is_owed) && queued <= deferred,
+                "{conn:?} waits for nothing"
+            );
+            assert_eq!(owing + queued, deferred.max(usize::from(is_owed)), "places of {conn:?}");
         }
         assert_eq!(reserved, self.owed.reserved(), "room for replies that are owed");
     }

@@ -14,7 +14,7 @@ use super::deadlines::Deadlines;
 use super::full::Next;
 use super::intake::Room;
 use super::replies::{Body, Owed, ReplySink, SUCCESS, WORK_BYTES, info, refused, success};
-use super::shortage::Wanted;
+use super::shortage::DeferredRequest;
 use super::{Switch, WHOLE, Waiter, text};
 use crate::address::Household;
 use crate::codec::{control, jwt};
@@ -44,7 +44,7 @@ pub(super) struct Controller {
     /// Its last command is an emit that takes several turns.
     pub is_spreading: bool,
     /// Its last command waits for room for its reply.
-    pub wants: Option<Wanted>,
+    pub deferred: Option<DeferredRequest>,
     /// The reply to the command that waits, or is a long emit, tells how many it has reached.
     pub counts: bool,
     /// Replies that wait until their mark is durable, and their bytes.
@@ -110,7 +110,7 @@ impl Controller {
 
     /// Whether its last command has no reply yet.
     fn is_waiting(&self) -> bool {
-        self.waits.is_some() || self.is_spreading || self.wants.is_some()
+        self.waits.is_some() || self.is_spreading || self.deferred.is_some()
     }
 
     /// Whether a command, a reply or part of a frame is pending.

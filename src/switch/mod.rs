@@ -133,7 +133,7 @@ pub struct Switch {
     /// Set while queued answers take too much memory.
     shortage: Option<Shortage>,
     /// Back ends with a request that waits for room for its answer.
-    hungry: VecDeque<ConnId>,
+    room_queue: VecDeque<ConnId>,
     /// Encoded frames of large states on their way to subscribers.
     shared: SharedStates,
     /// Peers to disconnect once the hub call in progress has returned.
@@ -188,7 +188,7 @@ impl Switch {
             crowd: Crowd::default(),
             flood: None,
             shortage: None,
-            hungry: VecDeque::new(),
+            room_queue: VecDeque::new(),
             leaving: Vec::new(),
             reported: Metrics::default().refusals(),
             metrics: Metrics::default(),

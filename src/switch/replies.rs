@@ -178,7 +178,7 @@ impl Switch {
         let is_another = |other: &ConnId| *other != conn;
         self.owing.retain(is_another);
         self.crowded.retain(is_another);
-        self.hungry.retain(is_another);
+        self.room_queue.retain(is_another);
         if let Some(ticket) = controller.waits {
             self.waiting.remove(&ticket);
         }
@@ -212,7 +212,7 @@ impl Switch {
         let conn = self.owing.remove(at);
         if let Some(controller) = self.seats.controller(conn) {
             (controller.replies, controller.replies_bytes) = Default::default();
-            (controller.owes, controller.wants) = (None, None);
+            (controller.owes, controller.deferred) = (None, None);
             net.expel(conn, controller.fault.unwrap_or(CloseReason::Full));
         }
         true
@@ -248,7 +248,7 @@ impl Switch {
         self.may_be_ended |= self.is_releasing;
         let seen = std::mem::replace(&mut self.owing, owing.collect());
         self.owing.extend(seen);
-        self.feed(net);
+        self.resume_waiting(net);
         self.readmit(net);
     }
 

@@ -71,30 +71,32 @@ enum Prospect {
 
 /// A request of a back end that waits for room for its answer, or until nothing more is owed.
 #[derive(Debug)]
-pub(super) enum Wanted {
+pub(super) enum DeferredRequest {
     State { channel: String, user: Option<String> },
     List { channel: String },
 }
 
-impl Wanted {
-    fn of(command: &Command<'_>) -> Option<Wanted> {
+impl DeferredRequest {
+    fn of(command: &Command<'_>) -> Option<DeferredRequest> {
         match command {
-            Command::Get { channel, user } => Some(Wanted::State {
+            Command::Get { channel, user } => Some(DeferredRequest::State {
                 channel: channel.to_string(),
                 user: user.as_ref().map(Cow::to_string),
             }),
-            Command::Info { channel } => Some(Wanted::List { channel: channel.to_string() }),
+            Command::Info { channel } => {
+                Some(DeferredRequest::List { channel: channel.to_string() })
+            }
             _ => None,
         }
     }
 
     fn command(&self) -> Command<'_> {
         match self {
-            Wanted::State { channel, user } => Command::Get {
+            DeferredRequest::State { channel, user } => Command::Get {
                 channel: channel.as_str().into(),
                 user: user.as_deref().map(Cow::Borrowed),
             },
-            Wanted::List { channel } => Command::Info { channel: channel.as_str().into() },
+            DeferredRequest::List { channel } => Command::Info { channel: channel.as_str().into() },
         }
     }
 }
@@ -205,10 +207,10 @@ impl Switch {
     pub(super) fn shortage_due(&self, net: &impl Net) -> Option<Millis> {
         match &self.shortage {
             Some(shortage) if shortage.chosen.is_empty() && !self.has_room_again(net) => {
-                let count_at = (!self.hungry.is_empty()).then_some(shortage.count_at);
+                let count_at = (!self.room_queue.is_empty()).then_some(shortage.count_at);
                 count_at.into_iter().chain([shortage.look_at]).min()
             }
-            None if self.hungry.is_empty() && !self.web.is_hungry() => None,
+            None if self.room_queue.is_empty() && !self.web.waits_for_room() => None,
             _ => Some(Millis(0)),
         }
     }
@@ -274,9 +276,9 @@ impl Switch {
             // It is in `owing` already.
             Prospect::Disk => {}
             Prospect::Room(bytes) if self.takes_share(net, controller, bytes) => return false,
-            Prospect::Room(_) => self.hungry.push_back(conn),
+            Prospect::Room(_) => self.room_queue.push_back(conn),
         }
-        controller.wants = Wanted::of(command);
+        controller.deferred = DeferredRequest::of(command);
         controller.unhear(net, conn);
         net.put_off(conn, true);
         true
@@ -334,10 +336,10 @@ impl Switch {
     /// Whether the request of a back end that has all owed replies still has to wait for the disk.
     /// If not, it is queued for room.
     pub(super) fn still_wants(&mut self, net: &impl Net, conn: ConnId, it: &Controller) -> bool {
-        let Some(wanted) = &it.wants else { return false };
-        let is_for_disk = self.prospect(net, it, &wanted.command()) == Prospect::Disk;
+        let Some(deferred) = &it.deferred else { return false };
+        let is_for_disk = self.prospect(net, it, &deferred.command()) == Prospect::Disk;
         if !is_for_disk {
-            self.hungry.push_back(conn);
+            self.room_queue.push_back(conn);
         }
         is_for_disk
     }
@@ -348,9 +350,9 @@ impl Switch {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        wanted: Command<'_>,
+        deferred: Command<'_>,
     ) {
-        let answer = self.execute(net, conn, controller, &wanted);
+        let answer = self.execute(net, conn, controller, &deferred);
         // It fails for too many wrong keys only, and no command with a key waits for room.
         let _ = self.say(net, conn, controller, answer);
         self.send_replies(net, conn);
@@ -363,21 +365,21 @@ impl Switch {
     /// Answers the back ends for whose answers there is room now: at least one, whatever others
     /// have asked for in this turn. During a shortage all are examined now and then: the namespace
     /// of some may be owed little.
-    pub(super) fn feed(&mut self, net: &mut impl Net) {
+    pub(super) fn resume_waiting(&mut self, net: &mut impl Net) {
         if self.is_short(net) && !self.count_shares(net) {
             return;
         }
-        let (mut is_first, mut left) = (true, self.hungry.len());
+        let (mut is_first, mut left) = (true, self.room_queue.len());
         while (std::mem::take(&mut is_first) || !self.has_worked_enough())
             && left > 0
-            && let Some(conn) = self.hungry.pop_front()
+            && let Some(conn) = self.room_queue.pop_front()
         {
             left -= 1;
             let Some(mut controller) = self.seats.take(conn) else { continue };
             // A back end whose key has expired gets no large answer.
             self.look_at_key(net, &mut controller);
-            if let Some(wanted) = controller.wants.take() {
-                self.feed_one(net, conn, &mut controller, wanted);
+            if let Some(deferred) = controller.deferred.take() {
+                self.resume_one(net, conn, &mut controller, deferred);
             }
             self.seats.put_back(conn, controller);
         }
@@ -386,7 +388,7 @@ impl Switch {
     /// Counts what each namespace is owed, if a back end waits and it is time; whether it did.
     fn count_shares(&mut self, net: &impl Net) -> bool {
         let Some(shortage) = &mut self.shortage else { return false };
-        let is_due = !self.hungry.is_empty() && shortage.count_at <= net.now().mono;
+        let is_due = !self.room_queue.is_empty() && shortage.count_at <= net.now().mono;
         if is_due {
             shortage.count(net, &self.seats);
         }
@@ -394,19 +396,19 @@ impl Switch {
     }
 
     /// Answers a back end if there is room for that; else it continues to wait.
-    fn feed_one(
+    fn resume_one(
         &mut self,
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        wanted: Wanted,
+        deferred: DeferredRequest,
     ) {
-        let command = wanted.command();
+        let command = deferred.command();
         match self.prospect(net, controller, &command) {
             Prospect::Disk => {
                 // The state has changed since.
                 self.owing.push(conn);
-                controller.wants = Some(wanted);
+                controller.deferred = Some(deferred);
                 return;
             }
             Prospect::Room(bytes) if !self.takes_share(net, controller, bytes) => {
@@ -414,8 +416,8 @@ impl Switch {
                 let is_list = matches!(command, Command::Info { .. });
                 let seen = if is_list { bytes.min(self.limits.answers_pause_bytes) } else { 0 };
                 self.work += 1 + seen / WORK_BYTES;
-                self.hungry.push_back(conn);
-                controller.wants = Some(wanted);
+                self.room_queue.push_back(conn);
+                controller.deferred = Some(deferred);
                 return;
             }
             Prospect::Owed(bytes) => controller.owes = Some(self.owed.room(bytes)),

@@ -497,11 +497,11 @@ mod tests {
         let id = web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).next().unwrap();
         assert!(!web.publish(net, id, &Publication::new("c", &data)));
         web.settle(net, app);
-        assert!(web.is_hungry());
+        assert!(web.waits_for_room());
         web.dismiss(net, app, id, CloseReason::Disconnected.into());
         web.settle(net, app);
         // So many stale ids that the queue is cleaned up.
-        (0..10_000).for_each(|_| web.hungry.push(SessionId::NOWHERE));
+        (0..10_000).for_each(|_| web.room_queue.push(SessionId::NOWHERE));
         web.settle(net, app);
         app.is_short = false;
         web.settle(net, app);

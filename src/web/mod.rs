@@ -9,9 +9,9 @@
 //! One file per role: `http` parses and routes requests, `answers` answers those that need no
 //! session, `service` says what is served where, `addresses` counts connections per client address,
 //! `origin` checks the sites whose pages may connect, `pace` limits message rates, `publish`
-//! delivers publications, `hungry` queues sessions while memory for answers is short, `polled` is a
-//! session over HTTP, `transports` its life cycle, `taking` its answers that are slow to leave,
-//! `socket` serves WebSockets, `drain` ends all connections when the server stops.
+//! delivers publications, `room_queue` queues sessions while memory for answers is short, `polled`
+//! is a session over HTTP, `transports` its life cycle, `taking` its answers that are slow to
+//! leave, `socket` serves WebSockets, `drain` ends all connections when the server stops.
 
 mod addresses;
 mod answers;
@@ -19,13 +19,13 @@ mod census;
 mod drain;
 mod fuzz;
 mod http;
-mod hungry;
 mod invariants;
 mod origin;
 mod outlet;
 mod pace;
 mod polled;
 mod publish;
+mod room_queue;
 mod service;
 mod session;
 mod socket;
@@ -53,9 +53,9 @@ use crate::wheel::Wheel;
 use addresses::Addresses;
 use answers::Pages;
 use http::{Http, SenderReply};
-use hungry::Hungry;
 use pace::Pace;
 use polled::{Polled, PolledId, PolledKind};
+use room_queue::RoomQueue;
 use session::Link;
 use socket::Socket;
 use taking::Taking;
@@ -259,7 +259,7 @@ pub struct Web<P> {
     /// Timers of sessions over HTTP.
     wheel: Wheel<PolledId>,
     /// Sessions that wait for room for an answer.
-    hungry: Hungry,
+    room_queue: RoomQueue,
     /// Sessions over HTTP that have changed and wait to be served.
     dirty: VecDeque<PolledId>,
     /// Bytes of messages given to receivers in this turn.
@@ -289,7 +289,7 @@ impl<P> Web<P> {
             bodies: Bodies::default(),
             unauthenticated: Unauthenticated::new(limits.sessions_unauthenticated),
             wheel: Wheel::new(now.mono.0),
-            hungry: Hungry::default(),
+            room_queue: RoomQueue::default(),
             dirty: VecDeque::new(),
             given: 0,
             is_shrinking: false,
@@ -390,7 +390,7 @@ impl<P> Web<P> {
         app: &mut A,
         conn: ConnId,
     ) {
-        self.hungry.has_gone(conn);
+        self.room_queue.has_gone(conn);
         match &self.lines[conn.index()] {
             Line::None => {}
             Line::Http(_) => net.resume(conn),
@@ -440,7 +440,7 @@ impl<P> Web<P> {
         app: &mut A,
         conn: ConnId,
     ) {
-        self.hungry.has_gone(conn);
+        self.room_queue.has_gone(conn);
         self.addresses.leave(conn);
         self.unauthenticated.forget_maker(conn);
         self.take_upload(conn);
@@ -477,7 +477,7 @@ impl<P> Web<P> {
 
     /// When the next turn is needed at the latest.
     pub fn due(&self) -> Option<Millis> {
-        let is_busy = !self.dirty.is_empty() || self.is_shrinking || self.hungry.is_due;
+        let is_busy = !self.dirty.is_empty() || self.is_shrinking || self.room_queue.is_due;
         if is_busy { Some(Millis(0)) } else { self.wheel.next_at().map(Millis) }
     }
 
@@ -494,7 +494,7 @@ impl<P> Web<P> {
 
     /// Runs once a turn, after its input: answers polls and resumes sessions that waited.
     pub fn settle<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
-        self.feed(net, app);
+        self.resume_waiting(net, app);
         for served in 0..SESSIONS_PER_TURN {
             if served > 0 && self.given >= GIVEN_PER_TURN {
                 return;

@@ -127,7 +127,7 @@ pub(super) struct Polled {
     /// is no room: the rest of all received arrays, joined ([`Messages::rest`]).
     pub pending: String,
     /// The first waiting message needs room for its answer.
-    pub is_hungry: bool,
+    pub waits_for_room: bool,
     /// The receiver waits for room for its output.
     pub is_taker: bool,
     /// The bytes of waiting messages that are counted in `Web::bodies`.
@@ -165,7 +165,7 @@ impl Polled {
             is_given_up: false,
             response_bytes,
             pending: String::new(),
-            is_hungry: false,
+            waits_for_room: false,
             is_taker: false,
             counted_bytes: 0,
             senders: Vec::new(),

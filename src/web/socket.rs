@@ -8,9 +8,9 @@ mod said;
 
 use std::mem;
 
-use super::hungry::Hungry;
 use super::outlet::Way;
 use super::pace::{Bucket, Pace};
+use super::room_queue::RoomQueue;
 use super::unauthenticated::{Unauthenticated, pause_bytes};
 use super::{Application, Line, Message, Outlet, Parting, SessionId, Web};
 use crate::codec::sockjs;
@@ -31,7 +31,7 @@ pub(super) enum Held {
     Answers,
     /// Until its token bucket has tokens again.
     Pace,
-    /// Until there is room for the answer to its message: it is queued in [`Hungry`].
+    /// Until there is room for the answer to its message: it is queued in [`RoomQueue`].
     Room,
 }
 
@@ -81,7 +81,7 @@ struct Around<'a, N, A> {
     limits: &'a Limits,
     pace: &'a Pace,
     unauthenticated: &'a mut Unauthenticated,
-    hungry: &'a mut Hungry,
+    room_queue: &'a mut RoomQueue,
     /// How often a browser was not read because it sent too fast.
     held_count: &'a mut u64,
 }
@@ -286,7 +286,7 @@ impl<P> Socket<P> {
         }
         self.held = Held::Room;
         around.net.put_off(around.conn, true);
-        around.hungry.push(SessionId::of_socket(around.conn, self.form()));
+        around.room_queue.push(SessionId::of_socket(around.conn, self.form()));
         true
     }
 
@@ -368,7 +368,7 @@ impl<P> Socket<P> {
     }
 
     /// There is room for the answer to its message.
-    fn fed<A: Application<Peer = P>>(
+    fn resumed<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
     ) -> Result<(), Parting> {
@@ -492,7 +492,7 @@ impl<P> Web<P> {
             limits: &self.limits,
             pace: &self.pace,
             unauthenticated: &mut self.unauthenticated,
-            hungry: &mut self.hungry,
+            room_queue: &mut self.room_queue,
             held_count: &mut self.held,
         };
         let before = socket.kept_bytes();
@@ -531,14 +531,14 @@ impl<P> Web<P> {
         self.serve_socket(net, app, conn, |socket, around| socket.drained(around));
     }
 
-    pub(super) fn socket_fed<A: Application<Peer = P>>(
+    pub(super) fn socket_resumed<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
         conn: ConnId,
     ) {
         if self.socket(conn).is_some() {
-            self.serve_socket(net, app, conn, |socket, around| socket.fed(around));
+            self.serve_socket(net, app, conn, |socket, around| socket.resumed(around));
         }
     }
 

@@ -265,8 +265,8 @@ impl<P> Web<P> {
         if app.has_room(net, peer, message) {
             return false;
         }
-        polled.is_hungry = true;
-        self.hungry.push(SessionId::of_polled(id));
+        polled.waits_for_room = true;
+        self.room_queue.push(SessionId::of_polled(id));
         true
     }
 
@@ -278,15 +278,15 @@ impl<P> Web<P> {
     }
 
     /// There is room for the answer to a session's next message.
-    pub(super) fn polled_fed(&mut self, id: PolledId) {
+    pub(super) fn polled_resumed(&mut self, id: PolledId) {
         if let Some(polled) = self.polled(id) {
-            polled.is_hungry = false;
+            polled.waits_for_room = false;
             self.mark_dirty(id);
         }
     }
 
     /// There is room for a session's waiting output, or it is its turn to get it.
-    pub(super) fn taker_fed(&mut self, id: PolledId) {
+    pub(super) fn taker_resumed(&mut self, id: PolledId) {
         if let Some(polled) = self.polled(id) {
             polled.is_taker = false;
             self.mark_dirty(id);
@@ -326,15 +326,15 @@ impl<P> Web<P> {
         id: PolledId,
     ) {
         loop {
-            let has_turn = self.hungry.has_turn(id);
+            let has_turn = self.room_queue.has_turn(id);
             let Some(polled) = self.polled(id) else { return };
             if polled.owes_much() && !has_turn && app.is_short(net) {
                 if !std::mem::replace(&mut polled.is_taker, true) {
-                    self.hungry.push_taker(SessionId::of_polled(id));
+                    self.room_queue.push_taker(SessionId::of_polled(id));
                 }
             } else {
                 if has_turn {
-                    self.hungry.given = polled.receiver_conn();
+                    self.room_queue.given = polled.receiver_conn();
                 }
                 self.give(net, id);
             }
@@ -384,7 +384,7 @@ impl<P> Web<P> {
         let (pace, now) = (self.pace, net.now().mono);
         let mut has_heard = false;
         let must_wait = |polled: &Polled, net: &_, pause_bytes| {
-            let is_put_off = polled.is_hungry || polled.is_taker;
+            let is_put_off = polled.waits_for_room || polled.is_taker;
             is_put_off || polled.is_full(net, pause_bytes) || polled.bucket.is_spent(&pace, now)
         };
         let pause_bytes = self.answers_max(app, id);

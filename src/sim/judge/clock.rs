@@ -288,10 +288,10 @@ impl Judge {
         let half = half.filter(|from| *from < view.delivered && !view.is_paused);
         match &mut line.role {
             Role::Controller(controller) => {
-                let is_hungry = controller.wants.is_some();
+                let waits_for_room = controller.deferred.is_some();
                 // Or something before it, or what it would reveal, is not durable.
                 let may_want = is_short || !line.expected.is_empty() || self.mark > durable;
-                assert!(!is_hungry || may_want, "{conn:?} waits, and there is room");
+                assert!(!waits_for_room || may_want, "{conn:?} waits, and there is room");
                 let is_over = is_answered && controller.is_ended;
                 assert!(!is_over, "{conn:?} is answered and still open");
                 let same = line.half_at_rest.filter(|(before, _)| Some(*before) == half);
@@ -304,7 +304,7 @@ impl Judge {
                 let may_wait = may_wait || may_wait_for_room;
                 assert!(!view.is_paused || !is_answered || may_wait, "{conn:?} is not heard");
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
-                let is_held = is_held && !is_hungry;
+                let is_held = is_held && !waits_for_room;
                 controller.note_held(is_held, view, now, &self.terms);
                 let held = controller.held_since;
                 let is_in_time = held.is_none_or(|at| is_before(at, controller.held_ms));
@@ -324,7 +324,7 @@ impl Judge {
                 assert!(is_in_time, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
                 let may_be = is_spent(browser, &limits, now, view)
-                    || browser.is_hungry && is_short
+                    || browser.waits_for_room && is_short
                     || browser.read_ahead_at == Some(now);
                 assert!(!is_held || may_be, "{conn:?} is not heard");
                 let is_in_time = !browser.is_overdue(now, unix, beat_ms, has_date_jumped);

@@ -68,7 +68,7 @@ impl Judge {
             assert!(whole.is_none(), "{conn:?} has said {whole:?}, and is not heard");
             return;
         }
-        let is_busy = controller.waits || controller.wants.is_some() || view.queued > 0;
+        let is_busy = controller.waits || controller.deferred.is_some() || view.queued > 0;
         let has_other = is_busy || line.is_behind(limits) || line.may_wait_for_room(view, limits);
         if has_other || !self.is_disk_stuck || self.is_flooded() {
             return;

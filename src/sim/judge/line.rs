@@ -34,7 +34,7 @@ impl Line {
     /// Whether this is a controller that has all its replies.
     pub(super) fn is_answered(&self) -> bool {
         let Role::Controller(controller) = &self.role else { return false };
-        !controller.waits && controller.wants.is_none() && self.expected.is_empty()
+        !controller.waits && controller.deferred.is_none() && self.expected.is_empty()
     }
 
     /// Decodes a frame of the server: one thing, several replies, or published messages.

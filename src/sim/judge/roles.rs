@@ -87,15 +87,15 @@ impl Judge {
     }
 
     /// There is room for the answer to a request that waited: executes it and what follows.
-    pub(super) fn fed(&mut self, conn: ConnId, items: &[Item]) {
+    pub(super) fn resumed(&mut self, conn: ConnId, items: &[Item]) {
         let before = self.lines.get(&conn).map_or(0, Line::queued);
         self.meter_from(conn, before, items);
         if let Some(controller) = self.controller(conn) {
-            let command = controller.wants.take().expect("it waits for room");
+            let command = controller.deferred.take().expect("it waits for room");
             return self.command(conn, command, (&[], &mut 0));
         }
         let Some(browser) = self.browser(conn) else { panic!("{conn:?} asks for nothing") };
-        assert!(std::mem::take(&mut browser.is_hungry), "{conn:?} does not wait for room");
+        assert!(std::mem::take(&mut browser.waits_for_room), "{conn:?} does not wait for room");
         self.catch_up(conn);
     }
 
@@ -105,7 +105,7 @@ impl Judge {
         assert!(is_question, "{conn:?}: {command:?} is put off");
         self.meter.put_off = None;
         if let Some(controller) = self.controller(conn) {
-            controller.wants = Some(command);
+            controller.deferred = Some(command);
         }
     }
 
@@ -214,7 +214,7 @@ impl Judge {
             if self.is_put_off(conn, &event) {
                 events.push_front(event);
                 if let Some(browser) = self.browser(conn) {
-                    (browser.pending, browser.is_hungry) = (events, true);
+                    (browser.pending, browser.waits_for_room) = (events, true);
                 }
                 return;
             }

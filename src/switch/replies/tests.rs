@@ -450,7 +450,7 @@ fn room_for_a_reply_is_nobody_s_whose_key_has_ended() {
     // For a while there is no room for the answer to this.
     world.net.answers += 9 * LARGE;
     world.says(old, &[&get("big")]);
-    assert_eq!(world.switch.hungry.len(), 1);
+    assert_eq!(world.switch.room_queue.len(), 1);
     let auth = AUTH.replace(KEY, &key);
     world.says(other, &[&auth, &set("big", LARGE + 1)]);
     world.net.now = 2000;

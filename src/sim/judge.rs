@@ -2,9 +2,9 @@
 //! the switch did, according to the tape, with what it had to do. Panics at the first difference.
 //! The world calls it after each call into the switch.
 //!
-//! This file has the connections and the comparison; `changes` has the effects of entries, `spread`
-//! those of long emits, `roles` of input, `clock` of time, `terms` of changed limits, `intake` of
-//! reading large commands, `recovery` what must be there after a crash.
+//! This file has the connections and the comparison; `changes` has the effects of entries,
+//! `long_emit` those of long emits, `roles` of input, `clock` of time, `terms` of changed limits,
+//! `intake` of reading large commands, `recovery` what must be there after a crash.
 
 mod addresses;
 mod changes;
@@ -13,13 +13,13 @@ mod expected;
 mod full;
 mod intake;
 mod line;
+mod long_emit;
 mod owed;
 mod queues;
 mod recovery;
 mod renewal;
 mod replica;
 mod roles;
-mod spread;
 mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,10 +37,10 @@ use crate::time::{Millis, Now};
 use addresses::{Whereabouts, household};
 use expected::Expected;
 use full::Clog;
+use long_emit::LongEmit;
 use queues::Queue;
 use recovery::{Disk, Past};
 use replica::Replica;
-use spread::Spread;
 use terms::{Half, Term, Terms};
 
 pub(super) use expected::{BOUNDS, Seen};
@@ -199,7 +199,7 @@ struct Pending {
     key: String,
     change: Change<'static>,
     /// The long emit that it is a part of.
-    of: Option<Box<Spread>>,
+    of: Option<Box<LongEmit>>,
 }
 
 #[derive(Debug)]
@@ -215,7 +215,7 @@ pub(super) struct Judge {
     epoch: u64,
     pending: BTreeMap<u64, Pending>,
     /// Emits that go on in later turns, in order.
-    spreads: VecDeque<Spread>,
+    long_emits: VecDeque<LongEmit>,
     /// The connections reached by the last message.
     reached: BTreeSet<ConnId>,
     /// Number of the last entry.
@@ -284,7 +284,7 @@ impl Judge {
             now,
             epoch: now.unix.0 - now.mono.0,
             pending: BTreeMap::new(),
-            spreads: VecDeque::new(),
+            long_emits: VecDeque::new(),
             reached: BTreeSet::new(),
             applied: 0,
             durable: 0,

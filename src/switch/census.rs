@@ -132,7 +132,8 @@ impl Switch {
         assert_eq!(self.seats.browsers().count(), 0, "a browser is kept");
         let queues = [self.seats.controllers(), self.unauthenticated.len(), self.waiting.len()];
         assert_eq!(queues, [0; 3], "controllers, strangers, and who waits for a place");
-        let queues = [self.owing.len(), self.crowded.len(), self.leaving.len(), self.spreads.len()];
+        let queues =
+            [self.owing.len(), self.crowded.len(), self.leaving.len(), self.long_emits.len()];
         assert_eq!(queues, [0; 4], "who is owed, held back, leaving, or not done with");
         assert!(self.crowd.is_empty(), "what was gathered is not handed out");
         assert!(self.shared.due().is_none(), "a large state is on its way to nobody");

@@ -42,7 +42,7 @@ pub(super) struct Controller {
     /// Its last command has no place in the order yet.
     pub waits: Option<Ticket>,
     /// Its last command is an emit that takes several turns.
-    pub is_spreading: bool,
+    pub has_long_emit: bool,
     /// Its last command waits for room for its reply.
     pub deferred: Option<DeferredRequest>,
     /// The reply to the command that waits, or is a long emit, tells how many it has reached.
@@ -110,7 +110,7 @@ impl Controller {
 
     /// Whether its last command has no reply yet.
     fn is_waiting(&self) -> bool {
-        self.waits.is_some() || self.is_spreading || self.deferred.is_some()
+        self.waits.is_some() || self.has_long_emit || self.deferred.is_some()
     }
 
     /// Whether a command, a reply or part of a frame is pending.
@@ -376,7 +376,12 @@ impl Switch {
                 let ns = ns?;
                 let EmitOptions { user, except, .. } = options;
                 if self.is_long(ns, channels, user.as_deref()) {
-                    return Ok(self.begin_spread(conn, controller, (ns, channels, *data), options));
+                    return Ok(self.begin_long_emit(
+                        conn,
+                        controller,
+                        (ns, channels, *data),
+                        options,
+                    ));
                 }
                 let (channels, data) = (Cow::Borrowed(&**channels), Cow::Borrowed(*data));
                 let user = user.as_deref().map(Cow::Borrowed);
@@ -481,7 +486,7 @@ impl Switch {
         mark: Mark,
     ) {
         let Some(mut controller) = self.seats.take(conn) else { return };
-        (controller.waits, controller.is_spreading) = (None, false);
+        (controller.waits, controller.has_long_emit) = (None, false);
         let refused = match result {
             Some(Ok(outcome)) => {
                 let body = success(&outcome, controller.counts);
@@ -505,13 +510,13 @@ impl Switch {
 
     /// Whether there is room for another long emit. They outlive their back ends, so they are
     /// bounded separately.
-    pub(super) fn has_room_to_spread(&self) -> bool {
-        self.spreads.len() < self.limits.control_connections
+    pub(super) fn has_room_for_long_emit(&self) -> bool {
+        self.long_emits.len() < self.limits.control_connections
     }
 
     /// Reads the `crowded` connections again for which there is room now.
     pub(super) fn readmit(&mut self, net: &mut impl Net) {
-        if !self.has_room_to_spread() || self.flood.is_some() {
+        if !self.has_room_for_long_emit() || self.flood.is_some() {
             return;
         }
         let is_full = !self.journal.has_room();

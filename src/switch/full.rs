@@ -37,7 +37,7 @@ impl Switch {
     ) -> Next {
         let is_flooded = self.is_flooded(net)
             && !self.is_short_enough(net, decoder.next_length(input).unwrap_or(0));
-        if is_flooded || controller.is_behind(&self.limits) || !self.has_room_to_spread() {
+        if is_flooded || controller.is_behind(&self.limits) || !self.has_room_for_long_emit() {
             return Next::Waits { for_disk: false };
         }
         match self.journal.has_room() {

@@ -295,13 +295,13 @@ impl Switch {
     pub(super) fn check_intake(&self) {
         let conns = self.seats.all_controllers();
         let controllers = || conns.iter().filter_map(|conn| self.seats.look_at(*conn));
-        let spreads = self.spreads.iter().filter_map(|spread| spread.room.as_ref());
+        let long_emits = self.long_emits.iter().filter_map(|long_emit| long_emit.room.as_ref());
         let waiting = self.waiting.values().filter_map(|waiter| match waiter {
-            Waiter::Spread(spread, _) => spread.room.as_ref(),
+            Waiter::LongEmit(long_emit, _) => long_emit.room.as_ref(),
             Waiter::Command(_) => None,
         });
         let rooms = controllers().filter_map(|controller| controller.room.as_ref());
-        let rooms = rooms.chain(spreads).chain(waiting);
+        let rooms = rooms.chain(long_emits).chain(waiting);
         assert_eq!(rooms.map(|room| room.bytes).sum::<usize>(), self.intake.reserved());
         let places = controllers().filter_map(|controller| controller.place);
         assert_eq!(places.count(), self.intake.line.len(), "who waits for room");

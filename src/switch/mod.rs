@@ -5,10 +5,10 @@
 //! One file per role. Back ends: `control`, with `text`, `command`, `deadlines`, `replies` and
 //! `unauthenticated`. Browsers: `browser` for their messages (the web door, [`Web`], owns their
 //! connections and sessions), `page` for the demo page. `seats` keeps the role of each connection,
-//! `crowd` gathers publications to a whole channel, `spread` splits an emit to many channels over
-//! several turns. `flood`, `shortage` and `intake` handle overload, `full` a full journal, `drain`
-//! the shutdown, `concerned` names the namespaces in the log line about refusals. This file has
-//! what lies between the roles: the order of changes, delivery, and the end of connections.
+//! `crowd` gathers publications to a whole channel, `long_emit` splits an emit to many channels
+//! over several turns. `flood`, `shortage` and `intake` handle overload, `full` a full journal,
+//! `drain` the shutdown, `concerned` names the namespaces in the log line about refusals. This file
+//! has what lies between the roles: the order of changes, delivery, and the end of connections.
 
 mod browser;
 mod census;
@@ -22,13 +22,13 @@ mod flood;
 mod full;
 mod fuzz;
 mod intake;
+mod long_emit;
 mod page;
 mod replies;
 mod seats;
 mod settings;
 mod shared;
 mod shortage;
-mod spread;
 mod text;
 mod unauthenticated;
 
@@ -55,12 +55,12 @@ use crowd::Crowd;
 use drain::Drain;
 use flood::Flood;
 use intake::{Intake, Reserve};
+use long_emit::LongEmit;
 use replies::WORK_BYTES;
 use seats::Seats;
 use settings::service;
 use shared::SharedStates;
 use shortage::Shortage;
-use spread::Spread;
 use unauthenticated::{KeyWatch, Unauthenticated};
 
 pub use census::Census;
@@ -78,7 +78,7 @@ enum Waiter {
     /// A back end's command.
     Command(ConnId),
     /// A part of a long emit, and whether it is the first part.
-    Spread(Box<Spread>, bool),
+    LongEmit(Box<LongEmit>, bool),
 }
 
 /// How an entry relates to the command it came from.
@@ -111,7 +111,7 @@ pub struct Switch {
     /// What waits until the journal has ordered its change, by ticket.
     waiting: HashMap<Ticket, Waiter>,
     /// Emits to several channels that go on in the next turns, round-robin.
-    spreads: VecDeque<Spread>,
+    long_emits: VecDeque<LongEmit>,
     /// Replies to the back end whose input is being handled; they are sent as one frame.
     reply_buffer: Vec<u8>,
     /// Controllers with replies, or a request, that wait until something is durable.
@@ -177,7 +177,7 @@ impl Switch {
             key_watch: KeyWatch::default(),
             count_from: None,
             waiting: HashMap::new(),
-            spreads: VecDeque::new(),
+            long_emits: VecDeque::new(),
             reply_buffer: Vec::new(),
             owing: Vec::new(),
             is_releasing: false,
@@ -327,15 +327,17 @@ impl Switch {
         };
         let mut waiter = ticket.and_then(|ticket| self.waiting.remove(&ticket));
         let part = match &mut waiter {
-            Some(Waiter::Spread(spread, is_first)) => {
-                Part { is_first: *is_first, reached: spread.reached.as_mut() }
+            Some(Waiter::LongEmit(long_emit, is_first)) => {
+                Part { is_first: *is_first, reached: long_emit.reached.as_mut() }
             }
             _ => WHOLE,
         };
         let result = entry.map(|entry| self.apply(net, (entry.at, &entry.change), None, part));
         match waiter {
             Some(Waiter::Command(conn)) => self.answer_late(net, conn, result, mark),
-            Some(Waiter::Spread(spread, _)) => self.spread_on(net, *spread, result, mark),
+            Some(Waiter::LongEmit(long_emit, _)) => {
+                self.continue_long_emit(net, *long_emit, result, mark)
+            }
             None => {}
         }
     }
@@ -535,11 +537,11 @@ impl Handler for Switch {
 
     fn due(&self, net: &impl Net) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        let has_more = self.flood.is_none() && !self.spreads.is_empty()
+        let has_more = self.flood.is_none() && !self.long_emits.is_empty()
             || self.count_from.is_some()
             || self.is_releasing;
-        let spread = has_more.then_some(Millis(0));
-        let much = [self.flood_due(net), self.shortage_due(net), self.intake.due(), spread];
+        let long_emit = has_more.then_some(Millis(0));
+        let much = [self.flood_due(net), self.shortage_due(net), self.intake.due(), long_emit];
         let parts = [self.journal.due(), self.shared.due(), self.web.due(), self.keys_due()];
         [end, self.report_at, self.drain_due()].into_iter().chain(much).chain(parts).flatten().min()
     }
@@ -564,7 +566,7 @@ impl Handler for Switch {
     fn settle(&mut self, net: &mut impl Net) {
         self.journal.commit(&self.hub, self.at(net.now()), net.now());
         self.hear_journal(net);
-        self.spread(net);
+        self.continue_long_emits(net);
         self.relieve(net);
         self.make_room(net);
         self.release(net);

@@ -204,7 +204,7 @@ impl Switch {
         let seats = &self.seats;
         let may_go = |conn: &ConnId| {
             let controller = seats.look_at(*conn);
-            controller.is_some_and(|it| it.is_ended && it.waits.is_none() && !it.is_spreading)
+            controller.is_some_and(|it| it.is_ended && it.waits.is_none() && !it.has_long_emit)
         };
         let at = self.owing.iter().position(may_go);
         self.may_be_ended = at.is_some();

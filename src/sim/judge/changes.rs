@@ -55,7 +55,7 @@ impl Judge {
                     continue;
                 }
                 Item::Proposed { .. } => {
-                    self.spread((items, i));
+                    self.continue_long_emits((items, i));
                     continue;
                 }
                 _ => continue,
@@ -71,14 +71,14 @@ impl Judge {
                     self.apply(&pending, entry.at.0, following(items, i))
                 }
             };
-            if let Some(spread) = pending.of {
-                self.spread_on(*spread, result, after);
+            if let Some(long_emit) = pending.of {
+                self.continue_long_emit(*long_emit, result, after);
             } else if let Some(controller) = self.controller(conn) {
                 controller.waits = false;
                 self.reply_to(conn, &pending.command, result, after);
             }
         }
-        self.end_spreads();
+        self.end_long_emits();
         while let Some(past) = self.past.front().filter(|past| past.mark <= durable) {
             self.stays(past.entry);
             self.past.pop_front();
@@ -161,7 +161,7 @@ impl Judge {
         if let (None, Command::Emit(emit), Some(space)) = (found, &command, space)
             && emit.channels.len() > 1
         {
-            return self.begin_spread(conn, space, emit);
+            return self.begin_long_emit(conn, space, emit);
         }
         let i = *next + found.unwrap_or_else(|| panic!("{command:?} was not proposed"));
         *next = i + 1;

@@ -113,8 +113,8 @@ impl Judge {
         let is_free =
             most.is_some_and(|most| reserved == 0 || reserved + most <= limits.control_input_bytes);
         // A long emit keeps the room of its command.
-        let is_spreading = |pending: &Pending| pending.of.is_some();
-        let is_kept = !self.spreads.is_empty() || self.pending.values().any(is_spreading);
+        let has_long_emit = |pending: &Pending| pending.of.is_some();
+        let is_kept = !self.long_emits.is_empty() || self.pending.values().any(has_long_emit);
         let may_wait = self.is_flooded() || self.is_disk_stuck || is_kept;
         if !may_wait {
             self.nobody_keeps_out_others(views);

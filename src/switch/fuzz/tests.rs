@@ -102,14 +102,14 @@ fn whoever_took_something_lives_though_as_much_waits_for_it_as_before() {
 fn an_emit_to_many_channels_goes_on_in_the_next_turns() {
     for journal in [0, 1] {
         match journal {
-            0 => spread(MemoryJournal::new(1)),
-            _ => spread(LateJournal::new(1, 0, 0)),
+            0 => long_emit(MemoryJournal::new(1)),
+            _ => long_emit(LateJournal::new(1, 0, 0)),
         }
     }
 }
 
 /// One turn has room for two messages.
-fn spread(journal: impl Journal + 'static) {
+fn long_emit(journal: impl Journal + 'static) {
     let mut world = World::new(journal);
     world.play(opening(&[('a', "1"), ('b', "2")]).as_bytes());
     world.play(b"a{\"event\":\"subscribe\",\"data\":\"e\"}");

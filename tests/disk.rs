@@ -67,7 +67,7 @@ struct Changed(Vec<Key>);
 impl Outbox for Changed {
     fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
     fn close(&mut self, _: Route, _: CloseReason) {}
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         self.0.push(undo.key);
     }
 }

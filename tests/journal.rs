@@ -40,11 +40,11 @@ struct Out<'a>(&'a mut StoreJournal);
 impl Outbox for Out<'_> {
     fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
     fn close(&mut self, _: Route, _: CloseReason) {}
-    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
-        self.0.changes(key, row);
+    fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.0.before_change(key, row);
     }
-    fn changed(&mut self, undo: Undo) {
-        self.0.changed(undo);
+    fn after_change(&mut self, undo: Undo) {
+        self.0.after_change(undo);
     }
 }
 

@@ -250,8 +250,8 @@ struct Recorded<'a>(&'a mut StoreJournal);
 impl Outbox for Recorded<'_> {
     fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
     fn close(&mut self, _: Route, _: CloseReason) {}
-    fn changed(&mut self, undo: Undo) {
-        self.0.changed(undo);
+    fn after_change(&mut self, undo: Undo) {
+        self.0.after_change(undo);
     }
 }
 

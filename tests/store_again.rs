@@ -21,8 +21,8 @@ struct Recorder<'j>(&'j mut StoreJournal);
 impl Outbox for Recorder<'_> {
     fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
     fn close(&mut self, _: Route, _: CloseReason) {}
-    fn changed(&mut self, undo: Undo) {
-        self.0.changed(undo);
+    fn after_change(&mut self, undo: Undo) {
+        self.0.after_change(undo);
     }
 }
 

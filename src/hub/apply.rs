@@ -264,7 +264,7 @@ impl Hub {
     fn register(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> Outcome {
         let (number, outcome) = (self.take_number(), Outcome::Key(key.into()));
         self.insert_namespace(Namespace::new(number, name.into(), Some(key.into())));
-        out.changed(Undo::new(Key::Namespace { ns: number }, 0, Before::Nothing));
+        out.after_change(Undo::new(Key::Namespace { ns: number }, 0, Before::Nothing));
         outcome
     }
 
@@ -279,7 +279,7 @@ impl Hub {
             self.show(KeyRef::Namespace { ns: number }, out);
         }
         if let Some(space) = self.namespaces.get_mut(ns) {
-            out.changed(space.undo());
+            out.after_change(space.undo());
             let was_open = space.current_key().is_some();
             let old = space.key.replace(key.into()).filter(|_| was_open);
             space.old_key = old.map(|old| (old, grace_until));
@@ -299,7 +299,7 @@ impl Hub {
         self.show(KeyRef::Grant { ns: number, channel, user }, out);
         if self.admit(ns, channel.into(), user.into()) {
             let key = Key::Grant { ns: number, channel: channel.into(), user: user.into() };
-            out.changed(Undo::new(key, 0, Before::Nothing));
+            out.after_change(Undo::new(key, 0, Before::Nothing));
         }
     }
 
@@ -310,7 +310,7 @@ impl Hub {
         if self.drop_grant(ns, grant) {
             let key = Key::Grant { ns: number, channel: channel.into(), user: user.into() };
             let withdrawal = self.next_withdrawal();
-            out.changed(Undo::new(key, 0, Before::Grant { withdrawal }));
+            out.after_change(Undo::new(key, 0, Before::Grant { withdrawal }));
             self.withdraw(ns, grant, (withdrawal, out.mark()));
         }
     }
@@ -332,7 +332,7 @@ impl Hub {
         let key = KeyRef::State { ns: number, spot };
         self.show(key, out);
         if let Some(id) = id
-            && out.stays(key, text.len())
+            && out.needs_no_undo(key, text.len())
         {
             self.overwrite(id, text);
             return self.end_at(id, expires);
@@ -364,7 +364,7 @@ impl Hub {
                 Before::Nothing
             }
         };
-        out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
+        out.after_change(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
     }
 
     fn unset(&mut self, ns: NsId, spot: Spot<'_>, out: &mut impl Outbox) {
@@ -374,7 +374,7 @@ impl Hub {
         let state = found.and_then(|id| self.take_state(id));
         if let Some(state) = state {
             let before = Before::State { expires: state.expires(), value: state.value };
-            out.changed(Undo::new(Key::State { ns: number, place: state.place }, 0, before));
+            out.after_change(Undo::new(Key::State { ns: number, place: state.place }, 0, before));
         }
     }
 
@@ -408,7 +408,7 @@ impl Hub {
             Some(value) => Before::State { value, expires: ended },
             None => Before::Shorter { pushed: data.len(), dropped, expires: ended },
         };
-        out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
+        out.after_change(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
     }
 
     /// Changes a list and its byte counts. Also returns the old value if that was plain text.

@@ -70,19 +70,19 @@ pub trait Outbox {
     /// Closes this peer. The hub has forgotten it already.
     fn close(&mut self, route: Route, reason: CloseReason);
     /// A state is about to be replaced by one of `bytes` bytes. `true` if no undo is needed,
-    /// because the change will never be undone; on `false` [`Outbox::changed`] follows.
-    fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
+    /// because the change will never be undone; on `false` [`Outbox::after_change`] follows.
+    fn needs_no_undo(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
         false
     }
     /// A recorded row is about to change; `row` returns it as it is now.
-    fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
+    fn before_change<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
     /// The mark of the last change, which never decreases. A change is not undone once its mark has
     /// been given to [`Hub::keep`]; an outbox without marks never undoes any.
     fn mark(&self) -> u64 {
         0
     }
     /// A recorded row has changed; `undo` reverts that.
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         drop(undo);
     }
 }

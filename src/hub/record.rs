@@ -223,7 +223,7 @@ impl Hub {
 
     /// Shows the outbox a row before it is changed.
     pub(super) fn show(&self, key: KeyRef<'_>, out: &mut impl Outbox) {
-        out.changes(key, &|| self.row(key));
+        out.before_change(key, &|| self.row(key));
     }
 
     /// Restores a row that an earlier run recorded; namespaces come before what is in them. Returns

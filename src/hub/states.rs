@@ -54,7 +54,7 @@ impl Hub {
             let (expires, State { ns, place, value, .. }) = (state.expires(), state);
             if let Some(ns) = self.number(ns) {
                 let before = Before::Ended { value, expires };
-                out.changed(Undo::new(Key::State { ns, place }, 0, before));
+                out.after_change(Undo::new(Key::State { ns, place }, 0, before));
             }
         }
     }
@@ -173,7 +173,7 @@ mod tests {
     impl Outbox for Nobody {
         fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
         fn close(&mut self, _: Route, _: CloseReason) {}
-        fn changed(&mut self, _: Undo) {}
+        fn after_change(&mut self, _: Undo) {}
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
         impl Outbox for Undos {
             fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
             fn close(&mut self, _: Route, _: CloseReason) {}
-            fn changed(&mut self, undo: Undo) {
+            fn after_change(&mut self, undo: Undo) {
                 self.0.push(undo);
             }
         }

@@ -100,7 +100,7 @@ impl Journal for HastyJournal {
         Proposal::Now(self.next_seq())
     }
 
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         if !undo.is_end() {
             self.mark.0 += 1;
         }

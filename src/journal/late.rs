@@ -57,7 +57,7 @@ impl Journal for LateJournal {
         Proposal::Later(ticket)
     }
 
-    fn changed(&mut self, _: Undo) {
+    fn after_change(&mut self, _: Undo) {
         // Nothing to undo: what is ordered here is never lost.
     }
 

@@ -389,28 +389,28 @@ impl<N: Net> Outbox for Delivery<'_, N> {
         self.leaving.push((route, reason));
     }
 
-    fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
-        let stays = self.journal.stays(key, bytes);
-        if stays {
+    fn needs_no_undo(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
+        let is_settled = self.journal.needs_no_undo(key, bytes);
+        if is_settled {
             self.shared.forget(key);
         }
-        stays
+        is_settled
     }
 
-    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
-        self.journal.changes(key, row);
+    fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.journal.before_change(key, row);
     }
 
     fn mark(&self) -> u64 {
         self.journal.mark().0
     }
 
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         // A `push` that made a list of a text has parsed the text, and dropped elements may be
         // long. Expiry is no command's work, and must not keep commands from being carried out.
         *self.work += if undo.is_end() { 0 } else { undo.bytes() / WORK_BYTES };
         self.shared.forget(undo.key.as_ref());
-        self.journal.changed(undo);
+        self.journal.after_change(undo);
     }
 }
 

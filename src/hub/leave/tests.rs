@@ -30,7 +30,7 @@ impl Outbox for Out {
     fn mark(&self) -> u64 {
         self.mark
     }
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         self.undos.push(undo);
     }
 }

@@ -396,7 +396,7 @@ impl Journal for StoreJournal {
         Proposal::Now(self.last)
     }
 
-    fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
+    fn needs_no_undo(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
         if self.sync == SyncPolicy::Always || !matches!(key, KeyRef::State { .. }) {
             return false;
         }
@@ -407,13 +407,13 @@ impl Journal for StoreJournal {
         true
     }
 
-    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+    fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
         if let Some(flight) = &mut self.flight {
-            flight.changes(key, row);
+            flight.before_change(key, row);
         }
     }
 
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         if undo.is_end() {
             // If the row is in `changed`, the batch that writes it also deletes it.
             if self.changed.get(undo.key.as_ref()).is_none() {

@@ -39,7 +39,7 @@ impl Outbox for Nobody {
         panic!("nobody is here");
     }
 
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         self.0.push(undo);
     }
 }

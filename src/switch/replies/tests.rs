@@ -50,7 +50,7 @@ impl Journal for Slow {
         }
         Proposal::Now(Seq { term: 1, n: self.disk().mark + 1 })
     }
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         let Disk { mark, rows, .. } = &mut *self.disk();
         *mark += 1;
         rows.retain(|(key, _)| *key != undo.key);

@@ -17,28 +17,28 @@ pub enum Address {
 
 /// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ListenAddress {
     /// An IP address and a port.
     Ip(SocketAddr),
     /// The path of a unix socket.
     Unix(PathBuf),
 }
 
-impl Place {
+impl ListenAddress {
     /// The address that a peer in this place has.
     pub fn address(&self) -> Address {
         match self {
-            Place::Ip(at) => at.ip().into(),
-            Place::Unix(_) => Address::Unix,
+            ListenAddress::Ip(at) => at.ip().into(),
+            ListenAddress::Unix(_) => Address::Unix,
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Ip(at) => at.fmt(f),
-            Place::Unix(path) => write!(f, "unix:{}", path.display()),
+            ListenAddress::Ip(at) => at.fmt(f),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

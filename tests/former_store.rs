@@ -2,7 +2,7 @@
 //! them and converts them to the current format, completely or not at all.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
-use fws::hub::{Hub, Key, Place, Row};
+use fws::hub::{Hub, Key, Row, StateKey};
 use fws::journal::store::{Content, FORMAT, Found, Home, Lost, Opened, Salvage, Seal};
 use fws::limits::{Limits, SyncPolicy};
 use fws::sim::disk::{SimFile, SimFolder};
@@ -99,12 +99,12 @@ fn rows() -> Vec<(Key, Row<'static>)> {
     };
     let mut rows = vec![namespace(1), namespace(300)];
     for (channel, user) in places() {
-        let place = Place {
+        let state_key = StateKey {
             channel: channel.clone().into(),
             user: user.as_ref().map(|user| user.clone().into()),
         };
         let row = Row::State { text: "[1]".into(), expires: None };
-        rows.push((Key::State { ns: 300, place }, row));
+        rows.push((Key::State { ns: 300, state_key }, row));
         if let Some(user) = user {
             let key = Key::Grant { ns: 1, channel: channel.into(), user: user.into() };
             rows.push((key, Row::Grant));

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fws::hub::{Key, Place, Row};
+use fws::hub::{Key, Row, StateKey};
 use fws::journal::store::{Batch, Content, Facts, Lost, Salvage, Writer};
 use fws::sim::disk::SimFile;
 use fws::time::UnixMillis;
@@ -23,9 +23,9 @@ fn rows() -> BTreeMap<Key, Row<'static>> {
     rows.insert(Key::Namespace { ns: 1 }, row);
     for i in 0..STATES {
         let user = (i % 2 == 0).then(|| format!("{i}").into());
-        let place = Place { channel: format!("channel {i}").into(), user };
+        let state_key = StateKey { channel: format!("channel {i}").into(), user };
         let text = format!("\"{i} {}\"", "x".repeat(i % 300)).into();
-        rows.insert(Key::State { ns: 1, place }, Row::State { text, expires: None });
+        rows.insert(Key::State { ns: 1, state_key }, Row::State { text, expires: None });
         let (channel, user) = ("#vip".into(), format!("user {i}").into());
         rows.insert(Key::Grant { ns: 1, channel, user }, Row::Grant);
     }

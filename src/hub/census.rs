@@ -80,7 +80,7 @@ impl Hub {
     pub(super) fn check_numbers(&self) {
         let living = |state: &State| self.namespaces.contains(state.ns);
         for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
-            let found = self.find_state(state.ns, state.place.spot());
+            let found = self.find_state(state.ns, state.state_key.as_ref());
             assert_eq!(found.map(|(id, _)| id), Some(id));
             assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
         }

@@ -2,7 +2,7 @@
 
 use super::record::{Before, Key, KeyRef, Undo};
 use super::state::{End, State, Value};
-use super::{Hub, NsId, Outbox, Spot};
+use super::{Hub, NsId, Outbox, StateKeyRef};
 use crate::arena::Id;
 use crate::time::UnixMillis;
 
@@ -15,13 +15,18 @@ impl Hub {
         user: Option<&str>,
         at: UnixMillis,
     ) -> Option<&str> {
-        let (_, state) = self.find_state(ns, Spot { channel, user })?;
+        let (_, state) = self.find_state(ns, StateKeyRef { channel, user })?;
         state.lives(at).then(|| state.value.text())
     }
 
-    pub(super) fn find_state(&self, ns: NsId, spot: Spot<'_>) -> Option<(Id<State>, &State)> {
+    pub(super) fn find_state(
+        &self,
+        ns: NsId,
+        state_key: StateKeyRef<'_>,
+    ) -> Option<(Id<State>, &State)> {
         let table = &self.namespaces.get(ns)?.states;
-        table.find(&self.states, self.hash(spot), |state| state.place.spot() == spot)
+        table
+            .find(&self.states, self.hash(state_key), |state| state.state_key.as_ref() == state_key)
     }
 
     /// Drops up to `count` expired states; the rest come next, and cannot be read meanwhile either.
@@ -48,13 +53,13 @@ impl Hub {
             if let Some(state) = self.states.get(id)
                 && let Some(ns) = self.number(state.ns)
             {
-                self.show(KeyRef::State { ns, spot: state.place.spot() }, out);
+                self.show(KeyRef::State { ns, state_key: state.state_key.as_ref() }, out);
             }
             let Some(state) = self.take_state(id) else { continue };
-            let (expires, State { ns, place, value, .. }) = (state.expires(), state);
+            let (expires, State { ns, state_key, value, .. }) = (state.expires(), state);
             if let Some(ns) = self.number(ns) {
                 let before = Before::Ended { value, expires };
-                out.after_change(Undo::new(Key::State { ns, place }, 0, before));
+                out.after_change(Undo::new(Key::State { ns, state_key }, 0, before));
             }
         }
     }
@@ -74,19 +79,19 @@ impl Hub {
     pub(super) fn put_state(
         &mut self,
         ns: NsId,
-        spot: Spot<'_>,
+        state_key: StateKeyRef<'_>,
         value: Value,
         expires: Option<UnixMillis>,
     ) {
-        let id = match self.find_state(ns, spot) {
+        let id = match self.find_state(ns, state_key) {
             Some((id, _)) => {
                 self.replace_value(id, value);
                 id
             }
             None => {
-                self.weigh(ns, 0, spot.bytes() + value.bytes());
+                self.weigh(ns, 0, state_key.bytes() + value.bytes());
                 let Some(space) = self.namespaces.get_mut(ns) else { return };
-                let state = State { ns, place: spot.place(), value, end: None };
+                let state = State { ns, state_key: state_key.to_key(), value, end: None };
                 let id = self.states.insert(state);
                 self.living += 1;
                 space.states.insert(&self.states, id, &self.hasher);
@@ -151,7 +156,7 @@ impl Hub {
             self.ends.cancel(timer);
         }
         self.weigh(state.ns, state.bytes(), 0);
-        let hash = self.hash(state.place.spot());
+        let hash = self.hash(state.state_key.as_ref());
         if let Some(ns) = self.namespaces.get_mut(state.ns) {
             ns.states.remove(&self.states, hash, id, &self.hasher);
             self.living -= 1;

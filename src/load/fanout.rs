@@ -9,7 +9,7 @@ use super::pace::Pace;
 use super::protocol::{Protocol, Script, Template, masked};
 use super::scan::{self, Kept, Said, Shape};
 use super::{EXTRA_MS, Fault, IN_FLIGHT_MAX, Plan, Work, Workload, replies};
-use crate::address::Place;
+use crate::address::ListenAddress;
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Door, Net};
 use crate::frame::Frame;
@@ -110,7 +110,7 @@ impl Fanout {
         }
     }
 
-    fn publisher_at(&self) -> &Place {
+    fn publisher_at(&self) -> &ListenAddress {
         if self.plan.protocol.is_one_port() { &self.plan.ws } else { &self.plan.control }
     }
 

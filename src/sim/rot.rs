@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use super::disk::{SimFile, SimFolder};
-use crate::hub::{Cursor, Hub, Key, Place, Row};
+use crate::hub::{Cursor, Hub, Key, Row, StateKey};
 use crate::journal::store::{Batch, Facts, Found, Home, Opened, Salvage, Seal, Writer};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Millis, Now, UnixMillis};
@@ -88,11 +88,12 @@ fn batch(number: u64, rows: &mut Rows) -> Batch {
         let (channel, user) = (format!("#{number}").into(), "1".into());
         put(Key::Grant { ns, channel, user }, Row::Grant);
         let text = format!("\"{}\"", "x".repeat(700 * number as usize)).into();
-        let place = Place { channel: "c".into(), user: None };
-        put(Key::State { ns, place }, Row::State { text, expires: None });
-        let place = Place { channel: "@c".into(), user: Some(format!("user {number}").into()) };
+        let state_key = StateKey { channel: "c".into(), user: None };
+        put(Key::State { ns, state_key }, Row::State { text, expires: None });
+        let state_key =
+            StateKey { channel: "@c".into(), user: Some(format!("user {number}").into()) };
         let expires = Some(AT.plus(60_000 * number));
-        put(Key::State { ns, place }, Row::State { text: "[1,2]".into(), expires });
+        put(Key::State { ns, state_key }, Row::State { text: "[1,2]".into(), expires });
     }
     batch
 }

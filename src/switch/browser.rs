@@ -11,7 +11,7 @@ use crate::codec::json;
 use crate::codec::jwt::{self, Claims};
 use crate::codec::ws::Bounds;
 use crate::edge::Net;
-use crate::hub::{Denied, Hub, Key, NsId, PeerId, Place};
+use crate::hub::{Denied, Hub, Key, NsId, PeerId, StateKey};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -334,7 +334,10 @@ impl Site<'_> {
                 let Some(state) = state else { return };
                 let publication = Publication::new(&channel, state);
                 if let Some((ns, user)) = owner.filter(|_| self.shared.is_worth(state.len())) {
-                    let key = Key::State { ns, place: Place { channel: (&*channel).into(), user } };
+                    let key = Key::State {
+                        ns,
+                        state_key: StateKey { channel: (&*channel).into(), user },
+                    };
                     self.shared.lend(&key, &publication);
                     publication.frame(outlet.form());
                     self.shared.keep(key, &publication, outlet.now().mono);

@@ -19,7 +19,7 @@ use super::{Switch, WHOLE, Waiter, text};
 use crate::address::Household;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
-use crate::hub::{Change, LOOKED_INTO_BYTES, NsId, Outcome, Refusal, Spot};
+use crate::hub::{Change, LOOKED_INTO_BYTES, NsId, Outcome, Refusal, StateKeyRef};
 use crate::journal::{Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -366,8 +366,8 @@ impl Switch {
                 return Ok(Answer::now(SUCCESS));
             }
             Command::Get { channel, user } => {
-                let spot = Spot { channel, user: user.as_deref() };
-                self.show(conn, controller, (ns?, spot), at);
+                let state_key = StateKeyRef { channel, user: user.as_deref() };
+                self.show(conn, controller, (ns?, state_key), at);
                 return Ok(Answer::Said);
             }
             Command::Info { channel } => return self.list(net, ns?, channel),
@@ -390,8 +390,8 @@ impl Switch {
             Command::Store { channel, data, options, is_push } => {
                 let StoreOptions { user, ttl_ms, emit } = options;
                 self.check_publication(usize::from(*emit), data)?;
-                let (ns, spot) = (ns?, Spot { channel, user: user.as_deref() });
-                self.check_state((ns, spot), data, *is_push, at)?;
+                let (ns, state_key) = (ns?, StateKeyRef { channel, user: user.as_deref() });
+                self.check_state((ns, state_key), data, *is_push, at)?;
                 let (channel, data) = (Cow::Borrowed(&**channel), Cow::Borrowed(*data));
                 let (user, ttl_ms, emit) = (user.as_deref().map(Cow::Borrowed), *ttl_ms, *emit);
                 match is_push {
@@ -416,11 +416,11 @@ impl Switch {
         &mut self,
         conn: ConnId,
         controller: &mut Controller,
-        (ns, spot): (NsId, Spot<'_>),
+        (ns, state_key): (NsId, StateKeyRef<'_>),
         at: UnixMillis,
     ) {
-        let mark = self.mark_of(ns, spot);
-        let state = self.hub.state(ns, spot.channel, spot.user, at);
+        let mark = self.mark_of(ns, state_key);
+        let state = self.hub.state(ns, state_key.channel, state_key.user, at);
         let state = state.unwrap_or("null");
         let (durable, owing) = (self.journal.durable(), &mut self.owing);
         let mut sink = ReplySink { buffer: &mut self.reply_buffer, owing, durable };

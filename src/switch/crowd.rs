@@ -8,7 +8,7 @@ use super::command::Refused;
 use super::replies::WORK_BYTES;
 use crate::codec::sockjs::Written;
 use crate::edge::Net;
-use crate::hub::{Change, ChannelId, NsId, Spot};
+use crate::hub::{Change, ChannelId, NsId, StateKeyRef};
 use crate::publication::{Kinds, Publication, Run};
 use crate::reason::CloseReason;
 use crate::time::UnixMillis;
@@ -81,7 +81,7 @@ impl Switch {
     /// any transport. A push adds to the state that is there.
     pub(super) fn check_state(
         &mut self,
-        (ns, spot): (NsId, Spot<'_>),
+        (ns, state_key): (NsId, StateKeyRef<'_>),
         data: &str,
         is_push: bool,
         at: UnixMillis,
@@ -90,7 +90,8 @@ impl Switch {
         if self.limits.state_bytes.saturating_mul(2 * Written::FACTOR_MAX) <= max {
             return Ok(());
         }
-        let held = is_push.then(|| self.hub.state(ns, spot.channel, spot.user, at)).flatten();
+        let held =
+            is_push.then(|| self.hub.state(ns, state_key.channel, state_key.user, at)).flatten();
         let parts = [held.unwrap_or_default(), data];
         let length: usize = parts.iter().map(|part| part.len()).sum();
         if length.saturating_mul(2 * Written::FACTOR_MAX) <= max {

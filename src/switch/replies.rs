@@ -9,7 +9,7 @@ use super::control::{Answer, Controller};
 use crate::codec::{control, json};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
-use crate::hub::{KeyRef, NsId, Outcome, Presence, Refusal, Spot};
+use crate::hub::{KeyRef, NsId, Outcome, Presence, Refusal, StateKeyRef};
 use crate::journal::Mark;
 use crate::reason::CloseReason;
 
@@ -188,9 +188,9 @@ impl Switch {
     }
 
     /// Returns the mark that a reply showing this state waits for.
-    pub(super) fn mark_of(&self, ns: NsId, spot: Spot<'_>) -> Mark {
+    pub(super) fn mark_of(&self, ns: NsId, state_key: StateKeyRef<'_>) -> Mark {
         let number = self.hub.number(ns).unwrap_or_default();
-        self.journal.mark_of(KeyRef::State { ns: number, spot })
+        self.journal.mark_of(KeyRef::State { ns: number, state_key })
     }
 
     /// Makes a place when all connections are taken: of the back ends that are ended and wait only

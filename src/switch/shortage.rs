@@ -14,7 +14,7 @@ use super::control::Controller;
 use super::replies::WORK_BYTES;
 use super::seats::Seats;
 use crate::edge::{ConnId, Net, Owed};
-use crate::hub::{NsId, Spot};
+use crate::hub::{NsId, StateKeyRef};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
@@ -304,9 +304,9 @@ impl Switch {
         let Some(ns) = controller.namespace() else { return Prospect::Free };
         let (bytes, is_owed) = match command {
             Command::Get { channel, user } => {
-                let spot = Spot { channel, user: user.as_deref() };
-                let state = self.hub.state(ns, channel, spot.user, self.at(net.now()));
-                let is_owed = || is_behind || self.mark_of(ns, spot) > self.journal.durable();
+                let state_key = StateKeyRef { channel, user: user.as_deref() };
+                let state = self.hub.state(ns, channel, state_key.user, self.at(net.now()));
+                let is_owed = || is_behind || self.mark_of(ns, state_key) > self.journal.durable();
                 let bytes = state.map_or(0, str::len);
                 (bytes, self.shared.is_worth(bytes) && is_owed())
             }

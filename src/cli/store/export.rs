@@ -152,13 +152,13 @@ impl<'f> Writer<'f> {
                 let (channel, user) = (String::from(channel).into(), String::from(user).into());
                 self.write(&Line::Grant { namespace, channel, user });
             }
-            (Key::State { ns, place }, Row::State { text, expires })
+            (Key::State { ns, state_key }, Row::State { text, expires })
                 if expires.is_none_or(|end| end > at) =>
             {
                 let namespace = self.name(ns).into();
                 let expires = expires.map(|end| self.facts.date(end));
-                let channel = String::from(place.channel).into();
-                let user = place.user.map(|user| String::from(user).into());
+                let channel = String::from(state_key.channel).into();
+                let user = state_key.user.map(|user| String::from(user).into());
                 self.write(&Line::State { namespace, channel, user, expires, data: text });
             }
             // Expired states. The key determines the kind of row.

@@ -8,7 +8,7 @@ use redb::StorageBackend;
 use super::file::{Damage, Facts, damage};
 use super::format::{FORMAT, Sealer, decode_key};
 use super::pages::{Pages, Shape};
-use crate::hub::{Key, Place, Row};
+use crate::hub::{Key, Row, StateKey};
 use crate::time::UnixMillis;
 
 /// A table of rows.
@@ -185,7 +185,7 @@ fn former_state(key: &[u8]) -> Option<Key> {
         (1, user) => Some(str::from_utf8(user).ok()?.into()),
         _ => return None,
     };
-    Some(Key::State { ns, place: Place { channel, user } })
+    Some(Key::State { ns, state_key: StateKey { channel, user } })
 }
 
 fn former_names(key: &[u8]) -> Option<(u64, Box<str>, &[u8])> {

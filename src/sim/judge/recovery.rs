@@ -257,11 +257,11 @@ fn shape(hub: &Hub) -> BTreeMap<String, Space> {
                     let space = spaces.get_mut(&ns).expect("namespaces come first");
                     space.grants.insert((channel.into(), user.into()));
                 }
-                (Key::State { ns, place }, Row::State { text, expires }) => {
+                (Key::State { ns, state_key }, Row::State { text, expires }) => {
                     let space = spaces.get_mut(&ns).expect("namespaces come first");
-                    let place = (place.channel.into(), place.user.map(String::from));
+                    let state_key = (state_key.channel.into(), state_key.user.map(String::from));
                     let ends = expires.map(|end| end.0);
-                    space.states.insert(place, State { text: text.into_owned(), ends });
+                    space.states.insert(state_key, State { text: text.into_owned(), ends });
                 }
                 (key, row) => panic!("{row:?} under {key:?}"),
             }

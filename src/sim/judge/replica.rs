@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Judge;
-use crate::hub::{Change, Cursor, Hub, Key, NsId, Outbox, Place, Route, Row, Undo};
+use crate::hub::{Change, Cursor, Hub, Key, NsId, Outbox, Route, Row, StateKey, Undo};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -77,7 +77,7 @@ impl Replica {
                 assert!(replica.hub.restore(key.clone(), row), "a row without a place");
                 match (key, name) {
                     (Key::Namespace { ns }, Some(name)) => drop(names.insert(ns, name)),
-                    (Key::State { ns, place: Place { channel, user } }, _) => {
+                    (Key::State { ns, state_key: StateKey { channel, user } }, _) => {
                         let ns = replica.hub.namespace(&names[&ns]).expect("it was restored");
                         replica.places.insert((ns, channel, user));
                     }

@@ -3,15 +3,15 @@
 //! calls it, and the hub changes only by applying what the journal returned. Reads are answered
 //! from the hub; the copy on disk serves only the next start.
 
-mod hasty;
-mod late;
+mod delayed;
+mod fault_rng;
 mod memory;
-mod moods;
+mod rollback;
 pub mod store;
 
-pub use hasty::HastyJournal;
-pub use late::LateJournal;
+pub use delayed::DelayedJournal;
 pub use memory::MemoryJournal;
+pub use rollback::RollbackJournal;
 pub use store::StoreJournal;
 
 use std::fmt;

@@ -37,7 +37,7 @@ use super::tape::{Tape, Traced};
 use crate::admin::AdminDoor;
 use crate::edge::{ConnId, Handler, Net, TurnedAway};
 use crate::hub::{Cursor, Hub};
-use crate::journal::{LateJournal, MemoryJournal};
+use crate::journal::{DelayedJournal, MemoryJournal};
 use crate::limits::{Limits, SyncPolicy};
 use crate::switch::{Demo, Settings, SockJs, Switch};
 use crate::time::{Millis, Now, UnixMillis};
@@ -72,7 +72,7 @@ pub fn fuzz_server(data: &[u8]) {
     match first {
         b's' => play(seed, Store::new(SyncPolicy::Always), script),
         b'S' => play(seed, Store::new(SyncPolicy::Every(1000)), script),
-        b'l' => play(seed, Plain::new(LateJournal::new(1, seed, 4)), script),
+        b'l' => play(seed, Plain::new(DelayedJournal::new(1, seed, 4)), script),
         _ => play(seed, Plain::new(MemoryJournal::new(1)), script),
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::disk::Fault;
 use super::file::{Batch, Facts, Opening, Writer};
 use super::folder::{Medium, Seal};
-use crate::mailbox::{Nothing, Receiver, Sender, mailbox};
+use crate::mailbox::{Receiver, RecvError, Sender, mailbox};
 use crate::time::Stopwatch;
 
 /// After this long without a batch the file is maintained.
@@ -98,7 +98,7 @@ impl Helper {
             let left = time.saturating_sub(Duration::from_micros(watch.elapsed_us()));
             match self.reports.recv(Some(left.min(ASK))) {
                 Ok(report) => return Some(report),
-                Err(Nothing::Yet) if !left.is_zero() && !is_over() => {}
+                Err(RecvError::Timeout) if !left.is_zero() && !is_over() => {}
                 Err(_) => return None,
             }
         }
@@ -243,9 +243,9 @@ impl<M: Medium> Worker<M> {
     fn run(mut self) {
         loop {
             match self.inbox.recv(self.idle()) {
-                Ok(Job::Stop) | Err(Nothing::More) => break self.stop(),
+                Ok(Job::Stop) | Err(RecvError::Closed) => break self.stop(),
                 Ok(job) => self.carry_out(job),
-                Err(Nothing::Yet) => self.timed_out(),
+                Err(RecvError::Timeout) => self.timed_out(),
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::cell::OnceCell;
 
 use crate::codec::http;
-use crate::codec::sockjs::{self, Envelope, Written};
+use crate::codec::sockjs::{self, EncodedLen, Envelope};
 use crate::codec::{json, ws};
 use crate::frame::Frame;
 
@@ -72,7 +72,7 @@ pub struct Kinds {
 impl Kinds {
     /// Upper bound of [`Kinds::bytes`] for any data of that length and any kinds.
     pub fn bytes_max(data_bytes: usize) -> usize {
-        data_bytes.saturating_mul(Form::COUNT * Written::FACTOR_MAX)
+        data_bytes.saturating_mul(Form::COUNT * EncodedLen::FACTOR_MAX)
     }
 
     /// How many bytes a message with this data takes at most in all forms of these kinds together,
@@ -82,7 +82,7 @@ impl Kinds {
         if !self.sockjs && !self.polled {
             return raw;
         }
-        let Written { string, event, script } = Written::of(data);
+        let EncodedLen { string, event, script } = EncodedLen::of(data);
         let sockjs = if self.sockjs { string } else { 0 };
         // Each envelope, chunked and unchunked, and the items that wait in sessions.
         let polled = if self.polled { string + 2 * (string + event + script) } else { 0 };

@@ -34,7 +34,7 @@ use crate::limits::Limits;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
-use addresses::{Whereabouts, household};
+use addresses::{Whereabouts, prefix};
 use expected::Expected;
 use full::Clog;
 use long_emit::LongEmit;
@@ -350,7 +350,7 @@ impl Judge {
         let controllers = self.lines.values().filter(is_controller).count();
         let role = match door {
             Door::Control => {
-                let (place, heard_at) = (household(from), self.now.mono);
+                let (place, heard_at) = (prefix(from), self.now.mono);
                 Role::Controller(Controller { place, heard_at, ..Controller::default() })
             }
             Door::Web | Door::Admin => Role::Http(self.term("http_head_ms")),

@@ -9,14 +9,14 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions};
+use super::command::{self, Command, EmitOptions, MemberScanner, Refused, StoreOptions};
 use super::deadlines::Deadlines;
 use super::full::Next;
 use super::intake::Room;
 use super::replies::{Body, Owed, ReplySink, SUCCESS, WORK_BYTES, info, refused, success};
 use super::shortage::DeferredRequest;
 use super::{Switch, WHOLE, Waiter, text};
-use crate::address::Household;
+use crate::address::ClientPrefix;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
 use crate::hub::{Change, LOOKED_INTO_BYTES, NsId, Outcome, Refusal, StateKeyRef};
@@ -31,12 +31,12 @@ use crate::uuid::Uuid;
 pub(super) struct Controller {
     pub decoder: control::Decoder,
     /// What is known of a large request while it arrives.
-    outline: Option<Box<Outline>>,
+    scanner: Option<Box<MemberScanner>>,
     /// Room for the large frame that is arriving, or its place in the queue for that.
     pub room: Option<Room>,
     pub place: Option<u64>,
     /// The address or network that it comes from, by which the unauthenticated are evicted.
-    pub household: Household,
+    pub prefix: ClientPrefix,
     /// The namespace it acts in, and the epoch of the key it used.
     pub auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
@@ -84,8 +84,8 @@ impl Answer {
 
 impl Controller {
     /// Creates the controller of a new connection.
-    pub fn new(household: Household) -> Controller {
-        Controller { household, ..Controller::default() }
+    pub fn new(prefix: ClientPrefix) -> Controller {
+        Controller { prefix, ..Controller::default() }
     }
 
     /// All replies have gone to the kernel: reads it again if it was held for that.
@@ -173,23 +173,23 @@ impl Controller {
     /// Carries out no more of it: a partial frame is of no use then.
     pub fn end(&mut self) {
         self.is_ended = true;
-        (self.decoder, self.outline, self.room) = Default::default();
+        (self.decoder, self.scanner, self.room) = Default::default();
     }
 
     /// Takes what has arrived of an incomplete request. A large one is scanned as it arrives:
     /// scanning eight megabytes at once would block everybody for ten milliseconds.
     fn read_on(&mut self, arrived: &[u8], limits: &Limits) {
         if arrived.len() > limits.control_frame_unauthenticated_bytes {
-            self.outline.get_or_insert_with(|| Box::new(command::outline())).read(arrived);
+            self.scanner.get_or_insert_with(|| Box::new(command::scanner())).read(arrived);
         }
     }
 
     /// Completes the scan of a large request; `None` for a small one.
     #[inline]
-    fn whole(&mut self, body: &[u8]) -> Option<Box<Outline>> {
-        let mut outline = self.outline.take()?;
-        outline.read(body);
-        Some(outline)
+    fn whole(&mut self, body: &[u8]) -> Option<Box<MemberScanner>> {
+        let mut scanner = self.scanner.take()?;
+        scanner.read(body);
+        Some(scanner)
     }
 
     /// Notes that it has authenticated (`None`), or when it must have.
@@ -292,7 +292,7 @@ impl Switch {
                 controller.read_on(decoder.arrived(), &self.limits);
                 break;
             };
-            let mut outline = controller.whole(body);
+            let mut scanner = controller.whole(body);
             commands += 1;
             self.metrics.commands += 1;
             if commands == 1 {
@@ -301,7 +301,7 @@ impl Switch {
             }
             self.look_again_at_key(net, controller, &mut keys);
             let is_large = controller.room.is_some();
-            self.command(net, conn, controller, (body, outline.as_deref_mut()))?;
+            self.command(net, conn, controller, (body, scanner.as_deref_mut()))?;
             if is_large {
                 decoder.release();
                 controller.room = None;
@@ -318,15 +318,15 @@ impl Switch {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        (body, mut outline): (&[u8], Option<&mut Outline>),
+        (body, mut scanner): (&[u8], Option<&mut MemberScanner>),
     ) -> Result<(), CloseReason> {
         let max = self.limits.control_frame_bytes;
-        let body = match text::of_body(body, outline.as_deref_mut(), max) {
+        let body = match text::of_body(body, scanner.as_deref_mut(), max) {
             Ok(body) => body,
             Err(refused) => return self.refuse(net, conn, controller, &refused),
         };
         let is_authenticated = controller.auth.is_some();
-        let command = command::parse(&body, outline.as_deref(), is_authenticated, &self.limits);
+        let command = command::parse(&body, scanner.as_deref(), is_authenticated, &self.limits);
         let answer = match &command {
             Ok(command) if self.puts_off(net, conn, controller, command) => return Ok(()),
             Ok(command) => self.execute(net, conn, controller, command),

@@ -6,7 +6,7 @@
 use super::Switch;
 use super::command::Refused;
 use super::replies::WORK_BYTES;
-use crate::codec::sockjs::Written;
+use crate::codec::sockjs::EncodedLen;
 use crate::edge::Net;
 use crate::hub::{Change, ChannelId, NsId, StateKeyRef};
 use crate::publication::{Kinds, Publication, Run};
@@ -87,17 +87,17 @@ impl Switch {
         at: UnixMillis,
     ) -> Result<(), Refused> {
         let max = self.limits.publication_bytes;
-        if self.limits.state_bytes.saturating_mul(2 * Written::FACTOR_MAX) <= max {
+        if self.limits.state_bytes.saturating_mul(2 * EncodedLen::FACTOR_MAX) <= max {
             return Ok(());
         }
         let held =
             is_push.then(|| self.hub.state(ns, state_key.channel, state_key.user, at)).flatten();
         let parts = [held.unwrap_or_default(), data];
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        if length.saturating_mul(2 * Written::FACTOR_MAX) <= max {
+        if length.saturating_mul(2 * EncodedLen::FACTOR_MAX) <= max {
             return Ok(());
         }
-        let bytes: usize = parts.iter().map(|part| Written::of(part).on_its_way()).sum();
+        let bytes: usize = parts.iter().map(|part| EncodedLen::of(part).on_its_way()).sum();
         // Counting the escapes of a long state takes time.
         self.work += length / WORK_BYTES;
         if bytes <= max { Ok(()) } else { Err(self.too_much()) }

@@ -194,7 +194,7 @@ mod tests {
     use super::super::replies::tests::Wire;
     use super::super::{Settings, WHOLE};
     use super::*;
-    use crate::address::Household;
+    use crate::address::ClientPrefix;
     use crate::hub::PeerId;
     use crate::journal::MemoryJournal;
     use crate::limits::Limits;
@@ -239,7 +239,8 @@ mod tests {
     ) -> (Vec<Vec<u8>>, usize) {
         let channels = Channels::Many(channels.iter().map(|name| (*name).into()).collect());
         for slot in 100..100 + count {
-            let (conn, mut controller) = (ConnId::new(slot, 0), Controller::new(Household::Unix));
+            let (conn, mut controller) =
+                (ConnId::new(slot, 0), Controller::new(ClientPrefix::Unix));
             assert!(switch.is_long(*ns, &channels, options.user.as_deref()));
             switch.begin_long_emit(conn, &mut controller, (*ns, &channels, "1"), options);
             switch.seats.seat_controller(conn, controller);

@@ -432,7 +432,7 @@ impl Switch {
 mod tests {
     use super::super::Settings;
     use super::*;
-    use crate::address::{Address, Household};
+    use crate::address::{Address, ClientPrefix};
     use crate::edge::{Door, Handler, Kept};
     use crate::frame::Frame;
     use crate::journal::MemoryJournal;
@@ -490,7 +490,7 @@ mod tests {
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
         let mut net = Stuck { now, owed: vec![100; 13], closed: 0 };
         for slot in 0..13 {
-            switch.seats.seat_controller(ConnId::new(slot, 0), Controller::new(Household::Unix));
+            switch.seats.seat_controller(ConnId::new(slot, 0), Controller::new(ClientPrefix::Unix));
         }
         switch.make_room(&mut net);
         assert_eq!(net.closed, 0, "they have had no time to take anything");

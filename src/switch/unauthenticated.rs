@@ -1,7 +1,7 @@
 //! Back ends that have not authenticated, or whose key is no longer valid. Their
 //! number is bounded. When there is one too many, or all connections are taken, the oldest of the
-//! household (address or network) with the most of them is evicted, so that a fast client can
-//! take only its own household's places. `control` tells who comes and goes.
+//! prefix (address or network) with the most of them is evicted, so that a fast client can
+//! take only its own prefix's places. `control` tells who comes and goes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use super::Switch;
 use super::command::{INVALID_SKEY, NO_NAMESPACE, Refused};
 use super::control::Controller;
 use super::replies::refused;
-use crate::address::Household;
+use crate::address::ClientPrefix;
 use crate::codec::jwt;
 use crate::edge::{ConnId, Net};
 use crate::hub::{NsId, Refusal};
@@ -33,20 +33,20 @@ fn authenticated_max(connections: usize) -> usize {
     }
 }
 
-/// Order of eviction among households: the most members first; among equals, the one whose oldest
+/// Order of eviction among prefixes: the most members first; among equals, the one whose oldest
 /// member came first.
-type Rank = (usize, Reverse<u64>, Household);
+type Rank = (usize, Reverse<u64>, ClientPrefix);
 
 /// The back ends that have not authenticated.
 #[derive(Debug, Default)]
 pub(super) struct Unauthenticated {
     /// How many have come so far: the age of the next.
     next: u64,
-    /// Household and age of each.
-    places: BTreeMap<ConnId, (Household, u64)>,
-    /// The members of each household, the oldest first.
-    households: BTreeMap<Household, BTreeMap<u64, ConnId>>,
-    /// All households; the first to be evicted from is last.
+    /// Prefix and age of each.
+    places: BTreeMap<ConnId, (ClientPrefix, u64)>,
+    /// The members of each prefix, the oldest first.
+    prefixes: BTreeMap<ClientPrefix, BTreeMap<u64, ConnId>>,
+    /// All prefixes; the first to be evicted from is last.
     ranks: BTreeSet<Rank>,
 }
 
@@ -67,40 +67,40 @@ impl Unauthenticated {
     }
 
     /// Adds one: a new connection, or one whose key is no longer valid.
-    pub fn insert(&mut self, conn: ConnId, household: Household) {
+    pub fn insert(&mut self, conn: ConnId, prefix: ClientPrefix) {
         self.remove(conn);
         let age = self.next;
         self.next += 1;
-        self.places.insert(conn, (household, age));
-        self.change(household, |members| members.insert(age, conn));
+        self.places.insert(conn, (prefix, age));
+        self.change(prefix, |members| members.insert(age, conn));
     }
 
     /// Removes one that has authenticated or gone; does nothing for other connections.
     pub fn remove(&mut self, conn: ConnId) {
-        if let Some((household, age)) = self.places.remove(&conn) {
-            self.change(household, |members| members.remove(&age));
+        if let Some((prefix, age)) = self.places.remove(&conn) {
+            self.change(prefix, |members| members.remove(&age));
         }
     }
 
-    /// The one to evict for a newcomer of that household, which is in the set already: the
-    /// oldest of the largest household. A peer on a unix socket, which file permissions have let
+    /// The one to evict for a newcomer of that prefix, which is in the set already: the
+    /// oldest of the largest prefix. A peer on a unix socket, which file permissions have let
     /// in, is never evicted for one that is not.
-    pub fn first_to_go(&self, newcomer: Household) -> Option<ConnId> {
-        let may_go = |household| newcomer == Household::Unix || household != Household::Unix;
-        let (.., household) = self.ranks.iter().rev().find(|(.., other)| may_go(*other))?;
-        self.households.get(household)?.values().next().copied()
+    pub fn first_to_go(&self, newcomer: ClientPrefix) -> Option<ConnId> {
+        let may_go = |prefix| newcomer == ClientPrefix::Unix || prefix != ClientPrefix::Unix;
+        let (.., prefix) = self.ranks.iter().rev().find(|(.., other)| may_go(*other))?;
+        self.prefixes.get(prefix)?.values().next().copied()
     }
 
     fn change<T>(
         &mut self,
-        household: Household,
+        prefix: ClientPrefix,
         change: impl FnOnce(&mut BTreeMap<u64, ConnId>) -> T,
     ) {
         let rank = |members: &BTreeMap<u64, ConnId>| -> Option<Rank> {
             let (oldest, _) = members.first_key_value()?;
-            Some((members.len(), Reverse(*oldest), household))
+            Some((members.len(), Reverse(*oldest), prefix))
         };
-        let members = self.households.entry(household).or_default();
+        let members = self.prefixes.entry(prefix).or_default();
         if let Some(before) = rank(members) {
             self.ranks.remove(&before);
         }
@@ -110,17 +110,17 @@ impl Unauthenticated {
                 self.ranks.insert(after);
             }
             None => {
-                self.households.remove(&household);
+                self.prefixes.remove(&prefix);
             }
         }
     }
 
     /// Checks all invariants; for tests.
     pub fn check_invariants(&self) {
-        assert_eq!(self.ranks.len(), self.households.len());
-        let members: usize = self.households.values().map(BTreeMap::len).sum();
+        assert_eq!(self.ranks.len(), self.prefixes.len());
+        let members: usize = self.prefixes.values().map(BTreeMap::len).sum();
         assert_eq!(members, self.len());
-        assert!(self.households.values().all(|members| !members.is_empty()));
+        assert!(self.prefixes.values().all(|members| !members.is_empty()));
     }
 }
 
@@ -143,20 +143,20 @@ impl Switch {
         let auth_by = net.now().mono.plus(self.limits.control_auth_ms as u64);
         let Some(controller) = self.seats.controller(conn) else { return };
         controller.admit(net, conn, Some(auth_by));
-        let household = controller.household;
-        self.unauthenticated.insert(conn, household);
-        if is_full && self.unauthenticated.first_to_go(household) == Some(conn) {
+        let prefix = controller.prefix;
+        self.unauthenticated.insert(conn, prefix);
+        if is_full && self.unauthenticated.first_to_go(prefix) == Some(conn) {
             self.unauthenticated.remove(conn);
             controller.let_go(net, conn, CloseReason::Full);
         } else if is_full
             || self.unauthenticated.len() > self.limits.control_unauthenticated_connections
         {
-            self.evict_unauthenticated(net, household);
+            self.evict_unauthenticated(net, prefix);
         }
     }
 
-    /// Evicts one for a newcomer of that household.
-    pub(super) fn evict_unauthenticated(&mut self, net: &mut impl Net, newcomer: Household) {
+    /// Evicts one for a newcomer of that prefix.
+    pub(super) fn evict_unauthenticated(&mut self, net: &mut impl Net, newcomer: ClientPrefix) {
         let Some(conn) = self.unauthenticated.first_to_go(newcomer) else { return };
         self.unauthenticated.remove(conn);
         if let Some(controller) = self.seats.controller(conn) {
@@ -354,13 +354,13 @@ mod tests {
     use crate::journal::MemoryJournal;
     use crate::limits::Limits;
 
-    /// Adds back ends of these households one by one, four at most; returns which are left.
-    fn left(places: &[Household]) -> Vec<usize> {
+    /// Adds back ends of these prefixes one by one, four at most; returns which are left.
+    fn left(places: &[ClientPrefix]) -> Vec<usize> {
         let mut unauthenticated = Unauthenticated::default();
-        for (slot, household) in (0..).zip(places) {
-            unauthenticated.insert(ConnId::new(slot, 7), *household);
+        for (slot, prefix) in (0..).zip(places) {
+            unauthenticated.insert(ConnId::new(slot, 7), *prefix);
             if unauthenticated.len() > 4 {
-                unauthenticated.remove(unauthenticated.first_to_go(*household).unwrap());
+                unauthenticated.remove(unauthenticated.first_to_go(*prefix).unwrap());
             }
             unauthenticated.check_invariants();
         }
@@ -369,8 +369,8 @@ mod tests {
 
     #[test]
     fn who_comes_fastest_takes_places_from_nobody_else() {
-        let [a, b, c, d, e, unix] =
-            [1, 2, 3, 4, 5, 0].map(|ip| if ip == 0 { Household::Unix } else { Household::V4(ip) });
+        let [a, b, c, d, e, unix] = [1, 2, 3, 4, 5, 0]
+            .map(|ip| if ip == 0 { ClientPrefix::Unix } else { ClientPrefix::V4(ip) });
         // A single one before a crowd, and amid one.
         assert_eq!(left(&[a, b, b, b, b, b, b]), [0, 4, 5, 6]);
         assert_eq!(left(&[b, b, b, b, b, a, b, b, b, b]), [5, 7, 8, 9]);
@@ -390,13 +390,13 @@ mod tests {
         let mut unauthenticated = Unauthenticated::default();
         let conns = [0, 1, 2].map(|slot| ConnId::new(slot, 1));
         for conn in conns {
-            unauthenticated.insert(conn, Household::V6(u64::from(conn.slot % 2)));
-            unauthenticated.insert(conn, Household::V6(u64::from(conn.slot % 2)));
+            unauthenticated.insert(conn, ClientPrefix::V6(u64::from(conn.slot % 2)));
+            unauthenticated.insert(conn, ClientPrefix::V6(u64::from(conn.slot % 2)));
         }
         conns.into_iter().chain(conns).for_each(|conn| unauthenticated.remove(conn));
         unauthenticated.check_invariants();
         assert_eq!(
-            (unauthenticated.len(), unauthenticated.first_to_go(Household::Unix)),
+            (unauthenticated.len(), unauthenticated.first_to_go(ClientPrefix::Unix)),
             (0, None)
         );
     }

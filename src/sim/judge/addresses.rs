@@ -30,7 +30,7 @@ fn is_proxy(address: Address) -> bool {
 }
 
 /// Returns a text that is the same for all addresses that count as one.
-pub(super) fn household(address: Address) -> String {
+pub(super) fn prefix(address: Address) -> String {
     match address {
         Address::Ip(IpAddr::V4(ip)) => ip.to_string(),
         Address::Ip(IpAddr::V6(ip)) => format!("{:x?}", &ip.segments()[..4]),
@@ -62,7 +62,7 @@ impl Judge {
         if !is_full && unauthenticated.len() <= self.limits.control_unauthenticated_connections {
             return;
         }
-        let local = household(Address::Unix);
+        let local = prefix(Address::Unix);
         let may_go = |place: &str| from == local || place != local;
         let crowd =
             |place: &str| unauthenticated.iter().filter(|(_, other, _)| *other == place).count();
@@ -108,13 +108,13 @@ impl Judge {
             return;
         }
         match is_proxy(from) {
-            true => line.whereabouts.proxy = Some(household(from)),
-            false => self.counts(conn, household(from)),
+            true => line.whereabouts.proxy = Some(prefix(from)),
+            false => self.counts(conn, prefix(from)),
         }
     }
 
     /// A PROXY header has named the client, which counts as if it had connected itself.
-    pub(super) fn is_introduced(&mut self, conn: ConnId, from: Address) {
+    pub(super) fn note_proxy_header(&mut self, conn: ConnId, from: Address) {
         self.came(conn, from);
         if let Some(line) = self.lines.get_mut(&conn) {
             line.whereabouts.is_spoken_for = !is_proxy(from);
@@ -131,7 +131,7 @@ impl Judge {
             is_open && line.whereabouts.proxy.is_none() && !is_proxy(line.from)
         };
         for line in self.lines.values_mut().filter(is_here) {
-            line.whereabouts.counts_as.get_or_insert_with(|| household(line.from));
+            line.whereabouts.counts_as.get_or_insert_with(|| prefix(line.from));
         }
     }
 
@@ -143,10 +143,10 @@ impl Judge {
         let is_unknown = is_unknown && !whereabouts.is_spoken_for;
         if is_unknown && client.is_some() && has_cap && is_proxy(*from) {
             // It came when there was no limit.
-            whereabouts.proxy = Some(household(*from));
+            whereabouts.proxy = Some(prefix(*from));
         }
         let Some(proxy) = whereabouts.proxy.clone() else { return };
-        self.counts(conn, client.map_or(proxy, |ip| household(ip.into())));
+        self.counts(conn, client.map_or(proxy, |ip| prefix(ip.into())));
     }
 
     fn counts(&mut self, conn: ConnId, place: String) {

@@ -301,7 +301,7 @@ impl Judge {
                 self.expect(conn, Expected::Http(503));
                 self.close(conn, CloseReason::Answered);
             }
-            Intent::Introduced(Some(client)) => self.is_introduced(conn, client.into()),
+            Intent::ProxyHeader(Some(client)) => self.note_proxy_header(conn, client.into()),
             Intent::Named(client) => self.is_named(conn, client),
             Intent::Upgrade(form) => {
                 let (auth_by, ping_at) = (self.term("auth_ms"), self.term("heartbeat_ms"));
@@ -332,7 +332,7 @@ impl Judge {
             }
             Intent::Message(events) => self.message(conn, events),
             Intent::Ping(payload) => self.expect(conn, Expected::Pong(payload)),
-            Intent::Pong | Intent::Introduced(None) => {}
+            Intent::Pong | Intent::ProxyHeader(None) => {}
             Intent::Close(said) => {
                 self.expect(conn, Expected::Close(said.or(Some((1000, String::new())))));
                 self.close(conn, CloseReason::PeerClosed);

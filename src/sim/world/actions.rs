@@ -177,7 +177,7 @@ impl<G: Ground> World<G> {
             client.from = back_end(&mut self.net.prng);
         } else {
             client.from = way.from;
-            way.introduce(&mut client, &mut self.judge);
+            way.send_proxy_header(&mut client, &mut self.judge);
         }
         match kind {
             1..=3 if is_strange => {

@@ -1,7 +1,7 @@
 //! The targets reach what they check, and report what is broken.
 
 use super::*;
-use crate::address::Household;
+use crate::address::ClientPrefix;
 use crate::journal::RollbackJournal;
 
 /// Returns what a peer has received since it connected, after the opening and a script.
@@ -55,7 +55,7 @@ fn a_back_end_goes_for_the_first_reason_that_there_was() {
     world.line(b"L\xff\xff\xff\xff");
     world.turn();
     // It is owed the key that was generated for it, and is evicted meanwhile.
-    world.switch.evict_unauthenticated(&mut world.net, Household::Unix);
+    world.switch.evict_unauthenticated(&mut world.net, ClientPrefix::Unix);
     world.rest();
     let closed = world.switch.metrics.closed;
     assert_eq!(closed[CloseReason::ControlFraming as usize], 1);

@@ -135,7 +135,7 @@ pub trait Handler {
 
     /// Whether this turn has no room for more input from [`Door::Control`]. Connections of that
     /// listener not read by then are read first in the next turn.
-    fn has_heard_enough(&self) -> bool {
+    fn is_turn_full(&self) -> bool {
         false
     }
 

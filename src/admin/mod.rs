@@ -259,8 +259,8 @@ impl Handler for AdminDoor {
         self.switch.stopping(net, until);
     }
 
-    fn has_heard_enough(&self) -> bool {
-        self.switch.has_heard_enough()
+    fn is_turn_full(&self) -> bool {
+        self.switch.is_turn_full()
     }
 
     fn unauthenticated(&self) -> usize {

@@ -312,7 +312,7 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
         admissions_per_second: 0,
         admissions_burst: 0,
         control_reserve: 0,
-        control_unheard: 0,
+        control_unread_max: 0,
         admin_connections: 0,
         close_ms: 2000,
         drain_ms: 2000,

@@ -1,5 +1,5 @@
 //! Fuzz target for the whole server: switch, web, hub and a journal on the fake network. Owns the
-//! turn, which is that of the reactor without `hung_up` and `has_heard_enough`, and does what an
+//! turn, which is that of the reactor without `hung_up` and `is_turn_full`, and does what an
 //! input says; what the network does by itself follows a seed that the input gives. Called by the
 //! fuzzer and by the test that replays its corpus, never by the server.
 //!

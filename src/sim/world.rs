@@ -170,7 +170,7 @@ impl<G: Ground> World<G> {
         for conn in ready.drain(..most) {
             let line = self.judge.lines.get(&conn);
             let is_back_end = line.is_some_and(|line| line.door() == Door::Control);
-            match is_back_end && self.switch.has_heard_enough() {
+            match is_back_end && self.switch.is_turn_full() {
                 true => left.push(conn),
                 false => self.read(conn),
             }

@@ -522,7 +522,7 @@ impl Handler for Switch {
         self.drain(net);
     }
 
-    fn has_heard_enough(&self) -> bool {
+    fn is_turn_full(&self) -> bool {
         self.has_worked_enough()
     }
 

@@ -81,7 +81,7 @@ struct Total {
 pub struct Ledger {
     totals: [Total; 2],
     /// Bytes of each kind that wait outside the pool; a frame counts in every place.
-    aside: [usize; 2],
+    outside: [usize; 2],
 }
 
 /// Cost of one more place in which a frame waits, in a ring that may be half empty.
@@ -112,20 +112,20 @@ impl Ledger {
     }
 
     /// Counts a frame in one more place that is not a queue of the pool.
-    pub fn add_aside(&mut self, frame: &Frame, kind: Kind) {
+    pub fn add_outside(&mut self, frame: &Frame, kind: Kind) {
         self.add(frame, kind);
-        self.aside[kind as usize] += frame.len();
+        self.outside[kind as usize] += frame.len();
     }
 
     /// Counts a frame in one such place less.
-    pub fn remove_aside(&mut self, frame: &Frame, kind: Kind) {
+    pub fn remove_outside(&mut self, frame: &Frame, kind: Kind) {
         self.remove(frame, kind);
-        self.aside[kind as usize] -= frame.len();
+        self.outside[kind as usize] -= frame.len();
     }
 
     /// Bytes of this kind that wait outside the pool; a frame counts in every place.
-    pub fn aside(&self, kind: Kind) -> usize {
-        self.aside[kind as usize]
+    pub fn outside(&self, kind: Kind) -> usize {
+        self.outside[kind as usize]
     }
 
     /// Memory of all waiting frames of this kind.

@@ -15,7 +15,7 @@ use super::slots::Slots;
 use super::stream::Stream;
 use crate::address::Address;
 use crate::arena::NIL;
-use crate::edge::{ConnId, Door, Kept, Net, Owed};
+use crate::edge::{ConnId, Door, Net, Owed, QueueMemory};
 use crate::frame::{Frame, FramePool, Kind};
 use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
@@ -482,19 +482,19 @@ impl Net for Io {
         peer.set(flag::FAST_CLOSE, true);
     }
 
-    fn keep(&mut self, frame: &Frame, kind: Kind) {
-        self.frames.ledger.add_aside(frame, kind);
+    fn add_outside(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.add_outside(frame, kind);
     }
 
-    fn unkeep(&mut self, frame: &Frame, kind: Kind) {
-        self.frames.ledger.remove_aside(frame, kind);
+    fn remove_outside(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.remove_outside(frame, kind);
     }
 
-    fn kept(&self) -> Kept {
+    fn queue_memory(&self) -> QueueMemory {
         let ledger = &self.frames.ledger;
         let (bytes, answers) = (ledger.weight(Kind::Published), ledger.weight(Kind::Asked));
-        let aside = ledger.aside(Kind::Published);
-        Kept { bytes, aside, answers, answers_aside: ledger.aside(Kind::Asked) }
+        let outside = ledger.outside(Kind::Published);
+        QueueMemory { bytes, outside, answers, answers_outside: ledger.outside(Kind::Asked) }
     }
 
     fn owed(&self, each: &mut dyn FnMut(Owed)) {
@@ -571,7 +571,7 @@ impl Net for Io {
         }
     }
 
-    fn keeps(&mut self, conn: ConnId, bytes: usize) {
+    fn note_input_bytes(&mut self, conn: ConnId, bytes: usize) {
         if let Some(peer) = self.peers.get_mut(conn).filter(|peer| peer.phase == Phase::Open) {
             self.pending_input.set_handler_bytes(peer, bytes);
         }
@@ -582,8 +582,8 @@ impl Net for Io {
             queued_bytes: self.frames.bytes(),
             queued_frames: self.frames.len(),
             input_bytes: self.pending_input.bytes,
-            kept_bytes: self.kept().bytes,
-            answers_bytes: self.kept().answers,
+            kept_bytes: self.queue_memory().bytes,
+            answers_bytes: self.queue_memory().answers,
             watched: self.watches.len(),
             ..self.meters.clone()
         }

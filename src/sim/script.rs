@@ -360,7 +360,7 @@ impl<G: Ground> Stage<G> {
         }
         assert!(self.net.sockets.is_empty(), "left: {:?}", self.net.sockets);
         assert!(self.net.frames.is_empty() && self.net.wheel.is_empty(), "frames or timers left");
-        assert_eq!(self.net.kept().bytes, 0, "publications are left");
+        assert_eq!(self.net.queue_memory().bytes, 0, "publications are left");
         assert!(self.net.is_nobody_watched(), "somebody is watched");
         let switch = self.door.switch();
         let [_, channels, users, peers, _] = switch.hub().sizes();

@@ -222,8 +222,16 @@ impl<G: Ground> World<G> {
         self.switch.check_invariants();
         self.judge.compare_replica();
         self.look_at_disk();
-        assert_eq!(self.net.kept().bytes, self.judge.kept_bytes(), "publications that wait");
-        assert_eq!(self.net.kept().answers, self.judge.answers_bytes(), "answers that wait");
+        assert_eq!(
+            self.net.queue_memory().bytes,
+            self.judge.kept_bytes(),
+            "publications that wait"
+        );
+        assert_eq!(
+            self.net.queue_memory().answers,
+            self.judge.answers_bytes(),
+            "answers that wait"
+        );
         let clients = &self.clients;
         self.judge.lines.retain(|conn, line| {
             !line.is_gone || clients.iter().any(|client| client.conn == Some(*conn))

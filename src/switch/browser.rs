@@ -91,7 +91,7 @@ impl Application for Site<'_> {
     }
 
     fn is_short(&self, net: &impl Net) -> bool {
-        self.is_short || net.kept().answers > self.limits.answers_bytes
+        self.is_short || net.queue_memory().answers > self.limits.answers_bytes
     }
 
     /// Only an answer that shows a state can be too large.

@@ -27,8 +27,9 @@ impl Switch {
     /// Whether back ends must wait. They are read again when a quarter of the room is free.
     #[inline]
     pub(super) fn is_flooded(&mut self, net: &impl Net) -> bool {
-        let (kept, max, now) = (net.kept().bytes, self.limits.queued_bytes, net.now().mono);
-        if self.flood.is_none() && kept > max {
+        let (queued, max, now) =
+            (net.queue_memory().bytes, self.limits.queued_bytes, net.now().mono);
+        if self.flood.is_none() && queued > max {
             self.flood = Some(Flood { since: now, look_at: now.plus(IDLE_MS) });
             self.metrics.floods += 1;
             self.report_soon(net.now());
@@ -44,12 +45,12 @@ impl Switch {
     pub(super) fn is_short_enough(&self, net: &impl Net, bytes: usize) -> bool {
         let max = self.limits.queued_bytes;
         bytes <= self.limits.control_frame_unauthenticated_bytes
-            && net.kept().bytes <= max.saturating_add(max / 8)
+            && net.queue_memory().bytes <= max.saturating_add(max / 8)
     }
 
     fn has_ebbed(&self, net: &impl Net) -> bool {
         let max = self.limits.queued_bytes;
-        net.kept().bytes <= max - max / 4
+        net.queue_memory().bytes <= max - max / 4
     }
 
     /// When a turn is wanted at the latest: at once if the output of the last one has made room.
@@ -71,7 +72,7 @@ impl Switch {
         let socket = net.largest(idle_since);
         let owed = socket.map_or(0, |(_, bytes)| bytes);
         // Searched only if one of them may be the largest.
-        let inbox = if net.kept().aside > owed { self.web.largest() } else { None };
+        let inbox = if net.queue_memory().outside > owed { self.web.largest() } else { None };
         let (web, mut site) = self.split();
         match (socket, inbox.filter(|(_, bytes)| *bytes > owed)) {
             (_, Some((session, _))) => {

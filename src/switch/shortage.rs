@@ -107,7 +107,7 @@ impl DeferredRequest {
 pub(super) fn has_reserve(limits: &Limits, net: &impl Net, bytes: usize) -> bool {
     let max = limits.answers_bytes;
     let is_little = bytes <= limits.answers_pause_bytes / 4;
-    is_little && net.kept().answers <= max.saturating_add(max / SHARES_PART + max / 8)
+    is_little && net.queue_memory().answers <= max.saturating_add(max / SHARES_PART + max / 8)
 }
 
 impl Shortage {
@@ -184,7 +184,7 @@ impl Shortage {
 impl Switch {
     /// Notes the start of a shortage, or its end, when a quarter of the room is free.
     pub(super) fn note_shortage(&mut self, net: &impl Net) {
-        let answers = net.kept().answers;
+        let answers = net.queue_memory().answers;
         if self.shortage.is_none() && answers > self.limits.answers_bytes {
             self.shortage = Some(Shortage::new(net.now().mono, answers));
             self.metrics.shortages += 1;
@@ -196,11 +196,11 @@ impl Switch {
 
     fn has_room_again(&self, net: &impl Net) -> bool {
         let max = self.limits.answers_bytes;
-        net.kept().answers <= max - max / 4
+        net.queue_memory().answers <= max - max / 4
     }
 
     fn is_short(&self, net: &impl Net) -> bool {
-        self.shortage.is_some() || net.kept().answers > self.limits.answers_bytes
+        self.shortage.is_some() || net.queue_memory().answers > self.limits.answers_bytes
     }
 
     /// When a turn is wanted at the latest: at once if the output of the last one has made room.
@@ -224,7 +224,7 @@ impl Switch {
         }
         let max = self.limits.answers_bytes;
         for _ in 0..CUTS_PER_TURN {
-            if net.kept().answers.saturating_sub(shortage.going) <= max - max / 4 {
+            if net.queue_memory().answers.saturating_sub(shortage.going) <= max - max / 4 {
                 shortage.chosen.clear();
             }
             let Some(owed) = shortage.chosen.pop() else { break };
@@ -287,7 +287,7 @@ impl Switch {
     /// Grants a back end an answer of so many bytes though there is no room, if its namespace is
     /// owed little.
     fn takes_share(&mut self, net: &impl Net, controller: &Controller, bytes: usize) -> bool {
-        let (answers, max) = (net.kept().answers, self.limits.answers_bytes);
+        let (answers, max) = (net.queue_memory().answers, self.limits.answers_bytes);
         let (Some(shortage), Some(ns)) = (&mut self.shortage, controller.namespace()) else {
             return false;
         };
@@ -433,7 +433,7 @@ mod tests {
     use super::super::Settings;
     use super::*;
     use crate::address::{Address, ClientPrefix};
-    use crate::edge::{Door, Handler, Kept};
+    use crate::edge::{Door, Handler, QueueMemory};
     use crate::frame::Frame;
     use crate::journal::MemoryJournal;
     use crate::time::{Now, UnixMillis};
@@ -459,8 +459,8 @@ mod tests {
         fn drop_all(&mut self, conn: ConnId) {
             self.owed[conn.index()] = BEGUN;
         }
-        fn kept(&self) -> Kept {
-            Kept { answers: self.owed.iter().sum(), ..Kept::default() }
+        fn queue_memory(&self) -> QueueMemory {
+            QueueMemory { answers: self.owed.iter().sum(), ..QueueMemory::default() }
         }
         fn owed(&self, each: &mut dyn FnMut(Owed)) {
             for (slot, bytes) in (0..).zip(&self.owed) {
@@ -498,7 +498,7 @@ mod tests {
         switch.make_room(&mut net);
         // 1300 are queued, of which 900 may stay: each that is closed leaves the part being sent,
         // which is gone a moment later.
-        assert_eq!((net.closed, net.kept().answers), (4, 940));
+        assert_eq!((net.closed, net.queue_memory().answers), (4, 940));
         switch.make_room(&mut net);
         assert_eq!(net.closed, 4);
     }

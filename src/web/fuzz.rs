@@ -7,7 +7,7 @@ use crate::address::{Address, Proxies};
 use crate::codec::http::{self, Head, Response};
 use crate::codec::sockjs;
 use crate::codec::ws::Bounds;
-use crate::edge::{ConnId, Door, Handler, Kept, Net};
+use crate::edge::{ConnId, Door, Handler, Net, QueueMemory};
 use crate::frame::{FRAME_COST_BYTES, Frame};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -136,8 +136,8 @@ impl Net for FakeNet {
         self.is_stuck
     }
 
-    fn kept(&self) -> Kept {
-        Kept { answers: self.answers, ..Kept::default() }
+    fn queue_memory(&self) -> QueueMemory {
+        QueueMemory { answers: self.answers, ..QueueMemory::default() }
     }
 
     fn queued(&self, conn: ConnId) -> usize {
@@ -160,7 +160,7 @@ impl Net for FakeNet {
         }
     }
 
-    fn keeps(&mut self, conn: ConnId, bytes: usize) {
+    fn note_input_bytes(&mut self, conn: ConnId, bytes: usize) {
         if let Some(peer) = self.open(conn) {
             peer.kept = bytes;
         }

@@ -327,7 +327,7 @@ impl<P> Web<P> {
     pub(super) fn release_sender(&mut self, net: &mut impl Net, conn: ConnId, id: PolledId) {
         let Line::Sender(of, reply) = std::mem::take(&mut self.lines[conn.index()]) else { return };
         debug_assert_eq!(of, id);
-        net.keeps(conn, 0);
+        net.note_input_bytes(conn, 0);
         net.send(conn, reply.frame);
         self.release(net, conn, reply.closes.then_some(CloseReason::Answered), 0);
     }

@@ -241,7 +241,7 @@ impl Polled {
     /// Drops the output that waits for a receiver.
     pub fn clear_inbox(&mut self, net: &mut impl Net) {
         for (item, kind) in std::mem::take(&mut self.inbox) {
-            net.unkeep(&item, kind);
+            net.remove_outside(&item, kind);
         }
         (self.inbox_bytes, self.published, self.backlog, self.over_since) = (0, 0, 0, None);
     }
@@ -286,7 +286,7 @@ impl Polled {
         }
         let item = frame(Form::Item);
         self.inbox_bytes += item.len();
-        net.keep(&item, Kind::Asked);
+        net.add_outside(&item, Kind::Asked);
         self.inbox.push_back((item, Kind::Asked));
     }
 
@@ -315,7 +315,7 @@ impl Polled {
         if !self.inbox.is_empty() && self.receiver.is_none() {
             self.backlog += item.len().min(backlog_max / 4);
         }
-        net.keep(&item, Kind::Published);
+        net.add_outside(&item, Kind::Published);
         self.inbox.push_back((item, Kind::Published));
         self.receiver.is_none() && self.backlog > backlog_max
     }
@@ -408,7 +408,7 @@ impl Polled {
         };
         let bytes = frame.len();
         if let Reply::Poll { response, callback } = reply {
-            net.keeps(conn, 0);
+            net.note_input_bytes(conn, 0);
             let response = if close.is_some() { response.close() } else { *response };
             answers::send_polled(net, conn, response, callback.as_deref(), frame);
         }

@@ -43,7 +43,7 @@ impl<P> Web<P> {
             self.dirty.push_back(id);
         }
         let has_room =
-            self.given < GIVEN_PER_TURN && net.kept().answers <= self.limits.answers_bytes;
+            self.given < GIVEN_PER_TURN && net.queue_memory().answers <= self.limits.answers_bytes;
         if polled.inbox_bytes() > max && has_room {
             // Offered at once, as to a socket, if there is room for its answer. Publications that
             // follow find no receiver.

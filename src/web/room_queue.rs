@@ -135,10 +135,10 @@ impl<P> Web<P> {
     /// Serves the first taker if answers in flight leave a quarter of the room free, and the taker
     /// before has taken what it was given.
     fn resume_one(&mut self, net: &impl Net) {
-        let (kept, max) = (net.kept(), self.limits.answers_bytes);
+        let (memory, max) = (net.queue_memory(), self.limits.answers_bytes);
         let is_taking = self.room_queue.given.is_some_and(|conn| net.queued(conn) > 0);
         let has_turn = self.room_queue.next.is_some_and(|id| self.sessions.contains(id));
-        let on_their_way = kept.answers.saturating_sub(kept.answers_aside);
+        let on_their_way = memory.answers.saturating_sub(memory.answers_outside);
         if is_taking || has_turn || on_their_way > max - max / 4 {
             return;
         }

@@ -499,7 +499,7 @@ impl<P> Web<P> {
         let served = serve(socket, &mut around);
         let kept = socket.kept_bytes();
         if kept != before {
-            around.net.keeps(conn, kept);
+            around.net.note_input_bytes(conn, kept);
         }
         served.unwrap_or_else(|parting| {
             self.dismiss_socket(net, app, conn, parting);

@@ -144,7 +144,7 @@ impl<P> Web<P> {
     /// the last answer, part of which may still be in flight. During an answer, if nothing of it is
     /// taken for `backlog_ms`; a client that takes it has until [`Polled::lags_at`].
     pub(super) fn is_lost(&mut self, net: &mut impl Net, id: PolledId) -> bool {
-        if net.kept().bytes > self.limits.queued_bytes / 2 {
+        if net.queue_memory().bytes > self.limits.queued_bytes / 2 {
             return true;
         }
         let (now, ms) = (net.now().mono, self.limits.backlog_ms as u64);

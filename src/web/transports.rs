@@ -139,7 +139,7 @@ impl<P> Web<P> {
         net.deadline(conn, None);
         let Some(polled) = self.polled(id) else { return };
         if !polled.has_receiver() {
-            net.keeps(conn, receiver.kept_bytes());
+            net.note_input_bytes(conn, receiver.kept_bytes());
             polled.attach(receiver);
             polled.beat_at = now.plus(beat_ms);
             return self.mark_dirty(id);
@@ -212,7 +212,7 @@ impl<P> Web<P> {
         let done = done.answering(head);
         let closes = done.closes();
         let reply = SenderReply { frame: done.encode(Some(net.now().unix)), closes };
-        net.keeps(conn, reply.frame.len());
+        net.note_input_bytes(conn, reply.frame.len());
         self.lines[conn.index()] = Line::Sender(id, Box::new(reply));
         net.deadline(conn, Some(net.now().mono.plus(self.limits.heartbeat_ms as u64)));
         None

@@ -383,8 +383,8 @@ fn leave(seed: u64, reactor: &mut Reactor, wild: &mut Wild) {
         io.wheel.is_empty() && io.closing.count == 0 && io.closed_unreported.is_empty(),
         "seed {seed}"
     );
-    let aside = [Kind::Published, Kind::Asked].map(|kind| io.frames.ledger.aside(kind));
-    assert_eq!((io.overdue_at(), aside), (None, [0, 0]), "seed {seed}");
+    let outside = [Kind::Published, Kind::Asked].map(|kind| io.frames.ledger.outside(kind));
+    assert_eq!((io.overdue_at(), outside), (None, [0, 0]), "seed {seed}");
     assert!(io.turned_away.is_empty(), "seed {seed}");
 }
 

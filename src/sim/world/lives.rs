@@ -212,7 +212,7 @@ impl<G: Ground> World<G> {
         self.leave_all();
         assert!(self.net.sockets.is_empty(), "left: {:?}", self.net.sockets);
         assert!(self.net.frames.is_empty() && self.net.wheel.is_empty(), "frames or timers left");
-        assert_eq!(self.net.kept().bytes, 0, "publications are left");
+        assert_eq!(self.net.queue_memory().bytes, 0, "publications are left");
         assert!(self.net.is_nobody_watched(), "somebody is watched");
         assert!(!self.judge.is_waiting(), "proposals wait");
         let [_, channels, users, peers, states] = self.switch.hub().sizes();

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::super::Settings;
 use super::*;
 use crate::address::Address;
-use crate::edge::{Door, Handler, Kept};
+use crate::edge::{Door, Handler, QueueMemory};
 use crate::hub::{Change, Entry, Hub, Key, KeyRef, Seq, Undo};
 use crate::journal::{Event, Journal, Proposal, Ticket};
 use crate::limits::Limits;
@@ -105,8 +105,8 @@ impl Net for Wire {
     fn publish(&mut self, _: ConnId, _: Frame) -> bool {
         false
     }
-    fn kept(&self) -> Kept {
-        Kept { bytes: self.published, answers: self.answers, ..Kept::default() }
+    fn queue_memory(&self) -> QueueMemory {
+        QueueMemory { bytes: self.published, answers: self.answers, ..QueueMemory::default() }
     }
     fn queued(&self, conn: ConnId) -> usize {
         let is_slow = self.slow.contains(&conn);

@@ -98,7 +98,7 @@ impl Loop {
                 Event::Undo(undo) => self.hub.undo(undo, &mut Out(&mut self.journal)),
                 Event::Lost { from, upto } => {
                     self.lost.push((from, upto));
-                    self.hub.all_taken_back();
+                    self.hub.undo_finished();
                     self.hub.advance(at, 1000, &mut Out(&mut self.journal));
                 }
             }

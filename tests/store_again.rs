@@ -71,7 +71,7 @@ impl Server {
         while let Some(event) = self.journal.poll() {
             match event {
                 Event::Undo(undo) => self.hub.undo(undo, &mut Recorder(&mut self.journal)),
-                Event::Lost { .. } => self.hub.all_taken_back(),
+                Event::Lost { .. } => self.hub.undo_finished(),
                 other => panic!("{other:?}"),
             }
         }

@@ -77,7 +77,7 @@ impl Hub {
                 if space.grants.len() >= max {
                     return Err(Refusal::TooMany("grants", max));
                 }
-                let (most, taken, own) = (self.limits.grants, self.grants, space.grants.len());
+                let (most, taken, own) = (self.limits.grants, self.grant_count, space.grants.len());
                 Total { what: "grants in all", most, taken, own }.check(1)?;
                 Ok(Checked::default())
             }

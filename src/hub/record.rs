@@ -269,9 +269,9 @@ impl Hub {
     }
 
     /// Undoes a change. Undone in reverse order, changes leave nothing behind. From the first call
-    /// until [`Hub::all_taken_back`] no state expires.
+    /// until [`Hub::undo_finished`] no state expires.
     pub fn undo(&mut self, undo: Undo, out: &mut impl Outbox) {
-        self.is_taking_back = true;
+        self.is_undoing = true;
         let Undo { key, before, .. } = undo;
         // Without its namespace there is nothing left to undo.
         let Some(id) = self.numbers.get(&key.ns()).copied() else { return };
@@ -311,8 +311,8 @@ impl Hub {
     }
 
     /// Ends a series of [`Hub::undo`]: everything has been undone.
-    pub fn all_taken_back(&mut self) {
-        self.is_taking_back = false;
+    pub fn undo_finished(&mut self) {
+        self.is_undoing = false;
     }
 
     /// Passes rows from `cursor` on to `each` until it returns `false`; their order holds while
@@ -333,7 +333,7 @@ impl Hub {
                 Some(Cursor { part: Part::Grants, slot: 0 })
             }
             Part::Grants => {
-                for (id, grant) in self.given.iter_from(slot) {
+                for (id, grant) in self.grants.iter_from(slot) {
                     let Some(ns) = self.number(grant.ns) else { continue };
                     let (channel, user) = (grant.channel.clone(), grant.user.clone());
                     if !each(Key::Grant { ns, channel, user }, Row::Grant) {

@@ -34,11 +34,11 @@ impl Hub {
     /// the expiry may be what one of these set.
     #[inline(always)]
     pub fn advance(&mut self, at: UnixMillis, count: usize, out: &mut impl Outbox) {
-        if self.is_taking_back {
+        if self.is_undoing {
             return;
         }
         self.ends.advance(at.0);
-        if self.ends.has_expired() || self.leaving.has_graves() {
+        if self.ends.has_expired() || self.leaving.has_garbage() {
             self.drop_ended(count, out);
         }
     }
@@ -46,7 +46,7 @@ impl Hub {
     /// Drops expired states, then the contents of removed namespaces.
     fn drop_ended(&mut self, count: usize, out: &mut impl Outbox) {
         for _ in 0..count {
-            let Some((_, id)) = self.ends.pop_expired() else { return self.bury(count) };
+            let Some((_, id)) = self.ends.pop_expired() else { return self.free_garbage(count) };
             if let Some(end) = self.states.get_mut(id).and_then(|state| state.end.as_mut()) {
                 end.timer = None;
             }
@@ -64,7 +64,7 @@ impl Hub {
         }
     }
 
-    /// When [`Hub::advance`] or [`Hub::depart`] is wanted next; 0: at once.
+    /// When [`Hub::advance`] or [`Hub::reap`] is wanted next; 0: at once.
     pub fn next_end(&self) -> Option<UnixMillis> {
         let is_busy = self.is_leaving() || self.is_shrinking;
         if is_busy { Some(UnixMillis(0)) } else { self.ends.next_at().map(UnixMillis) }
@@ -93,7 +93,7 @@ impl Hub {
                 let Some(space) = self.namespaces.get_mut(ns) else { return };
                 let state = State { ns, state_key: state_key.to_key(), value, end: None };
                 let id = self.states.insert(state);
-                self.living += 1;
+                self.state_count += 1;
                 space.states.insert(&self.states, id, &self.hasher);
                 id
             }
@@ -159,7 +159,7 @@ impl Hub {
         let hash = self.hash(state.state_key.as_ref());
         if let Some(ns) = self.namespaces.get_mut(state.ns) {
             ns.states.remove(&self.states, hash, id, &self.hasher);
-            self.living -= 1;
+            self.state_count -= 1;
         }
         Some(state)
     }
@@ -235,7 +235,7 @@ mod tests {
         hub.undo(undos.0.pop().unwrap(), &mut Nobody);
         hub.advance(at, 9, &mut Nobody);
         hub.undo(undos.0.pop().unwrap(), &mut Nobody);
-        hub.all_taken_back();
+        hub.undo_finished();
         hub.advance(at, 9, &mut Nobody);
         assert_eq!(hub.state(ns, "c", None, at), Some("[1,1]"));
         hub.check_invariants();

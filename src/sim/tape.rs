@@ -26,7 +26,7 @@ pub(super) enum Item {
     /// `stays`, is kept whatever becomes of the mark.
     Changed { mark: u64, stays: bool },
     /// The last recorded change was undone; if `is_end`, the expiry of a state, which has no entry.
-    TakenBack { is_end: bool },
+    Undone { is_end: bool },
     /// Everything recorded after mark `from`, up to mark `upto`, has been undone.
     Lost { from: u64, upto: u64 },
     /// A frame was sent to an open connection; `is_published` if another client published it.
@@ -194,7 +194,7 @@ impl Journal for Traced {
                 self.tape.write(Item::Lost { from: from.0, upto: upto.0 });
             }
             Some(Event::Undo(undo)) => {
-                self.tape.write(Item::TakenBack { is_end: undo.is_end() });
+                self.tape.write(Item::Undone { is_end: undo.is_end() });
             }
             None => {}
         }

@@ -202,7 +202,7 @@ impl<G: Ground> World<G> {
             assert!(sizes[1] >= expected[1], "channels of the hub");
             expected[1] = sizes[1];
         }
-        if self.judge.is_taking_back() {
+        if self.judge.is_undoing() {
             // Some expired states are back for now; those whose expiry is durable are not.
             let living = self.judge.record.living(self.judge.at());
             assert!(sizes[4] >= living, "states of the hub");

@@ -259,10 +259,10 @@ impl Switch {
     }
 
     /// Continues disconnecting the peers that are leaving, up to the limit of one turn.
-    fn depart(&mut self, net: &mut impl Net) {
+    fn reap(&mut self, net: &mut impl Net) {
         let steps = self.limits.leaves_per_turn;
         let (hub, mut delivery) = self.delivery(net);
-        hub.depart(steps, &mut delivery);
+        hub.reap(steps, &mut delivery);
         self.dismiss_leaving(net);
     }
 
@@ -319,7 +319,7 @@ impl Switch {
                 return self.dismiss_leaving(net);
             }
             Event::Lost { from, upto } => {
-                self.hub.all_taken_back();
+                self.hub.undo_finished();
                 self.lose(net, from, upto);
                 // A state that was restored may have expired meanwhile.
                 return self.advance(net);
@@ -551,7 +551,7 @@ impl Handler for Switch {
         self.shared.tick(net.now().mono);
         self.is_flooded(net);
         self.note_shortage(net);
-        self.depart(net);
+        self.reap(net);
         // Only up to the horizon: an entry that comes late still meets the states of its own time.
         self.advance(net);
         self.hear_journal(net);

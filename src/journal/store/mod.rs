@@ -106,7 +106,7 @@ pub struct StoreJournal {
     undos: VecDeque<(Mark, Undo)>,
     undo_bytes: usize,
     /// Whether everything that is not durable is being undone.
-    is_taking_back: bool,
+    is_undoing: bool,
     removals: Vec<(Ticket, Change<'static>)>,
     mark: Mark,
     durable: Mark,
@@ -187,7 +187,7 @@ impl StoreJournal {
             landed: Vec::new(),
             undos: VecDeque::new(),
             undo_bytes: 0,
-            is_taking_back: false,
+            is_undoing: false,
             removals: Vec::new(),
             mark: Mark(0),
             durable: Mark(0),
@@ -321,10 +321,10 @@ impl StoreJournal {
     }
 
     /// Returns the next change to undo, the last one first.
-    fn take_back(&mut self) -> Option<Undo> {
+    fn next_undo(&mut self) -> Option<Undo> {
         let is_left = self.undos.back().is_some_and(|(mark, _)| *mark > self.durable);
-        self.is_taking_back &= is_left;
-        if !self.is_taking_back {
+        self.is_undoing &= is_left;
+        if !self.is_undoing {
             return None;
         }
         let (_, undo) = self.undos.pop_back()?;
@@ -364,7 +364,7 @@ impl StoreJournal {
         // Changes that were waiting count as refused too, although they came before the fault.
         let refused = upto.0 - from.0 + self.removals.len() as u64;
         self.meters.refused_changes += refused;
-        self.is_taking_back = true;
+        self.is_undoing = true;
         for (ticket, _) in self.removals.drain(..) {
             self.ready.push_back(Event::Failed(ticket));
         }
@@ -481,7 +481,7 @@ impl Journal for StoreJournal {
 
     fn poll(&mut self) -> Option<Event> {
         loop {
-            if let Some(undo) = self.take_back() {
+            if let Some(undo) = self.next_undo() {
                 return Some(Event::Undo(undo));
             }
             let Some(event) = self.ready.pop_front() else {
@@ -521,7 +521,7 @@ impl Journal for StoreJournal {
     }
 
     fn due(&self) -> Option<Millis> {
-        if !self.ready.is_empty() || self.is_taking_back || self.is_shedding() {
+        if !self.ready.is_empty() || self.is_undoing || self.is_shedding() {
             return Some(Millis(0));
         }
         if let Some(flight) = &self.flight {

@@ -41,15 +41,15 @@ impl Judge {
                     (ticket.expect("all are ours"), Some(entry), *after)
                 }
                 Item::Failed(ticket) => (*ticket, None, 0),
-                Item::TakenBack { is_end } => {
-                    self.record.is_taking_back = true;
+                Item::Undone { is_end } => {
+                    self.record.is_undoing = true;
                     if !is_end {
-                        self.take_back();
+                        self.undo_last();
                     }
                     continue;
                 }
                 Item::Lost { from, upto } => {
-                    self.record.is_taking_back = false;
+                    self.record.is_undoing = false;
                     self.lose(*from, *upto);
                     self.record.advance(horizon);
                     continue;
@@ -87,17 +87,17 @@ impl Judge {
 
     /// Checks that a turn undid at most as many changes as it may deliver messages.
     pub fn takes_back_no_more_than_fits(&self, items: &[Item]) {
-        let count = items.iter().filter(|item| matches!(item, Item::TakenBack { .. })).count();
+        let count = items.iter().filter(|item| matches!(item, Item::Undone { .. })).count();
         assert!(count <= self.limits.deliveries_per_turn, "{count} were taken back in one turn");
     }
 
     /// Whether changes are being undone: expired states may be back meanwhile.
-    pub fn is_taking_back(&self) -> bool {
-        self.record.is_taking_back
+    pub fn is_undoing(&self) -> bool {
+        self.record.is_undoing
     }
 
     /// Undoes the last change.
-    fn take_back(&mut self) {
+    fn undo_last(&mut self) {
         let past = self.past.pop_back().expect("something was recorded");
         let spaces = match self.disk.is_easy {
             true => past.without_states(&self.record.spaces),

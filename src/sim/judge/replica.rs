@@ -101,7 +101,7 @@ impl Replica {
                     self.fresh.retain(|undo| !is_kept(undo));
                     self.undos.extend(self.fresh.drain(..).map(|undo| (*mark, undo)));
                 }
-                Item::TakenBack { is_end: false } => {
+                Item::Undone { is_end: false } => {
                     self.fresh.retain(|undo| !is_kept(undo));
                     // Together with what has expired since.
                     while let Some(undo) = self.fresh.pop().or_else(|| Some(self.undos.pop()?.1)) {
@@ -120,7 +120,7 @@ impl Replica {
                     for undo in lost.into_iter().rev() {
                         self.hub.undo(undo, &mut Nobody::default());
                     }
-                    self.hub.all_taken_back();
+                    self.hub.undo_finished();
                 }
                 _ => {}
             }

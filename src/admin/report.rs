@@ -60,7 +60,7 @@ impl Pages<'_> {
         text.single(&f::BODIES_EVICTED, census.bodies.evicted);
         text.single(&f::FLOODS, metrics.floods);
         text.single(&f::SHORTAGES, metrics.shortages);
-        text.single(&f::REPLIES_OWED, census.replies_owed);
+        text.single(&f::REPLIES_OWED, census.pending_reply_bytes);
         text.single(&f::CONTROL_INPUT, census.control_input);
         text.single(&f::CONTROL_INPUT_WAITS, census.control_input_waits);
         text.single(&f::CONTROL_INPUT_EVICTED, census.control_input_evicted);

@@ -2,10 +2,10 @@
 //! browser are carried out strictly one after the other, so a `subscribe` right behind `auth`
 //! always works. Called by the web door.
 
-use super::concerned::Concerned;
+use super::answer_pressure::has_reserve;
 use super::page::Demo;
+use super::refusal_tally::RefusalTally;
 use super::shared::SharedStates;
-use super::shortage::has_reserve;
 use crate::codec::http::{Head, Response};
 use crate::codec::json;
 use crate::codec::jwt::{self, Claims};
@@ -58,7 +58,7 @@ pub(super) struct Site<'a> {
     /// Encoded frames of large states on their way to subscribers.
     pub shared: &'a mut SharedStates,
     /// The namespaces whose refusals they were.
-    pub concerned: &'a mut Concerned,
+    pub refusal_tally: &'a mut RefusalTally,
     pub limits: &'a Limits,
     pub demo: Option<&'a Demo>,
     /// Queued answers take too much memory, or did until a moment ago.
@@ -244,7 +244,7 @@ impl Site<'_> {
         let (ns, token) = self.named(data)?;
         let proved = self.prove(outlet, browser, ns, token);
         if let (Err(_), Some(name)) = (proved, self.hub.name(ns)) {
-            self.concerned.note(name);
+            self.refusal_tally.note(name);
         }
         proved
     }

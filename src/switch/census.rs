@@ -28,7 +28,7 @@ pub struct Census {
     /// Memory held for request bodies.
     pub bodies: Bodies,
     /// Bytes of replies to back ends that wait for the disk.
-    pub replies_owed: usize,
+    pub pending_reply_bytes: usize,
     /// Bytes reserved for large frames of back ends that are arriving.
     pub control_input: usize,
     /// How often such a frame had to wait for room.
@@ -79,12 +79,12 @@ impl Switch {
         let http = self.web_connections().saturating_sub(ways.raw + ways.sockjs);
         let (unauthenticated, bodies) = (self.web.unauthenticated(), self.web.bodies());
         Census {
-            control: self.seats.controllers(),
+            control: self.connections.controllers(),
             ways,
             http,
             unauthenticated,
             bodies,
-            replies_owed: self.replies_owed(),
+            pending_reply_bytes: self.pending_reply_bytes(),
             control_input: self.intake.reserved(),
             control_input_waits: self.intake.waits,
             control_input_evicted: self.intake.evicted,
@@ -112,14 +112,14 @@ impl Switch {
         };
         let peers = self.web.peers().filter(is_authenticated);
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
-        let controllers = self.seats.all_controllers();
+        let controllers = self.connections.all_controllers();
         assert!(self.unauthenticated.iter().all(|conn| controllers.contains(&conn)));
         self.unauthenticated.check_invariants();
-        let is_served = |conn: &ConnId| self.seats.look_at(*conn).is_none();
+        let is_served = |conn: &ConnId| self.connections.look_at(*conn).is_none();
         assert!(!controllers.iter().any(is_served), "one is not put back");
         for (ticket, waiter) in &self.waiting {
             let Waiter::Command(conn) = waiter else { continue };
-            let controller = self.seats.look_at(*conn);
+            let controller = self.connections.look_at(*conn);
             assert!(controller.is_some_and(|c| c.waits == Some(*ticket)));
         }
     }
@@ -129,15 +129,24 @@ impl Switch {
     /// # Panics
     /// If anything is left.
     pub fn check_drained(&self, now: Now) {
-        assert_eq!(self.seats.browsers().count(), 0, "a browser is kept");
-        let queues = [self.seats.controllers(), self.unauthenticated.len(), self.waiting.len()];
-        assert_eq!(queues, [0; 3], "controllers, strangers, and who waits for a place");
+        assert_eq!(self.connections.browsers().count(), 0, "a browser is kept");
         let queues =
-            [self.owing.len(), self.crowded.len(), self.leaving.len(), self.long_emits.len()];
+            [self.connections.controllers(), self.unauthenticated.len(), self.waiting.len()];
+        assert_eq!(queues, [0; 3], "controllers, strangers, and who waits for a place");
+        let queues = [
+            self.pending_durable.len(),
+            self.waiting_for_room.len(),
+            self.leaving.len(),
+            self.long_emits.len(),
+        ];
         assert_eq!(queues, [0; 4], "who is owed, held back, leaving, or not done with");
-        assert!(self.crowd.is_empty(), "what was gathered is not handed out");
+        assert!(self.publish_batch.is_empty(), "what was gathered is not handed out");
         assert!(self.shared.due().is_none(), "a large state is on its way to nobody");
-        assert_eq!((self.room_queue.len(), self.owed.reserved()), (0, 0), "who waits for answers");
+        assert_eq!(
+            (self.room_queue.len(), self.reply_reserve.reserved()),
+            (0, 0),
+            "who waits for answers"
+        );
         self.intake.check_drained();
         self.web.check_drained();
         let meters = self.journal.meters(now).unwrap_or_default();
@@ -149,31 +158,35 @@ impl Switch {
     /// Checks that each waiting controller is in the right queue, once; for tests.
     fn check_owed(&self) {
         let mut reserved = 0;
-        for conn in self.seats.all_controllers() {
-            let Some(controller) = self.seats.look_at(conn) else { continue };
+        for conn in self.connections.all_controllers() {
+            let Some(controller) = self.connections.look_at(conn) else { continue };
             let is_owed = !controller.replies.is_empty();
             let bytes: usize = controller.replies.iter().map(|(_, owed)| owed.body().len()).sum();
             assert_eq!(bytes, controller.replies_bytes, "bytes that {conn:?} is owed");
-            assert!(is_owed || controller.owes.is_none(), "{conn:?} is owed nothing");
-            reserved += controller.owes.as_ref().map_or(0, Room::bytes);
+            assert!(is_owed || controller.reply_room.is_none(), "{conn:?} is owed nothing");
+            reserved += controller.reply_room.as_ref().map_or(0, Room::bytes);
             let places = |line: &mut dyn Iterator<Item = &ConnId>| {
                 line.filter(|other| **other == conn).count()
             };
-            let owing = places(&mut self.owing.iter());
+            let pending_durable = places(&mut self.pending_durable.iter());
             let queued = places(&mut self.room_queue.iter());
             let deferred = usize::from(controller.deferred.is_some());
             assert!(
-                owing >= usize::from(is_owed) && queued <= deferred,
+                pending_durable >= usize::from(is_owed) && queued <= deferred,
                 "{conn:?} waits for nothing"
             );
-            assert_eq!(owing + queued, deferred.max(usize::from(is_owed)), "places of {conn:?}");
+            assert_eq!(
+                pending_durable + queued,
+                deferred.max(usize::from(is_owed)),
+                "places of {conn:?}"
+            );
         }
-        assert_eq!(reserved, self.owed.reserved(), "room for replies that are owed");
+        assert_eq!(reserved, self.reply_reserve.reserved(), "room for replies that are owed");
     }
 
     /// Checks the counters against what there is; for tests.
     fn check_census(&self) {
-        let count = self.seats.browsers().count();
+        let count = self.connections.browsers().count();
         assert_eq!(count, self.web_connections(), "connections of the web door");
         let unauthenticated = self.web.peers().filter(|browser| browser.peer().is_none());
         assert_eq!(

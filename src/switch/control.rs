@@ -9,12 +9,12 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
+use super::answer_pressure::DeferredRequest;
 use super::command::{self, Command, EmitOptions, MemberScanner, Refused, StoreOptions};
 use super::deadlines::Deadlines;
 use super::full::Next;
 use super::intake::Room;
-use super::replies::{Body, Owed, ReplySink, SUCCESS, WORK_BYTES, info, refused, success};
-use super::shortage::DeferredRequest;
+use super::replies::{Body, PendingReply, ReplySink, SUCCESS, WORK_BYTES, info, refused, success};
 use super::{Switch, WHOLE, Waiter, text};
 use crate::address::ClientPrefix;
 use crate::codec::{control, jwt};
@@ -48,10 +48,10 @@ pub(super) struct Controller {
     /// The reply to the command that waits, or is a long emit, tells how many it has reached.
     pub counts: bool,
     /// Replies that wait until their mark is durable, and their bytes.
-    pub replies: VecDeque<(Mark, Owed)>,
+    pub replies: VecDeque<(Mark, PendingReply)>,
     pub replies_bytes: usize,
     /// The reservation for a large reply among those.
-    pub owes: Option<Room>,
+    pub reply_room: Option<Room>,
     /// It is not read until its replies have been sent.
     pub is_held: bool,
     /// It is not read because its next command waits for room in the journal, and for nothing else.
@@ -265,8 +265,8 @@ impl Switch {
                     return Ok(used);
                 }
             }
-            let owed = queued + self.reply_buffer.len() + controller.replies_bytes;
-            if owed >= self.limits.control_replies_pause_bytes {
+            let pending = queued + self.reply_buffer.len() + controller.replies_bytes;
+            if pending >= self.limits.control_replies_pause_bytes {
                 controller.hold(net, conn, &self.limits);
                 return Ok(used);
             }
@@ -422,8 +422,8 @@ impl Switch {
         let mark = self.mark_of(ns, state_key);
         let state = self.hub.state(ns, state_key.channel, state_key.user, at);
         let state = state.unwrap_or("null");
-        let (durable, owing) = (self.journal.durable(), &mut self.owing);
-        let mut sink = ReplySink { buffer: &mut self.reply_buffer, owing, durable };
+        let (durable, pending_durable) = (self.journal.durable(), &mut self.pending_durable);
+        let mut sink = ReplySink { buffer: &mut self.reply_buffer, pending_durable, durable };
         sink.reply(conn, controller, state.as_bytes(), mark);
     }
 
@@ -485,7 +485,7 @@ impl Switch {
         result: Option<Result<Outcome, Refusal>>,
         mark: Mark,
     ) {
-        let Some(mut controller) = self.seats.take(conn) else { return };
+        let Some(mut controller) = self.connections.take(conn) else { return };
         (controller.waits, controller.has_long_emit) = (None, false);
         let refused = match result {
             Some(Ok(outcome)) => {
@@ -505,7 +505,7 @@ impl Switch {
             controller.hear(net, conn);
         }
         self.close_when_answered(net, conn, &mut controller);
-        self.seats.put_back(conn, controller);
+        self.connections.put_back(conn, controller);
     }
 
     /// Whether there is room for another long emit. They outlive their back ends, so they are
@@ -514,15 +514,15 @@ impl Switch {
         self.long_emits.len() < self.limits.control_connections
     }
 
-    /// Reads the `crowded` connections again for which there is room now.
+    /// Reads the `waiting_for_room` connections again for which there is room now.
     pub(super) fn readmit(&mut self, net: &mut impl Net) {
-        if !self.has_room_for_long_emit() || self.flood.is_some() {
+        if !self.has_room_for_long_emit() || self.publish_pressure.is_some() {
             return;
         }
         let is_full = !self.journal.has_room();
-        let (seats, limits) = (&mut self.seats, &self.limits);
-        self.crowded.retain(|conn| {
-            let Some(controller) = seats.controller(*conn) else { return false };
+        let (connections, limits) = (&mut self.connections, &self.limits);
+        self.waiting_for_room.retain(|conn| {
+            let Some(controller) = connections.controller(*conn) else { return false };
             if controller.is_behind(limits) || is_full && controller.waits_for_disk {
                 return true;
             }
@@ -568,7 +568,7 @@ impl Switch {
         let acts_in = controller.auth.and_then(|(ns, _)| self.hub.name(ns));
         // A wrong key concerns the namespace that was named: see `key_epoch`.
         if let (302 | 313, Some(name)) = (refused.code, acts_in) {
-            self.concerned.note(name);
+            self.refusal_tally.note(name);
         }
         self.report_soon(net.now());
     }

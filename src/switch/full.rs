@@ -35,9 +35,12 @@ impl Switch {
         decoder: &control::Decoder,
         input: &[u8],
     ) -> Next {
-        let is_flooded = self.is_flooded(net)
+        let has_publish_pressure = self.has_publish_pressure(net)
             && !self.is_short_enough(net, decoder.next_length(input).unwrap_or(0));
-        if is_flooded || controller.is_behind(&self.limits) || !self.has_room_for_long_emit() {
+        if has_publish_pressure
+            || controller.is_behind(&self.limits)
+            || !self.has_room_for_long_emit()
+        {
             return Next::Waits { for_disk: false };
         }
         match self.journal.has_room() {
@@ -55,7 +58,7 @@ impl Switch {
         for_disk: bool,
     ) {
         controller.waits_for_disk = for_disk;
-        self.crowded.push(conn);
+        self.waiting_for_room.push(conn);
         controller.unhear(net, conn);
     }
 

@@ -20,7 +20,7 @@
 //! except after a line that ends in `+`: its bytes arrive together with those of the next. A script
 //! that begins with `*` uses a [`DelayedJournal`].
 
-use super::concerned::REPORT_MS;
+use super::refusal_tally::REPORT_MS;
 use super::{Demo, Settings, Switch};
 use crate::address::Address;
 use crate::codec::json::JsonError;

@@ -115,7 +115,7 @@ impl Switch {
     pub(super) fn continue_long_emits(&mut self, net: &mut impl Net) {
         let mut is_first = true;
         while (std::mem::take(&mut is_first) || !self.has_worked_enough())
-            && !self.is_flooded(net)
+            && !self.has_publish_pressure(net)
             && let Some(long_emit) = self.long_emits.pop_front()
         {
             self.continue_some(net, long_emit);
@@ -243,7 +243,7 @@ mod tests {
                 (ConnId::new(slot, 0), Controller::new(ClientPrefix::Unix));
             assert!(switch.is_long(*ns, &channels, options.user.as_deref()));
             switch.begin_long_emit(conn, &mut controller, (*ns, &channels, "1"), options);
-            switch.seats.seat_controller(conn, controller);
+            switch.connections.add_controller(conn, controller);
         }
         let (mut net, mut turns) = (Wire::default(), 0);
         while !switch.long_emits.is_empty() {

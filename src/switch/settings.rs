@@ -98,8 +98,8 @@ impl Switch {
         // Waiting connections may find room now, and nothing else may wake the loop for long.
         self.is_releasing = true;
         // A command that waits for the disk may be refused under the new limits: look at it again.
-        for conn in &self.crowded {
-            if let Some(controller) = self.seats.controller(*conn) {
+        for conn in &self.waiting_for_room {
+            if let Some(controller) = self.connections.controller(*conn) {
                 controller.waits_for_disk = false;
             }
         }
@@ -112,7 +112,7 @@ impl Switch {
         let Some(from) = self.count_from else { return };
         let slots = from..from + COUNTED_PER_TURN;
         for slot in slots.clone() {
-            let Some(conn) = self.seats.browser(slot) else {
+            let Some(conn) = self.connections.browser(slot) else {
                 self.count_from = None;
                 return;
             };

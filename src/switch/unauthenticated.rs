@@ -141,7 +141,7 @@ impl Switch {
     /// newcomer itself.
     pub(super) fn meet(&mut self, net: &mut impl Net, conn: ConnId, is_full: bool) {
         let auth_by = net.now().mono.plus(self.limits.control_auth_ms as u64);
-        let Some(controller) = self.seats.controller(conn) else { return };
+        let Some(controller) = self.connections.controller(conn) else { return };
         controller.admit(net, conn, Some(auth_by));
         let prefix = controller.prefix;
         self.unauthenticated.insert(conn, prefix);
@@ -159,7 +159,7 @@ impl Switch {
     pub(super) fn evict_unauthenticated(&mut self, net: &mut impl Net, newcomer: ClientPrefix) {
         let Some(conn) = self.unauthenticated.first_to_go(newcomer) else { return };
         self.unauthenticated.remove(conn);
-        if let Some(controller) = self.seats.controller(conn) {
+        if let Some(controller) = self.connections.controller(conn) {
             controller.let_go(net, conn, CloseReason::ControlAuth);
             self.may_be_ended = true;
         }
@@ -177,7 +177,7 @@ impl Switch {
             return Some(Millis(0));
         }
         // The connection with that key may have gone, and all others with it.
-        let ends = ends.filter(|_| self.seats.controllers() > 0)?;
+        let ends = ends.filter(|_| self.connections.controllers() > 0)?;
         Some(Millis(ends.0.saturating_sub(self.epoch)))
     }
 
@@ -191,7 +191,7 @@ impl Switch {
             self.key_watch = KeyWatch { seen: self.hub.key_changes(), ..KeyWatch::default() };
             ConnId::new(0, 0)
         });
-        let mut conns = self.seats.controllers_from(from, LOOKED_AT_PER_TURN + 1);
+        let mut conns = self.connections.controllers_from(from, LOOKED_AT_PER_TURN + 1);
         let next = conns.get(LOOKED_AT_PER_TURN).copied();
         conns.truncate(LOOKED_AT_PER_TURN);
         for conn in conns {
@@ -202,7 +202,7 @@ impl Switch {
 
     fn look_at_key_of(&mut self, net: &mut impl Net, conn: ConnId) {
         let at = self.at(net.now());
-        let Some(controller) = self.seats.controller(conn).filter(|it| !it.is_ended) else {
+        let Some(controller) = self.connections.controller(conn).filter(|it| !it.is_ended) else {
             return;
         };
         let until = controller.auth.map(|(ns, epoch)| self.hub.key_until(ns, epoch));
@@ -269,7 +269,7 @@ impl Switch {
             }
         }
         if let (None, Some(name)) = (found, self.hub.name(ns)) {
-            self.concerned.note(name);
+            self.refusal_tally.note(name);
         }
         found.ok_or(INVALID_SKEY)
     }
@@ -287,14 +287,14 @@ impl Switch {
         ns: NsId,
     ) -> Result<(), Refused> {
         let max = authenticated_max(self.limits.control_connections);
-        let known = self.seats.controllers() - self.unauthenticated.len();
+        let known = self.connections.controllers() - self.unauthenticated.len();
         if known < max || !self.unauthenticated.has(conn) {
             return Ok(());
         }
         let mut shares = BTreeMap::<NsId, (usize, (bool, ConnId))>::new();
-        for conn in self.seats.all_controllers() {
+        for conn in self.connections.all_controllers() {
             let is_there = |it: &&Controller| !it.is_ended && !self.unauthenticated.has(conn);
-            let controller = self.seats.look_at(conn).filter(is_there);
+            let controller = self.connections.look_at(conn).filter(is_there);
             if let Some((of, it)) = controller.and_then(|it| Some((it.namespace()?, it))) {
                 let candidate = (it.is_busy(), conn);
                 let (count, first) = shares.entry(of).or_insert((0, candidate));
@@ -313,7 +313,7 @@ impl Switch {
         let Some((_, (_, offender))) = offender else {
             return Err(refused(Refusal::Share("back ends in all", max)));
         };
-        if let Some(controller) = self.seats.controller(*offender) {
+        if let Some(controller) = self.connections.controller(*offender) {
             controller.let_go(net, *offender, CloseReason::Full);
             self.may_be_ended = true;
         }

@@ -183,7 +183,7 @@ impl World {
         }
         self.switch.settle(&mut self.net);
         for (conn, reason) in self.net.closed.clone() {
-            if self.switch.seats.is_controller(conn) {
+            if self.switch.connections.is_controller(conn) {
                 self.switch.closed(&mut self.net, conn, reason);
                 self.input.remove(&conn);
             }
@@ -225,7 +225,7 @@ impl World {
 
     fn owed(&self, conn: ConnId) -> usize {
         self.switch
-            .seats
+            .connections
             .look_at(conn)
             .map_or(0, |it| it.replies.iter().map(|(_, owed)| owed.body().len()).sum())
     }
@@ -316,7 +316,7 @@ fn large_answers_are_not_made_before_they_may_leave() {
     // for room.
     let owed: usize = conns.iter().map(|conn| world.owed(*conn)).sum();
     assert_eq!(owed, LARGE + conns.len() * OK.len() + OK.len());
-    assert_eq!(world.switch.census().replies_owed, owed);
+    assert_eq!(world.switch.census().pending_reply_bytes, owed);
     assert_eq!(world.rest(), 0, "it waits for the disk, and for nothing else");
     world.sync();
     let mut got = vec![Vec::new(); conns.len()];
@@ -333,7 +333,7 @@ fn large_answers_are_not_made_before_they_may_leave() {
         let lengths: Vec<usize> = replies.iter().map(String::len).collect();
         assert_eq!(lengths, [OK.len(), LARGE, OK.len()]);
     }
-    assert_eq!((world.switch.owing.len(), world.switch.owed.reserved()), (0, 0));
+    assert_eq!((world.switch.pending_durable.len(), world.switch.reply_reserve.reserved()), (0, 0));
 }
 
 #[test]
@@ -422,7 +422,7 @@ fn whoever_comes_with_a_wrong_name_does_not_wait_for_the_disk() {
     );
     world.ends(conn);
     assert_eq!(world.net.closed, [(conn, CloseReason::PeerClosed)]);
-    assert_eq!(world.switch.owing.len(), 1);
+    assert_eq!(world.switch.pending_durable.len(), 1);
 }
 
 #[test]
@@ -457,7 +457,7 @@ fn room_for_a_reply_is_nobody_s_whose_key_has_ended() {
     world.net.answers -= 9 * LARGE;
     world.turn();
     assert!(world.takes(old).pop().unwrap().ends_with("\"code\":311}"));
-    assert_eq!(world.switch.owed.reserved(), 0);
+    assert_eq!(world.switch.reply_reserve.reserved(), 0);
 }
 
 #[test]
@@ -485,7 +485,7 @@ fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
     world.comes(2, &[AUTH, r#"{"action":"rotateKey","name":"site","key":"server"}"#]);
     world.net.now = 5000;
     world.rest();
-    let is_ended = world.switch.seats.look_at(waits).map(|it| it.is_ended);
+    let is_ended = world.switch.connections.look_at(waits).map(|it| it.is_ended);
     assert_eq!((is_ended, world.owed(waits)), (Some(true), OK.len()));
     assert_eq!(world.net.closed, []);
     world.sync();

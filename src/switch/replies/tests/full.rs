@@ -13,7 +13,7 @@ fn newcomers_are_not_late_while_nobody_is_heard() {
         let conn = world.comes(slot, &[REGISTER, AUTH]);
         world.switch.closed(&mut world.net, conn, CloseReason::PeerLost);
     }
-    assert_eq!(world.switch.crowded, [], "whoever is gone leaves nothing behind");
+    assert_eq!(world.switch.waiting_for_room, [], "whoever is gone leaves nothing behind");
     let conn = world.comes(100, &[REGISTER, AUTH]);
     assert_eq!(world.net.deadlines[&conn], None);
     world.net.now = 60_000;

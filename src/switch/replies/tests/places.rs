@@ -21,7 +21,7 @@ fn whoever_has_said_all_makes_room_for_a_newcomer() {
     }
     world.sync();
     assert_eq!(world.takes(here), [OK, OK]);
-    assert_eq!((world.switch.owing.len(), world.switch.owed.reserved()), (0, 0));
+    assert_eq!((world.switch.pending_durable.len(), world.switch.reply_reserve.reserved()), (0, 0));
 }
 
 #[test]

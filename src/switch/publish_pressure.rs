@@ -17,7 +17,7 @@ const LOOK_MS: u64 = 100;
 
 /// A flood: queued publications take too much memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Flood {
+pub(super) struct PublishPressure {
     since: Millis,
     /// When to scan again.
     pub look_at: Millis,
@@ -26,17 +26,18 @@ pub(super) struct Flood {
 impl Switch {
     /// Whether back ends must wait. They are read again when a quarter of the room is free.
     #[inline]
-    pub(super) fn is_flooded(&mut self, net: &impl Net) -> bool {
+    pub(super) fn has_publish_pressure(&mut self, net: &impl Net) -> bool {
         let (queued, max, now) =
             (net.queue_memory().bytes, self.limits.queued_bytes, net.now().mono);
-        if self.flood.is_none() && queued > max {
-            self.flood = Some(Flood { since: now, look_at: now.plus(IDLE_MS) });
+        if self.publish_pressure.is_none() && queued > max {
+            self.publish_pressure =
+                Some(PublishPressure { since: now, look_at: now.plus(IDLE_MS) });
             self.metrics.floods += 1;
             self.report_soon(net.now());
-        } else if self.has_ebbed(net) {
-            self.flood = None;
+        } else if self.has_eased(net) {
+            self.publish_pressure = None;
         }
-        self.flood.is_some()
+        self.publish_pressure.is_some()
     }
 
     /// Whether a command of that length may be handled all the same: a short one adds little, as
@@ -48,26 +49,30 @@ impl Switch {
             && net.queue_memory().bytes <= max.saturating_add(max / 8)
     }
 
-    fn has_ebbed(&self, net: &impl Net) -> bool {
+    fn has_eased(&self, net: &impl Net) -> bool {
         let max = self.limits.queued_bytes;
         net.queue_memory().bytes <= max - max / 4
     }
 
     /// When a turn is wanted at the latest: at once if the output of the last one has made room.
-    pub(super) fn flood_due(&self, net: &impl Net) -> Option<Millis> {
-        let flood = self.flood?;
-        Some(if self.has_ebbed(net) { Millis(0) } else { flood.look_at })
+    pub(super) fn publish_pressure_due(&self, net: &impl Net) -> Option<Millis> {
+        let publish_pressure = self.publish_pressure?;
+        Some(if self.has_eased(net) { Millis(0) } else { publish_pressure.look_at })
     }
 
     /// Closes the browser with the largest queue, one per turn until there is room, because each
     /// search examines all browsers that do not take what is published.
-    pub(super) fn relieve(&mut self, net: &mut impl Net) {
-        if !self.is_flooded(net) {
+    pub(super) fn relieve_publish_pressure(&mut self, net: &mut impl Net) {
+        if !self.has_publish_pressure(net) {
             return;
         }
         let now = net.now().mono;
-        let Some(flood) = self.flood.filter(|flood| flood.look_at <= now) else { return };
-        let is_patient = now < flood.since.plus(PATIENCE_MS);
+        let Some(publish_pressure) =
+            self.publish_pressure.filter(|publish_pressure| publish_pressure.look_at <= now)
+        else {
+            return;
+        };
+        let is_patient = now < publish_pressure.since.plus(PATIENCE_MS);
         let idle_since = if is_patient { Millis(now.0.saturating_sub(IDLE_MS)) } else { now };
         let socket = net.largest(idle_since);
         let owed = socket.map_or(0, |(_, bytes)| bytes);
@@ -80,11 +85,11 @@ impl Switch {
             }
             (Some((conn, _)), None) => web.too_slow(net, &mut site, conn, CloseReason::Largest),
             (None, None) => {
-                if let Some(flood) = &mut self.flood {
-                    flood.look_at = now.plus(LOOK_MS);
+                if let Some(publish_pressure) = &mut self.publish_pressure {
+                    publish_pressure.look_at = now.plus(LOOK_MS);
                 }
             }
         }
-        self.is_flooded(net);
+        self.has_publish_pressure(net);
     }
 }

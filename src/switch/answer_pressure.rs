@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use super::Switch;
 use super::command::Command;
+use super::connections::Connections;
 use super::control::Controller;
 use super::replies::WORK_BYTES;
-use super::seats::Seats;
 use crate::edge::{ConnId, Net, Owed};
 use crate::hub::{NsId, StateKeyRef};
 use crate::limits::Limits;
@@ -38,7 +38,7 @@ const COUNT_MS: u64 = 100;
 
 /// A shortage: queued answers take too much memory.
 #[derive(Debug)]
-pub(super) struct Shortage {
+pub(super) struct AnswerPressure {
     since: Millis,
     /// When to scan again.
     look_at: Millis,
@@ -62,7 +62,7 @@ enum Prospect {
     /// It may be made now.
     Free,
     /// It may be made now, but has to wait for the disk; its size in bytes.
-    Owed(usize),
+    Durable(usize),
     /// It would have to wait for the disk, and there is no room: the request waits.
     Disk,
     /// It could be sent, but there is no room for its size in bytes.
@@ -110,11 +110,11 @@ pub(super) fn has_reserve(limits: &Limits, net: &impl Net, bytes: usize) -> bool
     is_little && net.queue_memory().answers <= max.saturating_add(max / SHARES_PART + max / 8)
 }
 
-impl Shortage {
-    fn new(now: Millis, before: usize) -> Shortage {
+impl AnswerPressure {
+    fn new(now: Millis, before: usize) -> AnswerPressure {
         let (seen, chosen, shares) = (BTreeMap::new(), Vec::new(), None);
         let (look_at, count_at) = (now, now);
-        Shortage { since: now, look_at, seen, chosen, going: 0, before, shares, count_at }
+        AnswerPressure { since: now, look_at, seen, chosen, going: 0, before, shares, count_at }
     }
 
     /// Grants a namespace an answer of so many bytes, and notes it, if what it is owed then is not
@@ -132,10 +132,10 @@ impl Shortage {
     }
 
     /// Counts what each namespace is owed.
-    fn count(&mut self, net: &impl Net, seats: &Seats) {
+    fn count(&mut self, net: &impl Net, connections: &Connections) {
         let mut shares = BTreeMap::new();
-        for conn in seats.all_controllers() {
-            if let Some(ns) = seats.look_at(conn).and_then(Controller::namespace) {
+        for conn in connections.all_controllers() {
+            if let Some(ns) = connections.look_at(conn).and_then(Controller::namespace) {
                 *shares.entry(ns).or_default() += net.queued(conn);
             }
         }
@@ -144,7 +144,7 @@ impl Shortage {
     }
 
     /// Scans all connections with queued answers, except those of the admin door.
-    fn look(&mut self, net: &impl Net, seats: &Seats) {
+    fn look(&mut self, net: &impl Net, connections: &Connections) {
         let now = net.now().mono;
         let before = std::mem::take(&mut self.seen);
         let mut slowest: Option<(u32, Reverse<usize>, Owed)> = None;
@@ -155,7 +155,7 @@ impl Shortage {
                 self.going += owed.bytes;
                 return;
             }
-            if !seats.has(owed.conn) {
+            if !connections.has(owed.conn) {
                 return;
             }
             let first = match before.get(&owed.conn) {
@@ -185,12 +185,12 @@ impl Switch {
     /// Notes the start of a shortage, or its end, when a quarter of the room is free.
     pub(super) fn note_shortage(&mut self, net: &impl Net) {
         let answers = net.queue_memory().answers;
-        if self.shortage.is_none() && answers > self.limits.answers_bytes {
-            self.shortage = Some(Shortage::new(net.now().mono, answers));
+        if self.answer_pressure.is_none() && answers > self.limits.answers_bytes {
+            self.answer_pressure = Some(AnswerPressure::new(net.now().mono, answers));
             self.metrics.shortages += 1;
             self.report_soon(net.now());
         } else if self.has_room_again(net) {
-            self.shortage = None;
+            self.answer_pressure = None;
         }
     }
 
@@ -200,15 +200,17 @@ impl Switch {
     }
 
     fn is_short(&self, net: &impl Net) -> bool {
-        self.shortage.is_some() || net.queue_memory().answers > self.limits.answers_bytes
+        self.answer_pressure.is_some() || net.queue_memory().answers > self.limits.answers_bytes
     }
 
     /// When a turn is wanted at the latest: at once if the output of the last one has made room.
-    pub(super) fn shortage_due(&self, net: &impl Net) -> Option<Millis> {
-        match &self.shortage {
-            Some(shortage) if shortage.chosen.is_empty() && !self.has_room_again(net) => {
-                let count_at = (!self.room_queue.is_empty()).then_some(shortage.count_at);
-                count_at.into_iter().chain([shortage.look_at]).min()
+    pub(super) fn answer_pressure_due(&self, net: &impl Net) -> Option<Millis> {
+        match &self.answer_pressure {
+            Some(answer_pressure)
+                if answer_pressure.chosen.is_empty() && !self.has_room_again(net) =>
+            {
+                let count_at = (!self.room_queue.is_empty()).then_some(answer_pressure.count_at);
+                count_at.into_iter().chain([answer_pressure.look_at]).min()
             }
             None if self.room_queue.is_empty() && !self.web.waits_for_room() => None,
             _ => Some(Millis(0)),
@@ -218,26 +220,26 @@ impl Switch {
     /// Closes connections that take nothing, the largest queues first, until there is room.
     pub(super) fn make_room(&mut self, net: &mut impl Net) {
         self.note_shortage(net);
-        let Some(mut shortage) = self.shortage.take() else { return };
-        if shortage.look_at <= net.now().mono {
-            shortage.look(net, &self.seats);
+        let Some(mut answer_pressure) = self.answer_pressure.take() else { return };
+        if answer_pressure.look_at <= net.now().mono {
+            answer_pressure.look(net, &self.connections);
         }
         let max = self.limits.answers_bytes;
         for _ in 0..CUTS_PER_TURN {
-            if net.queue_memory().answers.saturating_sub(shortage.going) <= max - max / 4 {
-                shortage.chosen.clear();
+            if net.queue_memory().answers.saturating_sub(answer_pressure.going) <= max - max / 4 {
+                answer_pressure.chosen.clear();
             }
-            let Some(owed) = shortage.chosen.pop() else { break };
-            let is_patient = net.now().mono < shortage.since.plus(PATIENCE_MS);
+            let Some(owed) = answer_pressure.chosen.pop() else { break };
+            let is_patient = net.now().mono < answer_pressure.since.plus(PATIENCE_MS);
             let is_taking = is_patient && net.taken(owed.conn) != owed.taken;
             // The scan may be some turns old: skip connections that have gone meanwhile.
-            if is_taking || !self.seats.has(owed.conn) {
+            if is_taking || !self.connections.has(owed.conn) {
                 continue;
             }
             net.drop_all(owed.conn);
             // The rest of a frame that is partly sent is still queued.
-            shortage.going += net.queued(owed.conn).min(owed.bytes);
-            match self.seats.controller(owed.conn) {
+            answer_pressure.going += net.queued(owed.conn).min(owed.bytes);
+            match self.connections.controller(owed.conn) {
                 Some(controller) => {
                     // It is closed already: nobody has to make room for it any more.
                     controller.end();
@@ -249,7 +251,7 @@ impl Switch {
                 }
             }
         }
-        self.shortage = Some(shortage);
+        self.answer_pressure = Some(answer_pressure);
         self.note_shortage(net);
     }
 
@@ -268,12 +270,12 @@ impl Switch {
         }
         match self.prospect(net, controller, command) {
             Prospect::Free => return false,
-            Prospect::Owed(bytes) => {
-                controller.owes = Some(self.owed.room(bytes));
+            Prospect::Durable(bytes) => {
+                controller.reply_room = Some(self.reply_reserve.room(bytes));
                 return false;
             }
-            Prospect::Disk if controller.replies.is_empty() => self.owing.push(conn),
-            // It is in `owing` already.
+            Prospect::Disk if controller.replies.is_empty() => self.pending_durable.push(conn),
+            // It is in `pending_durable` already.
             Prospect::Disk => {}
             Prospect::Room(bytes) if self.takes_share(net, controller, bytes) => return false,
             Prospect::Room(_) => self.room_queue.push_back(conn),
@@ -288,10 +290,11 @@ impl Switch {
     /// owed little.
     fn takes_share(&mut self, net: &impl Net, controller: &Controller, bytes: usize) -> bool {
         let (answers, max) = (net.queue_memory().answers, self.limits.answers_bytes);
-        let (Some(shortage), Some(ns)) = (&mut self.shortage, controller.namespace()) else {
+        let (Some(answer_pressure), Some(ns)) = (&mut self.answer_pressure, controller.namespace())
+        else {
             return false;
         };
-        shortage.takes_share((ns, bytes), answers, max)
+        answer_pressure.takes_share((ns, bytes), answers, max)
     }
 
     /// Estimates the answer to a command before it is made.
@@ -322,13 +325,15 @@ impl Switch {
         };
         let is_short = self.is_short(net) && !has_reserve(&self.limits, net, bytes);
         let max = self.limits.answers_bytes / OWED_PART;
-        let may_be_kept = matches!(command, Command::Get { .. }) && controller.owes.is_none();
+        let may_be_kept = matches!(command, Command::Get { .. }) && controller.reply_room.is_none();
         match (is_owed, is_short) {
             _ if !self.shared.is_worth(bytes) => Prospect::Free,
             (false, false) => Prospect::Free,
             (false, true) => Prospect::Room(bytes),
             // A list shows nothing that could be lost: it waits only for the replies before it.
-            (true, false) if may_be_kept && self.owed.has_room(bytes, max) => Prospect::Owed(bytes),
+            (true, false) if may_be_kept && self.reply_reserve.has_room(bytes, max) => {
+                Prospect::Durable(bytes)
+            }
             (true, _) => Prospect::Disk,
         }
     }
@@ -375,22 +380,22 @@ impl Switch {
             && let Some(conn) = self.room_queue.pop_front()
         {
             left -= 1;
-            let Some(mut controller) = self.seats.take(conn) else { continue };
+            let Some(mut controller) = self.connections.take(conn) else { continue };
             // A back end whose key has expired gets no large answer.
             self.look_at_key(net, &mut controller);
             if let Some(deferred) = controller.deferred.take() {
                 self.resume_one(net, conn, &mut controller, deferred);
             }
-            self.seats.put_back(conn, controller);
+            self.connections.put_back(conn, controller);
         }
     }
 
     /// Counts what each namespace is owed, if a back end waits and it is time; whether it did.
     fn count_shares(&mut self, net: &impl Net) -> bool {
-        let Some(shortage) = &mut self.shortage else { return false };
-        let is_due = !self.room_queue.is_empty() && shortage.count_at <= net.now().mono;
+        let Some(answer_pressure) = &mut self.answer_pressure else { return false };
+        let is_due = !self.room_queue.is_empty() && answer_pressure.count_at <= net.now().mono;
         if is_due {
-            shortage.count(net, &self.seats);
+            answer_pressure.count(net, &self.connections);
         }
         is_due
     }
@@ -407,7 +412,7 @@ impl Switch {
         match self.prospect(net, controller, &command) {
             Prospect::Disk => {
                 // The state has changed since.
-                self.owing.push(conn);
+                self.pending_durable.push(conn);
                 controller.deferred = Some(deferred);
                 return;
             }
@@ -420,7 +425,9 @@ impl Switch {
                 controller.deferred = Some(deferred);
                 return;
             }
-            Prospect::Owed(bytes) => controller.owes = Some(self.owed.room(bytes)),
+            Prospect::Durable(bytes) => {
+                controller.reply_room = Some(self.reply_reserve.room(bytes))
+            }
             Prospect::Room(_) | Prospect::Free => {}
         }
         net.put_off(conn, false);
@@ -490,7 +497,9 @@ mod tests {
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
         let mut net = Stuck { now, owed: vec![100; 13], closed: 0 };
         for slot in 0..13 {
-            switch.seats.seat_controller(ConnId::new(slot, 0), Controller::new(ClientPrefix::Unix));
+            switch
+                .connections
+                .add_controller(ConnId::new(slot, 0), Controller::new(ClientPrefix::Unix));
         }
         switch.make_room(&mut net);
         assert_eq!(net.closed, 0, "they have had no time to take anything");

@@ -30,13 +30,14 @@ const CUTS_PER_TURN: usize = 4;
 const LISTED_BYTES: usize = 48;
 /// Room for answers that wait for the disk: one part in so many of the limit, in addition to it.
 const OWED_PART: usize = 8;
-/// Room in a shortage for namespaces that are owed little: one part in so many of the limit, beyond
-/// what was queued at its start (at most the limit, one answer, and what had just become durable).
+/// Room under pressure for namespaces that are owed little: one part in so many of the limit,
+/// beyond what was queued at its start (at most the limit, one answer, and what had just become
+/// durable).
 const SHARES_PART: usize = 4;
 /// Interval between two counts of what each namespace is owed.
 const COUNT_MS: u64 = 100;
 
-/// A shortage: queued answers take too much memory.
+/// The state while queued answers take too much memory.
 #[derive(Debug)]
 pub(super) struct AnswerPressure {
     since: Millis,
@@ -48,7 +49,7 @@ pub(super) struct AnswerPressure {
     chosen: Vec<Owed>,
     /// Bytes queued for connections that are being closed.
     going: usize,
-    /// Bytes queued when the shortage began.
+    /// Bytes queued when the pressure began.
     before: usize,
     /// What each namespace's back ends are owed: the queues at the last count, and what was granted
     /// since. `None` before the first count.
@@ -182,7 +183,7 @@ impl AnswerPressure {
 }
 
 impl Switch {
-    /// Notes the start of a shortage, or its end, when a quarter of the room is free.
+    /// Notes the start of the pressure, or its end, when a quarter of the room is free.
     pub(super) fn note_shortage(&mut self, net: &impl Net) {
         let answers = net.queue_memory().answers;
         if self.answer_pressure.is_none() && answers > self.limits.answers_bytes {
@@ -368,7 +369,7 @@ impl Switch {
     }
 
     /// Answers the back ends for whose answers there is room now: at least one, whatever others
-    /// have asked for in this turn. During a shortage all are examined now and then: the namespace
+    /// have asked for in this turn. Under pressure all are examined now and then: the namespace
     /// of some may be owed little.
     pub(super) fn resume_waiting(&mut self, net: &mut impl Net) {
         if self.is_short(net) && !self.count_shares(net) {

@@ -69,8 +69,8 @@ impl Switch {
     }
 
     /// Returns how many sessions over HTTP have ended, by [`CloseReason`].
-    pub fn parted(&self) -> &[u64; CloseReason::ALL.len()] {
-        self.web.parted()
+    pub fn http_sessions_closed(&self) -> &[u64; CloseReason::ALL.len()] {
+        self.web.http_sessions_closed()
     }
 
     /// Counts the open connections of each kind.

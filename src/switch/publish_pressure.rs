@@ -15,7 +15,7 @@ const PATIENCE_MS: u64 = 5000;
 /// Interval between two scans while no browser may be closed.
 const LOOK_MS: u64 = 100;
 
-/// A flood: queued publications take too much memory.
+/// The state while queued publications take too much memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PublishPressure {
     since: Millis,

@@ -458,7 +458,7 @@ mod tests {
             let publication = Publication::new("c", &data);
             let World { door, net } = &mut world;
             let ids: Vec<SessionId> =
-                door.web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).collect();
+                door.web.sessions.iter().map(|(id, _)| SessionId::of_http(id)).collect();
             for id in ids {
                 assert!(!door.web.publish(net, id, &publication));
             }
@@ -480,9 +480,9 @@ mod tests {
         world.give(conn, b"POST /socket/0/0/xhr_streaming HTTP/1.1\r\nHost: a\r\n\r\n");
         let World { door: Standalone { web, .. }, net } = &mut world;
         let (id, session) = web.sessions.iter_mut().next().unwrap();
-        session.polled.took_ms = 10_000;
+        session.http_session.took_ms = 10_000;
         (net.now, net.is_stuck) = (Millis(5000), true);
-        assert!(web.publish(net, SessionId::of_polled(id), &Publication::new("c", "1")));
+        assert!(web.publish(net, SessionId::of_http(id), &Publication::new("c", "1")));
         world.end();
     }
 
@@ -494,7 +494,7 @@ mod tests {
         world.door.app.is_short = true;
         let data = format!("\"{}\"", "x".repeat(10_000));
         let World { door: Standalone { web, app, .. }, net } = &mut world;
-        let id = web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).next().unwrap();
+        let id = web.sessions.iter().map(|(id, _)| SessionId::of_http(id)).next().unwrap();
         assert!(!web.publish(net, id, &Publication::new("c", &data)));
         web.settle(net, app);
         assert!(web.waits_for_room());
@@ -520,7 +520,7 @@ mod tests {
             world.give(conn, b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n");
             let data = format!("\"{}\"", "x".repeat(10_000));
             let World { door: Standalone { web, .. }, net } = &mut world;
-            let id = web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).next().unwrap();
+            let id = web.sessions.iter().map(|(id, _)| SessionId::of_http(id)).next().unwrap();
             assert!(!web.publish(net, id, &Publication::new("c", &data)));
             // What fills the room is not this session's own output: that would be sent.
             (world.door.app.is_short, world.net.answers) = (true, usize::MAX);

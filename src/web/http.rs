@@ -1,7 +1,7 @@
 //! HTTP/1.1 on the web listener: one request at a time, head and body, each answered before the
 //! next is parsed (RFC 9112). Ambiguous input is refused and ends the connection.
 
-use super::polled::PolledId;
+use super::http_session::HttpSessionId;
 use super::uploads::Upload;
 use super::{Application, Line, Web};
 use super::{answers, origin};
@@ -317,14 +317,14 @@ impl<P> Web<P> {
     }
 
     /// Removes a sender from those that the session must answer.
-    pub(super) fn forget_sender(&mut self, id: PolledId, conn: ConnId) {
-        if let Some(polled) = self.polled(id) {
-            polled.senders.retain(|sender| *sender != conn);
+    pub(super) fn forget_sender(&mut self, id: HttpSessionId, conn: ConnId) {
+        if let Some(http_session) = self.http_session(id) {
+            http_session.senders.retain(|sender| *sender != conn);
         }
     }
 
     /// Sends a sender its answer; the connection goes on.
-    pub(super) fn release_sender(&mut self, net: &mut impl Net, conn: ConnId, id: PolledId) {
+    pub(super) fn release_sender(&mut self, net: &mut impl Net, conn: ConnId, id: HttpSessionId) {
         let Line::Sender(of, reply) = std::mem::take(&mut self.lines[conn.index()]) else { return };
         debug_assert_eq!(of, id);
         net.note_input_bytes(conn, 0);

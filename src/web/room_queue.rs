@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use super::polled::PolledId;
+use super::http_session::HttpSessionId;
 use super::session::Link;
 use super::{Application, SESSIONS_PER_TURN, SessionId, Web};
 use crate::edge::{ConnId, Net};
@@ -51,7 +51,7 @@ pub(super) struct RoomQueue {
     /// Sessions that wait for room to give a receiver its output.
     takers: Queue,
     /// The taker that is served next, although there is no room.
-    next: Option<PolledId>,
+    next: Option<HttpSessionId>,
     /// The connection of the last such taker, until it has taken all it was given.
     pub given: Option<ConnId>,
     /// Another taker may be served in the next turn.
@@ -92,7 +92,7 @@ impl RoomQueue {
     }
 
     /// Whether a session may give out its output although there is no room; true only once.
-    pub fn has_turn(&mut self, id: PolledId) -> bool {
+    pub fn has_turn(&mut self, id: HttpSessionId) -> bool {
         self.next.take_if(|next| *next == id).is_some()
     }
 }
@@ -116,8 +116,8 @@ impl<P> Web<P> {
             }
             match self.room_queue.pop().map(|(id, is_taker)| (id.link(), is_taker)) {
                 Some((Link::Socket(conn, _), _)) => self.socket_resumed(net, app, conn),
-                Some((Link::Polled(id), true)) => self.taker_resumed(id),
-                Some((Link::Polled(id), false)) => self.polled_resumed(id),
+                Some((Link::Http(id), true)) => self.taker_resumed(id),
+                Some((Link::Http(id), false)) => self.http_session_resumed(id),
                 None => break,
             }
         }
@@ -143,7 +143,7 @@ impl<P> Web<P> {
             return;
         }
         let line = &mut self.room_queue.takers.line;
-        let Some(Link::Polled(id)) = line.pop_front().map(|id| id.link()) else { return };
+        let Some(Link::Http(id)) = line.pop_front().map(|id| id.link()) else { return };
         self.room_queue.is_due = !line.is_empty();
         self.room_queue.next = Some(id);
         self.taker_resumed(id);
@@ -153,7 +153,7 @@ impl<P> Web<P> {
     fn is_there(&self, id: SessionId) -> bool {
         match id.link() {
             Link::Socket(conn, _) => self.socket(conn).is_some(),
-            Link::Polled(id) => self.sessions.contains(id),
+            Link::Http(id) => self.sessions.contains(id),
         }
     }
 

@@ -2,9 +2,9 @@
 //! application strictly one after another, sends heartbeats, and closes. A [`Socket`] is the whole
 //! state of one, kept small: what only some need for a while is boxed.
 
-mod ahead;
 mod beat;
-mod said;
+mod deferred_messages;
+mod read_ahead;
 
 use std::mem;
 
@@ -20,7 +20,7 @@ use crate::limits::Limits;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::Millis;
-use said::Said;
+use deferred_messages::DeferredMessages;
 
 /// Why a connection is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +63,11 @@ pub(super) struct Socket<P> {
 pub(super) struct Unheard {
     /// Messages that wait for room, or for answers to be sent: the rest of a SockJS frame, a raw
     /// message, and what has been read ahead.
-    said: Said,
+    deferred: DeferredMessages,
     /// Bytes that may still be read ahead in search of a renewal, because the session has expired;
     /// `None` if it has not. At most the length of one WebSocket message, less the more messages
     /// already wait.
-    ahead: Option<usize>,
+    read_ahead: Option<usize>,
     /// Output bytes that the kernel had taken at the last beat.
     taken_at_beat: Option<u32>,
 }
@@ -88,7 +88,7 @@ struct Around<'a, N, A> {
 
 impl Unheard {
     fn is_empty(&self) -> bool {
-        self.said.bytes() == 0 && self.ahead.is_none() && self.taken_at_beat.is_none()
+        self.deferred.bytes() == 0 && self.read_ahead.is_none() && self.taken_at_beat.is_none()
     }
 }
 
@@ -120,14 +120,15 @@ impl<P> Socket<P> {
         assert!(is_held || self.awaits_answer || self.unheard.is_none(), "memory for nothing");
         assert!(!is_held || !self.awaits_answer, "an answer is awaited that is not heard");
         let is_behind = matches!(self.held, Held::Answers | Held::Room);
-        let waits = |unheard: &Unheard| unheard.said.bytes() > 0 || unheard.ahead.is_some();
+        let waits =
+            |unheard: &Unheard| unheard.deferred.bytes() > 0 || unheard.read_ahead.is_some();
         let waits = self.unheard.as_deref().is_some_and(waits);
         assert!(is_behind || !waits, "something waits behind nothing");
     }
 
     /// Memory for its input, in bytes: an incomplete message, and messages that wait.
     fn kept_bytes(&self) -> usize {
-        let unheard = self.unheard.as_ref().map_or(0, |unheard| unheard.said.kept_bytes());
+        let unheard = self.unheard.as_ref().map_or(0, |unheard| unheard.deferred.kept_bytes());
         self.reader.kept_bytes() + unheard
     }
 
@@ -197,7 +198,7 @@ impl<P> Socket<P> {
         // Freed now and not with the next input, which may never come.
         reader.forget_given();
         self.reader = reader;
-        if used.is_ok() && self.ahead().is_some() {
+        if used.is_ok() && self.read_ahead().is_some() {
             self.renew(around)?;
         }
         used
@@ -226,7 +227,7 @@ impl<P> Socket<P> {
             self.bucket.take(around.pace, now, step.frames);
             self.has_read(if step.event.is_none() { most } else { step.consumed });
             match step.event {
-                None if self.ahead() == Some(0) => {}
+                None if self.read_ahead() == Some(0) => {}
                 None => return Ok(used),
                 Some(Event::Text(text)) => self.text(around, text)?,
                 Some(Event::Binary(bytes)) => self.binary(around, bytes)?,
@@ -250,7 +251,7 @@ impl<P> Socket<P> {
     ) -> Option<usize> {
         let is_spent = self.bucket.is_spent(around.pace, around.net.now().mono);
         let is_full = self.peer.as_ref().is_some_and(|peer| around.is_full(peer));
-        match self.ahead() {
+        match self.read_ahead() {
             Some(left) if left > 0 && !is_spent => return Some(left.min(there)),
             Some(_) => around.net.pause(around.conn),
             None if self.held != Held::No => {}
@@ -342,7 +343,7 @@ impl<P> Socket<P> {
         message: &str,
     ) -> Result<(), Parting> {
         if self.held != Held::No || self.puts_off(around, message) {
-            self.unheard.get_or_insert_default().said.push(message);
+            self.unheard.get_or_insert_default().deferred.push(message);
             return Ok(());
         }
         self.tell(around, Message::Text(message))?;
@@ -413,7 +414,7 @@ impl<P> Socket<P> {
         }
         self.held = Held::No;
         let unheard = self.unheard.take().unwrap_or_default();
-        let mut messages = unheard.said.iter();
+        let mut messages = unheard.deferred.iter();
         while self.held == Held::No
             && let Some(message) = messages.next()
         {
@@ -421,7 +422,7 @@ impl<P> Socket<P> {
         }
         match self.held {
             Held::No => around.net.resume(around.conn),
-            _ => self.unheard.get_or_insert_default().said.append(messages),
+            _ => self.unheard.get_or_insert_default().deferred.append(messages),
         }
         Ok(())
     }

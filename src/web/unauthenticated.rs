@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use super::polled::PolledId;
+use super::http_session::HttpSessionId;
 use super::{Application, Line, Session, SessionId, Web};
 use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
@@ -58,10 +58,10 @@ pub(super) struct Unauthenticated {
     /// May include stale ids and sessions that have authenticated since.
     line: Queue<SessionId>,
     /// Sessions over HTTP, queued when opened and again when ended; may include stale ids.
-    places: Queue<PolledId>,
+    places: Queue<HttpSessionId>,
     /// By connection slot, a session over HTTP that the connection opened: the oldest that had not
     /// authenticated when the connection last opened one.
-    makers: HashMap<u32, PolledId>,
+    makers: HashMap<u32, HttpSessionId>,
     /// The number of sessions that have not authenticated.
     count: usize,
     /// The highest limit that has been in force.
@@ -153,7 +153,7 @@ impl<P> Web<P> {
         &mut self,
         app: &A,
         conn: ConnId,
-        id: PolledId,
+        id: HttpSessionId,
     ) -> bool {
         let before = self.unauthenticated.makers.get(&conn.slot);
         let before = before.and_then(|before| self.sessions.get(*before));
@@ -169,7 +169,7 @@ impl<P> Web<P> {
     pub(super) fn stand_in_line<A: Application<Peer = P>>(
         &mut self,
         app: &A,
-        id: PolledId,
+        id: HttpSessionId,
         goes_first: bool,
     ) {
         let mut places = std::mem::take(&mut self.unauthenticated.places);
@@ -190,7 +190,7 @@ impl<P> Web<P> {
     ) -> bool {
         while let Some(id) = self.unauthenticated.places.pop() {
             if self.makes_place(app, id) {
-                self.dismiss_polled(net, app, id, CloseReason::AuthTimeout.into());
+                self.dismiss_http_session(net, app, id, CloseReason::AuthTimeout.into());
                 self.give(net, id);
                 self.destroy(net, app, id);
                 return true;
@@ -201,9 +201,9 @@ impl<P> Web<P> {
 
     /// Whether a session may be removed: it has no authenticated user, and no receiver that is due
     /// more than a little output, for which there may be no room.
-    fn makes_place<A: Application<Peer = P>>(&self, app: &A, id: PolledId) -> bool {
+    fn makes_place<A: Application<Peer = P>>(&self, app: &A, id: HttpSessionId) -> bool {
         let session = self.sessions.get(id);
-        session.is_some_and(|session| session.is_nobodys(app) && !session.polled.owes_much())
+        session.is_some_and(|session| session.is_nobodys(app) && !session.http_session.owes_much())
     }
 
     fn is_unauthenticated<A: Application<Peer = P>>(&self, app: &A, id: SessionId) -> bool {

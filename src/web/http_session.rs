@@ -16,12 +16,12 @@ use crate::reason::CloseReason;
 use crate::time::Millis;
 use crate::wheel::Timer;
 
-/// Kind of [`PolledId`].
+/// Kind of [`HttpSessionId`].
 #[derive(Debug)]
-pub(super) enum PolledKind {}
+pub(super) enum HttpSessionKind {}
 
 /// Identifies one session over HTTP, for as long as it lives.
-pub(super) type PolledId = Id<PolledKind>;
+pub(super) type HttpSessionId = Id<HttpSessionKind>;
 
 /// Output of up to this size never waits for room.
 const LITTLE_BYTES: usize = 4096;
@@ -101,7 +101,7 @@ pub(super) struct Finished {
 
 /// One session over HTTP.
 #[derive(Debug)]
-pub(super) struct Polled {
+pub(super) struct HttpSession {
     pub key: Key,
     receiver: Option<Receiver>,
     /// Output that waits for a receiver: strings of a JSON array ([`Form::Item`]).
@@ -135,7 +135,7 @@ pub(super) struct Polled {
     /// Connections whose messages wait; each is answered when all have been handled.
     pub senders: Vec<ConnId>,
     /// The connection on which the last answer is still in flight.
-    pub taking: Option<ConnId>,
+    pub in_flight: Option<ConnId>,
     /// When it was last left without a receiver.
     pub alone_since: Millis,
     /// How long the last answer, if it was large, was in flight, plus what the kernel still needs.
@@ -149,9 +149,9 @@ pub(super) struct Polled {
     is_dirty: bool,
 }
 
-impl Polled {
-    pub fn new(key: Key, response_bytes: usize) -> Polled {
-        Polled {
+impl HttpSession {
+    pub fn new(key: Key, response_bytes: usize) -> HttpSession {
+        HttpSession {
             key,
             receiver: None,
             inbox: VecDeque::new(),
@@ -169,7 +169,7 @@ impl Polled {
             is_taker: false,
             counted_bytes: 0,
             senders: Vec::new(),
-            taking: None,
+            in_flight: None,
             alone_since: Millis(0),
             took_ms: 0,
             link_ms: 0,
@@ -200,7 +200,7 @@ impl Polled {
 
     /// Whether no receiver waits and no answer is in flight.
     pub fn is_alone(&self) -> bool {
-        self.receiver.is_none() && self.taking.is_none()
+        self.receiver.is_none() && self.in_flight.is_none()
     }
 
     pub fn receiver_conn(&self) -> Option<ConnId> {
@@ -219,7 +219,7 @@ impl Polled {
     pub fn attach(&mut self, receiver: Receiver) {
         debug_assert!(self.receiver.is_none());
         // A client that asks again has received the answer in flight, or has given it up.
-        self.taking = None;
+        self.in_flight = None;
         self.receiver = Some(receiver);
     }
 
@@ -410,7 +410,7 @@ impl Polled {
         if let Reply::Poll { response, callback } = reply {
             net.note_input_bytes(conn, 0);
             let response = if close.is_some() { response.close() } else { *response };
-            answers::send_polled(net, conn, response, callback.as_deref(), frame);
+            answers::send_http_session(net, conn, response, callback.as_deref(), frame);
         }
         let close = close.or(closes.then_some(CloseReason::Answered));
         Finished { conn, close, asked, bytes, is_owed }

@@ -83,10 +83,9 @@ impl<P> Web<P> {
         let link_ms = self.limits.link_ms(bytes);
         let queued = net.queued(conn);
         let is_much = queued > MUCH_BYTES;
-        if let Some(http_session) = self.http_session(id) {
-            (http_session.alone_since, http_session.took_ms, http_session.link_ms) =
-                (now, 0, link_ms);
-            http_session.in_flight = is_much.then_some(conn);
+        if let Some(session) = self.session(id) {
+            (session.alone_since, session.took_ms, session.link_ms) = (now, 0, link_ms);
+            session.in_flight = is_much.then_some(conn);
         }
         if !is_much {
             return self.release(net, conn, close, link_ms);
@@ -135,11 +134,11 @@ impl<P> Web<P> {
         let now = net.now().mono;
         let in_kernel = answer.queued.min(2 * self.limits.kernel_send_bytes);
         if let Some(id) = answer.id
-            && let Some(http_session) =
-                self.http_session(id).filter(|http_session| http_session.in_flight == Some(conn))
+            && let Some(session) =
+                self.session(id).filter(|session| session.in_flight == Some(conn))
         {
-            (http_session.in_flight, http_session.alone_since) = (None, now);
-            http_session.took_ms = now.0 - answer.since.0 + (in_kernel / LINK_BYTES_PER_MS) as u64;
+            (session.in_flight, session.alone_since) = (None, now);
+            session.took_ms = now.0 - answer.since.0 + (in_kernel / LINK_BYTES_PER_MS) as u64;
             self.mark_dirty(id);
         }
         self.release(net, conn, answer.close, self.limits.link_ms(answer.bytes));
@@ -154,14 +153,14 @@ impl<P> Web<P> {
             return true;
         }
         let (now, ms) = (net.now().mono, self.limits.backlog_ms as u64);
-        let Some(Session { http_session, .. }) = self.sessions.get_mut(id) else { return false };
-        let Some(conn) = http_session.in_flight else {
-            return http_session.alone_since.plus(http_session.took_ms + ms) <= now;
+        let Some(Session { session, .. }) = self.sessions.get_mut(id) else { return false };
+        let Some(conn) = session.in_flight else {
+            return session.alone_since.plus(session.took_ms + ms) <= now;
         };
         let Line::AnswerInFlight(answer) = &mut self.lines[conn.index()] else { return false };
-        if http_session.over_since.is_none() && !answer.is_asked {
-            http_session.over_since = Some(now);
-            if http_session.mark_dirty() {
+        if session.over_since.is_none() && !answer.is_asked {
+            session.over_since = Some(now);
+            if session.mark_dirty() {
                 self.dirty.push_back(id);
             }
         }

@@ -43,11 +43,11 @@ impl<P> Web<P> {
             Line::AnswerInFlight(_) => net.close(conn, CloseReason::GoingAway),
             Line::Receiver(id) | Line::Sender(id, _) => {
                 let (id, is_receiver) = (*id, matches!(line, Line::Receiver(_)));
-                self.dismiss_http_session(net, app, id, parting);
+                self.dismiss_session(net, app, id, parting);
                 if is_receiver
                     && app.is_short(net)
                     && let Some(http_session) =
-                        self.http_session(id).filter(|http_session| http_session.owes_much())
+                        self.session(id).filter(|http_session| http_session.owes_much())
                 {
                     // No room for its output, and no time to wait: at least it is told of the end.
                     http_session.clear_inbox(net);
@@ -66,8 +66,7 @@ impl<P> Web<P> {
         app: &mut A,
         count: usize,
     ) -> bool {
-        let alone =
-            self.sessions.iter().filter(|(_, session)| !session.http_session.has_receiver());
+        let alone = self.sessions.iter().filter(|(_, session)| !session.session.has_receiver());
         let ids: Vec<HttpSessionId> = alone.map(|(id, _)| id).take(count).collect();
         for id in &ids {
             self.destroy(net, app, *id);

@@ -318,7 +318,7 @@ impl<P> Web<P> {
 
     /// Removes a sender from those that the session must answer.
     pub(super) fn forget_sender(&mut self, id: HttpSessionId, conn: ConnId) {
-        if let Some(http_session) = self.http_session(id) {
+        if let Some(http_session) = self.session(id) {
             http_session.senders.retain(|sender| *sender != conn);
         }
     }

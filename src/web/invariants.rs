@@ -9,22 +9,22 @@ impl<P> Web<P> {
     /// # Panics
     /// If one is broken.
     pub fn check_invariants(&self) {
-        for (id, Session { peer, http_session }) in self.sessions.iter() {
-            assert_eq!(self.names.get(&http_session.key), Some(&id));
-            http_session.check_invariants(peer.is_some());
-            if let Some(conn) = http_session.receiver_conn() {
+        for (id, Session { peer, session }) in self.sessions.iter() {
+            assert_eq!(self.names.get(&session.key), Some(&id));
+            session.check_invariants(peer.is_some());
+            if let Some(conn) = session.receiver_conn() {
                 let line = &self.lines[conn.index()];
                 assert!(matches!(line, Line::Receiver(of) if *of == id), "not its receiver's");
             }
-            if let Some(conn) = http_session.in_flight {
+            if let Some(conn) = session.in_flight {
                 let line = &self.lines[conn.index()];
                 assert!(
                     matches!(line, Line::AnswerInFlight(of) if of.id == Some(id)),
                     "not what it takes"
                 );
             }
-            assert!(http_session.has_timer() || self.dirty.contains(&id), "never looked at");
-            for sender in &http_session.senders {
+            assert!(session.has_timer() || self.dirty.contains(&id), "never looked at");
+            for sender in &session.senders {
                 let line = &self.lines[sender.index()];
                 assert!(matches!(line, Line::Sender(of, _) if *of == id), "not its sender's");
             }
@@ -55,7 +55,7 @@ impl<P> Web<P> {
             Line::Http(http) => http.upload.as_ref().map_or(0, |upload| upload.bytes()),
             _ => 0,
         });
-        let pending = self.sessions.iter().map(|(_, session)| session.http_session.pending_bytes());
+        let pending = self.sessions.iter().map(|(_, entry)| entry.session.pending_bytes());
         assert_eq!(bodies.chain(pending).sum::<usize>(), self.bodies.bytes);
         let is_open = |slot: usize| !matches!(self.lines.get(slot), None | Some(Line::None));
         self.addresses.check_invariants(is_open);

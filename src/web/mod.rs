@@ -220,7 +220,7 @@ enum Line<P> {
 struct Session<P> {
     /// The application's state; `None` once it has been told of the end.
     peer: Option<P>,
-    http_session: Box<HttpSession>,
+    session: Box<HttpSession>,
 }
 
 /// Identifies a session over HTTP: its service, and the name chosen by the client.
@@ -453,7 +453,7 @@ impl<P> Web<P> {
             Line::AnswerInFlight(answer) => {
                 if let Some(id) = answer.id
                     && self
-                        .http_session(id)
+                        .session(id)
                         .is_some_and(|http_session| http_session.in_flight == Some(conn))
                 {
                     self.destroy(net, app, id);
@@ -491,7 +491,7 @@ impl<P> Web<P> {
         self.wheel.advance(net.now().mono.0);
         for _ in 0..SESSIONS_PER_TURN {
             let Some((_, id)) = self.wheel.pop_expired() else { return };
-            self.http_session_timed_out(net, app, id);
+            self.session_timed_out(net, app, id);
         }
     }
 
@@ -531,7 +531,7 @@ impl<P> Web<P> {
     ) {
         match id.link() {
             Link::Socket(conn, _) => self.dismiss_socket(net, app, conn, parting),
-            Link::Http(id) => self.dismiss_http_session(net, app, id, parting),
+            Link::Http(id) => self.dismiss_session(net, app, id, parting),
         }
     }
 

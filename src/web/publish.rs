@@ -20,31 +20,31 @@ impl<P> Web<P> {
         match id.link() {
             // The `Net` recognizes a stale connection id.
             Link::Socket(conn, form) => net.publish(conn, publication.frame(form).clone()),
-            Link::Http(id) => self.publish_http_session(net, id, publication),
+            Link::Http(id) => self.publish_session(net, id, publication),
         }
     }
 
-    fn publish_http_session(
+    fn publish_session(
         &mut self,
         net: &mut impl Net,
         id: HttpSessionId,
         publication: &Publication<'_>,
     ) -> bool {
         let max = self.limits.backlog_bytes;
-        let Some(http_session) = self.http_session(id) else { return false };
-        let is_too_much = http_session.publish(net, publication, max);
+        let Some(session) = self.session(id) else { return false };
+        let is_too_much = session.publish(net, publication, max);
         // On a streaming answer the `Net` has decided, and queues nothing more.
-        let is_lost = is_too_much && (http_session.has_receiver() || self.is_lost(net, id));
-        let Some(Session { http_session, .. }) = self.sessions.get_mut(id) else { return false };
+        let is_lost = is_too_much && (session.has_receiver() || self.is_lost(net, id));
+        let Some(Session { session, .. }) = self.sessions.get_mut(id) else { return false };
         if is_lost {
-            http_session.give_up();
+            session.give_up();
         }
-        if http_session.is_answer_due() && http_session.mark_dirty() {
+        if session.is_answer_due() && session.mark_dirty() {
             self.dirty.push_back(id);
         }
         let has_room =
             self.given < GIVEN_PER_TURN && net.queue_memory().answers <= self.limits.answers_bytes;
-        if http_session.inbox_bytes() > max && has_room {
+        if session.inbox_bytes() > max && has_room {
             // Offered at once, as to a socket, if there is room for its answer. Publications that
             // follow find no receiver.
             self.give(net, id);
@@ -63,7 +63,7 @@ impl<P> Web<P> {
         match &self.lines[conn.index()] {
             Line::Receiver(id) => {
                 let id = *id;
-                self.dismiss_http_session(net, app, id, reason.into());
+                self.dismiss_session(net, app, id, reason.into());
             }
             Line::Socket(_) => self.dismiss_socket(net, app, conn, reason.into()),
             // The output left there is of a session that goes on elsewhere. It is cut short, so
@@ -78,10 +78,8 @@ impl<P> Web<P> {
 
     /// The session over HTTP with the most publications waiting, and their bytes. Scans all.
     pub fn largest(&self) -> Option<(SessionId, usize)> {
-        let inboxes = self
-            .sessions
-            .iter()
-            .map(|(id, Session { http_session, .. })| (id, http_session.published()));
+        let inboxes =
+            self.sessions.iter().map(|(id, Session { session, .. })| (id, session.published()));
         let largest = inboxes.max_by_key(|(id, bytes)| (*bytes, std::cmp::Reverse(id.slot)));
         largest.map(|(id, bytes)| (SessionId::of_http(id), bytes))
     }

@@ -117,7 +117,7 @@ impl<P> Web<P> {
             match self.room_queue.pop().map(|(id, is_taker)| (id.link(), is_taker)) {
                 Some((Link::Socket(conn, _), _)) => self.socket_resumed(net, app, conn),
                 Some((Link::Http(id), true)) => self.taker_resumed(id),
-                Some((Link::Http(id), false)) => self.http_session_resumed(id),
+                Some((Link::Http(id), false)) => self.session_resumed(id),
                 None => break,
             }
         }

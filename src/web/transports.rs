@@ -116,19 +116,19 @@ impl<P> Web<P> {
         (conn, key): (ConnId, super::Key),
     ) -> HttpSessionId {
         let service = usize::from(key.0);
-        let http_session =
+        let session =
             Box::new(HttpSession::new(key.clone(), self.services[service].response_bytes));
-        let id = self.sessions.insert(Session { peer: None, http_session });
+        let id = self.sessions.insert(Session { peer: None, session });
         self.names.insert(key, id);
-        let Some(Session { peer, http_session }) = self.sessions.get_mut(id) else { return id };
-        let session = SessionId::of_http(id);
-        match app.opened(&mut Outlet::new(net, session, Way::Http(http_session)), service) {
+        let Some(Session { peer, session }) = self.sessions.get_mut(id) else { return id };
+        let session_id = SessionId::of_http(id);
+        match app.opened(&mut Outlet::new(net, session_id, Way::Http(session)), service) {
             Ok(opened) => *peer = Some(opened),
-            Err(parting) => http_session.end(net, parting),
+            Err(parting) => session.end(net, parting),
         }
         let goes_first = self.makes_more(app, conn, id);
         self.stand_in_line(app, id, goes_first);
-        self.meet(net, app, session, goes_first);
+        self.meet(net, app, session_id, goes_first);
         id
     }
 
@@ -138,11 +138,11 @@ impl<P> Web<P> {
         let conn = receiver.conn;
         self.lines[conn.index()] = Line::Receiver(id);
         net.deadline(conn, None);
-        let Some(http_session) = self.http_session(id) else { return };
-        if !http_session.has_receiver() {
+        let Some(session) = self.session(id) else { return };
+        if !session.has_receiver() {
             net.note_input_bytes(conn, receiver.kept_bytes());
-            http_session.attach(receiver);
-            http_session.beat_at = now.plus(beat_ms);
+            session.attach(receiver);
+            session.beat_at = now.plus(beat_ms);
             return self.mark_dirty(id);
         }
         let (code, text) = sockjs::STILL_OPEN;
@@ -188,8 +188,8 @@ impl<P> Web<P> {
             return Some(wrap(answers::not_found()));
         };
         let most = self.limits.http_body_bytes;
-        let is_full = self.sessions.get(id).is_none_or(|Session { http_session, .. }| {
-            http_session.pending.len() >= most || http_session.senders.len() >= SENDERS_MAX
+        let is_full = self.sessions.get(id).is_none_or(|Session { session, .. }| {
+            session.pending.len() >= most || session.senders.len() >= SENDERS_MAX
         });
         if is_full {
             // A well-behaved client sends again only after it has been answered.
@@ -204,12 +204,12 @@ impl<P> Web<P> {
         self.hear(net, app, id, messages);
         self.recount(id);
         self.relieve(net, app);
-        let http_session = self.http_session(id)?;
-        if http_session.pending.is_empty() {
+        let session = self.session(id)?;
+        if session.pending.is_empty() {
             return Some(done);
         }
         // Answered when all its messages have been handled, but no later than a proxy waits.
-        http_session.senders.push(conn);
+        session.senders.push(conn);
         let done = done.answering(head);
         let closes = done.closes();
         let reply = SenderReply { frame: done.encode(Some(net.now().unix)), closes };
@@ -231,18 +231,13 @@ impl<P> Web<P> {
         let (pace, now) = (self.pace, net.now().mono);
         loop {
             let pause_bytes = self.answers_max(app, id);
-            let Some(http_session) =
-                self.http_session(id).filter(|http_session| !http_session.has_ended())
-            else {
+            let Some(session) = self.session(id).filter(|session| !session.has_ended()) else {
                 return;
             };
-            let is_too_fast = http_session.bucket.is_spent(&pace, now);
-            if !http_session.pending.is_empty()
-                || http_session.is_full(net, pause_bytes)
-                || is_too_fast
-            {
+            let is_too_fast = session.bucket.is_spent(&pace, now);
+            if !session.pending.is_empty() || session.is_full(net, pause_bytes) || is_too_fast {
                 if !messages.is_over() {
-                    http_session.put_behind(&messages);
+                    session.put_behind(&messages);
                     self.held += u64::from(is_too_fast);
                 }
                 break;
@@ -253,7 +248,7 @@ impl<P> Web<P> {
                 self.keep_pending(id, rest);
                 break;
             }
-            self.tell_http_session(net, app, id, &message);
+            self.tell_session(net, app, id, &message);
         }
         self.mark_dirty(id);
     }
@@ -267,63 +262,61 @@ impl<P> Web<P> {
         id: HttpSessionId,
         message: &str,
     ) -> bool {
-        let Some(Session { peer: Some(peer), http_session }) = self.sessions.get_mut(id) else {
+        let Some(Session { peer: Some(peer), session }) = self.sessions.get_mut(id) else {
             return false;
         };
         if app.has_room(net, peer, message) {
             return false;
         }
-        http_session.waits_for_room = true;
+        session.waits_for_room = true;
         self.room_queue.push(SessionId::of_http(id));
         true
     }
 
     /// Replaces the waiting messages by what is left of them.
     fn keep_pending(&mut self, id: HttpSessionId, rest: &str) {
-        if let Some(http_session) = self.http_session(id) {
-            http_session.pending = rest.to_owned();
+        if let Some(session) = self.session(id) {
+            session.pending = rest.to_owned();
         }
     }
 
     /// There is room for the answer to a session's next message.
-    pub(super) fn http_session_resumed(&mut self, id: HttpSessionId) {
-        if let Some(http_session) = self.http_session(id) {
-            http_session.waits_for_room = false;
+    pub(super) fn session_resumed(&mut self, id: HttpSessionId) {
+        if let Some(session) = self.session(id) {
+            session.waits_for_room = false;
             self.mark_dirty(id);
         }
     }
 
     /// There is room for a session's waiting output, or it is its turn to get it.
     pub(super) fn taker_resumed(&mut self, id: HttpSessionId) {
-        if let Some(http_session) = self.http_session(id) {
-            http_session.is_taker = false;
+        if let Some(session) = self.session(id) {
+            session.is_taker = false;
             self.mark_dirty(id);
         }
     }
 
     /// Passes one message to the application.
-    fn tell_http_session<A: Application<Peer = P>>(
+    fn tell_session<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
         id: HttpSessionId,
         message: &str,
     ) {
-        let Some(Session { peer: Some(peer), http_session }) = self.sessions.get_mut(id) else {
-            return;
-        };
-        http_session.bucket.take(&self.pace, net.now().mono, 1);
+        let Some(Session { peer: Some(peer), session }) = self.sessions.get_mut(id) else { return };
+        session.bucket.take(&self.pace, net.now().mono, 1);
         let heard = if message.len() > app.bounds(peer).message_bytes {
             Err(Parting::from(CloseReason::WsTooLarge))
         } else {
             let was_authenticated = app.is_authenticated(peer);
-            let mut outlet = Outlet::new(net, SessionId::of_http(id), Way::Http(http_session));
+            let mut outlet = Outlet::new(net, SessionId::of_http(id), Way::Http(session));
             let heard = app.message(&mut outlet, peer, Message::Text(message));
             self.unauthenticated.note(was_authenticated, app.is_authenticated(peer));
             heard
         };
         if let Err(parting) = heard {
-            self.dismiss_http_session(net, app, id, parting);
+            self.dismiss_session(net, app, id, parting);
         }
     }
 
@@ -337,14 +330,14 @@ impl<P> Web<P> {
     ) {
         loop {
             let has_turn = self.room_queue.has_turn(id);
-            let Some(http_session) = self.http_session(id) else { return };
-            if http_session.owes_much() && !has_turn && app.is_short(net) {
-                if !std::mem::replace(&mut http_session.is_taker, true) {
+            let Some(session) = self.session(id) else { return };
+            if session.owes_much() && !has_turn && app.is_short(net) {
+                if !std::mem::replace(&mut session.is_taker, true) {
                     self.room_queue.push_taker(SessionId::of_http(id));
                 }
             } else {
                 if has_turn {
-                    self.room_queue.given = http_session.receiver_conn();
+                    self.room_queue.given = session.receiver_conn();
                 }
                 self.give(net, id);
             }
@@ -354,15 +347,15 @@ impl<P> Web<P> {
         }
         self.recount(id);
         let pause_bytes = self.answers_max(app, id);
-        let Some(http_session) = self.http_session(id) else { return };
-        http_session.unmark_dirty();
-        if http_session.pending.is_empty() {
-            let senders = std::mem::take(&mut http_session.senders);
+        let Some(session) = self.session(id) else { return };
+        session.unmark_dirty();
+        if session.pending.is_empty() {
+            let senders = std::mem::take(&mut session.senders);
             for conn in senders {
                 self.release_sender(net, conn, id);
             }
-        } else if http_session.is_full(net, pause_bytes)
-            && let Some(receiver) = http_session.receiver_mut()
+        } else if session.is_full(net, pause_bytes)
+            && let Some(receiver) = session.receiver_mut()
         {
             // `drained` is called only after a refusal by the kernel, or if it is paused.
             receiver.is_held = true;
@@ -373,10 +366,10 @@ impl<P> Web<P> {
 
     /// Gives the receiver the output that waits.
     pub(super) fn give(&mut self, net: &mut impl Net, id: HttpSessionId) {
-        let Some(http_session) = self.http_session(id) else { return };
-        let before = http_session.inbox_bytes();
-        let finished = http_session.flush(net);
-        let given = before - http_session.inbox_bytes();
+        let Some(session) = self.session(id) else { return };
+        let before = session.inbox_bytes();
+        let finished = session.flush(net);
+        let given = before - session.inbox_bytes();
         self.given += given;
         if let Some(finished) = finished {
             self.finish(net, id, finished);
@@ -393,27 +386,24 @@ impl<P> Web<P> {
     ) -> bool {
         let (pace, now) = (self.pace, net.now().mono);
         let mut has_heard = false;
-        let must_wait = |http_session: &HttpSession, net: &_, pause_bytes| {
-            let is_put_off = http_session.waits_for_room || http_session.is_taker;
-            is_put_off
-                || http_session.is_full(net, pause_bytes)
-                || http_session.bucket.is_spent(&pace, now)
+        let must_wait = |session: &HttpSession, net: &_, pause_bytes| {
+            let is_put_off = session.waits_for_room || session.is_taker;
+            is_put_off || session.is_full(net, pause_bytes) || session.bucket.is_spent(&pace, now)
         };
         let pause_bytes = self.answers_max(app, id);
-        let Some(http_session) =
-            self.http_session(id).filter(|http_session| !must_wait(http_session, net, pause_bytes))
+        let Some(session) =
+            self.session(id).filter(|session| !must_wait(session, net, pause_bytes))
         else {
             return false;
         };
-        if http_session.pending.is_empty() {
+        if session.pending.is_empty() {
             return false;
         }
         if self.is_over(app, net.now(), id) {
             // A renewal may be behind the others. Without one, the deadline, now passed, ends it.
-            return self.renew_http_session(net, app, id);
+            return self.renew_session(net, app, id);
         }
-        let text =
-            self.http_session(id).map(|http_session| std::mem::take(&mut http_session.pending));
+        let text = self.session(id).map(|session| std::mem::take(&mut session.pending));
         let text = text.unwrap_or_default();
         let mut messages = Messages::resume(&text);
         loop {
@@ -424,14 +414,12 @@ impl<P> Web<P> {
                 return has_heard;
             }
             has_heard = true;
-            self.tell_http_session(net, app, id, &message);
+            self.tell_session(net, app, id, &message);
             let pause_bytes = self.answers_max(app, id);
-            let Some(http_session) =
-                self.http_session(id).filter(|http_session| !http_session.has_ended())
-            else {
+            let Some(session) = self.session(id).filter(|session| !session.has_ended()) else {
                 return true;
             };
-            if must_wait(http_session, net, pause_bytes) {
+            if must_wait(session, net, pause_bytes) {
                 if !messages.is_over() {
                     self.keep_pending(id, messages.rest());
                 }
@@ -442,50 +430,50 @@ impl<P> Web<P> {
 
     /// Sets the only timer of a session.
     fn schedule<A: Application<Peer = P>>(&mut self, net: &impl Net, app: &A, id: HttpSessionId) {
-        let Some(Session { peer, http_session }) = self.sessions.get_mut(id) else { return };
-        let alone_until = http_session.alone_until(self.limits.session_ms);
-        let own = match (http_session.has_receiver(), http_session.is_alone()) {
-            (true, _) => http_session.beat_at,
+        let Some(Session { peer, session }) = self.sessions.get_mut(id) else { return };
+        let alone_until = session.alone_until(self.limits.session_ms);
+        let own = match (session.has_receiver(), session.is_alone()) {
+            (true, _) => session.beat_at,
             (false, true) => alone_until,
             // An answer is in flight: `taken` tells the session when it has gone out.
             (false, false) => net.now().mono.plus(self.limits.heartbeat_ms as u64),
         };
-        let own = http_session.lags_at(self.limits.backlog_soft_ms).map_or(own, |at| at.min(own));
+        let own = session.lags_at(self.limits.backlog_soft_ms).map_or(own, |at| at.min(own));
         let deadline = peer.as_ref().and_then(|peer| app.deadline(peer, net.now()));
         let at = deadline.map_or(own, |at| at.min(own));
-        let is_spent = http_session.bucket.is_spent(&self.pace, net.now().mono);
-        let waiting = Some(http_session.pending.len()).filter(|bytes| *bytes > 0 && is_spent);
-        let again = waiting.map(|bytes| http_session.bucket.again(&self.pace, bytes));
+        let is_spent = session.bucket.is_spent(&self.pace, net.now().mono);
+        let waiting = Some(session.pending.len()).filter(|bytes| *bytes > 0 && is_spent);
+        let again = waiting.map(|bytes| session.bucket.again(&self.pace, bytes));
         let at = again.map_or(at, |again| again.min(at));
-        if let Some(timer) = http_session.timer.take() {
+        if let Some(timer) = session.timer.take() {
             self.wheel.cancel(timer);
         }
-        http_session.timer = Some(self.wheel.insert(at.0, id));
+        session.timer = Some(self.wheel.insert(at.0, id));
     }
 
     /// The timer of a session has expired.
-    pub(super) fn http_session_timed_out<A: Application<Peer = P>>(
+    pub(super) fn session_timed_out<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
         id: HttpSessionId,
     ) {
         let (now, beat_ms) = (net.now(), self.limits.heartbeat_ms as u64);
-        let Some(Session { peer, http_session }) = self.sessions.get_mut(id) else { return };
-        http_session.timer = None;
-        let alone_until = http_session.alone_until(self.limits.session_ms);
-        if http_session.is_alone() && alone_until <= now.mono {
+        let Some(Session { peer, session }) = self.sessions.get_mut(id) else { return };
+        session.timer = None;
+        let alone_until = session.alone_until(self.limits.session_ms);
+        if session.is_alone() && alone_until <= now.mono {
             return self.destroy(net, app, id);
         }
-        let lags_at = http_session.lags_at(self.limits.backlog_soft_ms);
+        let lags_at = session.lags_at(self.limits.backlog_soft_ms);
         let lag = lags_at.filter(|at| *at <= now.mono).map(|_| CloseReason::Lagging.into());
         let over = lag.or_else(|| app.timed_out(peer.as_mut()?, now).err());
         if let Some(parting) = over {
-            if lag.is_some() || !self.renew_http_session(net, app, id) {
-                self.dismiss_http_session(net, app, id, parting);
+            if lag.is_some() || !self.renew_session(net, app, id) {
+                self.dismiss_session(net, app, id, parting);
             }
-        } else if http_session.has_receiver() && http_session.beat_at <= now.mono {
-            http_session.beat_at = now.mono.plus(beat_ms);
+        } else if session.has_receiver() && session.beat_at <= now.mono {
+            session.beat_at = now.mono.plus(beat_ms);
             self.beat(net, id);
         }
         self.mark_dirty(id);
@@ -503,26 +491,26 @@ impl<P> Web<P> {
     }
 
     /// Handles a waiting message that renews an expired session; returns whether there was one.
-    fn renew_http_session<A: Application<Peer = P>>(
+    fn renew_session<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
         id: HttpSessionId,
     ) -> bool {
-        let Some(Session { peer: Some(peer), http_session }) = self.sessions.get_mut(id) else {
+        let Some(Session { peer: Some(peer), session }) = self.sessions.get_mut(id) else {
             return false;
         };
         let now = net.now();
         let renews = |message: &str| app.renews(peer, message, now);
-        let Some(message) = Messages::take(&mut http_session.pending, renews) else { return false };
-        self.tell_http_session(net, app, id, &message);
+        let Some(message) = Messages::take(&mut session.pending, renews) else { return false };
+        self.tell_session(net, app, id, &message);
         true
     }
 
     /// Sends a heartbeat to a receiver that has waited for long, or closes one that takes nothing.
     fn beat(&mut self, net: &mut impl Net, id: HttpSessionId) {
-        let Some(http_session) = self.http_session(id) else { return };
-        let Some(receiver) = http_session.receiver_mut() else { return };
+        let Some(session) = self.session(id) else { return };
+        let Some(receiver) = session.receiver_mut() else { return };
         let queued = net.queued(receiver.conn);
         let taken = (queued > 0).then(|| net.taken(receiver.conn));
         if taken.is_some() && taken == receiver.taken_at_beat {
@@ -531,7 +519,7 @@ impl<P> Web<P> {
         }
         receiver.taken_at_beat = taken;
         if queued == 0
-            && let Some(finished) = http_session.beat(net)
+            && let Some(finished) = session.beat(net)
         {
             self.finish(net, id, finished);
         }
@@ -539,9 +527,7 @@ impl<P> Web<P> {
 
     /// All output queued for a receiver has gone to the kernel.
     pub(super) fn receiver_drained(&mut self, net: &mut impl Net, id: HttpSessionId) {
-        let Some(receiver) = self.http_session(id).and_then(HttpSession::receiver_mut) else {
-            return;
-        };
+        let Some(receiver) = self.session(id).and_then(HttpSession::receiver_mut) else { return };
         if std::mem::take(&mut receiver.is_held) {
             net.resume(receiver.conn);
             self.mark_dirty(id);
@@ -549,16 +535,16 @@ impl<P> Web<P> {
     }
 
     /// Ends a session over HTTP: the next request that receives from it is told why.
-    pub(super) fn dismiss_http_session<A: Application<Peer = P>>(
+    pub(super) fn dismiss_session<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
         id: HttpSessionId,
         parting: Parting,
     ) {
-        let Some(Session { peer, http_session }) = self.sessions.get_mut(id) else { return };
-        http_session.end(net, parting);
-        if http_session.mark_dirty() {
+        let Some(Session { peer, session }) = self.sessions.get_mut(id) else { return };
+        session.end(net, parting);
+        if session.mark_dirty() {
             self.dirty.push_back(id);
         }
         let peer = peer.take();
@@ -566,12 +552,12 @@ impl<P> Web<P> {
         self.stand_in_line(app, id, true);
     }
 
-    pub(super) fn http_session(&mut self, id: HttpSessionId) -> Option<&mut HttpSession> {
-        self.sessions.get_mut(id).map(|session| &mut *session.http_session)
+    pub(super) fn session(&mut self, id: HttpSessionId) -> Option<&mut HttpSession> {
+        self.sessions.get_mut(id).map(|entry| &mut *entry.session)
     }
 
     pub(super) fn mark_dirty(&mut self, id: HttpSessionId) {
-        if self.http_session(id).is_some_and(HttpSession::mark_dirty) {
+        if self.session(id).is_some_and(HttpSession::mark_dirty) {
             self.dirty.push_back(id);
         }
     }
@@ -590,24 +576,24 @@ impl<P> Web<P> {
         app: &mut A,
         id: HttpSessionId,
     ) {
-        let Some(Session { peer, mut http_session }) = self.sessions.remove(id) else { return };
+        let Some(Session { peer, mut session }) = self.sessions.remove(id) else { return };
         // A session that was not ended by the server was left by its client.
-        let reason = http_session.ended.map_or(CloseReason::PeerLost, |parting| parting.reason);
+        let reason = session.ended.map_or(CloseReason::PeerLost, |parting| parting.reason);
         self.http_sessions_closed[reason as usize] += 1;
-        self.names.remove(&http_session.key);
+        self.names.remove(&session.key);
         if self.names.capacity() > 8 * self.names.len() + NAMES_KEPT {
             self.names.shrink_to(2 * self.names.len());
         }
         if self.names.is_empty() {
             self.unauthenticated.give_back_places();
         }
-        self.bodies.bytes -= http_session.counted_bytes;
-        http_session.clear_inbox(net);
-        if let Some(timer) = http_session.timer.take() {
+        self.bodies.bytes -= session.counted_bytes;
+        session.clear_inbox(net);
+        if let Some(timer) = session.timer.take() {
             self.wheel.cancel(timer);
         }
         self.forget(app, peer);
-        for conn in http_session.senders {
+        for conn in session.senders {
             self.release_sender(net, conn, id);
         }
     }

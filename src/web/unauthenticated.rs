@@ -190,7 +190,7 @@ impl<P> Web<P> {
     ) -> bool {
         while let Some(id) = self.unauthenticated.places.pop() {
             if self.makes_place(app, id) {
-                self.dismiss_http_session(net, app, id, CloseReason::AuthTimeout.into());
+                self.dismiss_session(net, app, id, CloseReason::AuthTimeout.into());
                 self.give(net, id);
                 self.destroy(net, app, id);
                 return true;
@@ -203,7 +203,7 @@ impl<P> Web<P> {
     /// more than a little output, for which there may be no room.
     fn makes_place<A: Application<Peer = P>>(&self, app: &A, id: HttpSessionId) -> bool {
         let session = self.sessions.get(id);
-        session.is_some_and(|session| session.is_nobodys(app) && !session.http_session.owes_much())
+        session.is_some_and(|session| session.is_nobodys(app) && !session.session.owes_much())
     }
 
     fn is_unauthenticated<A: Application<Peer = P>>(&self, app: &A, id: SessionId) -> bool {

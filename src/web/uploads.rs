@@ -157,9 +157,9 @@ impl<P> Web<P> {
 
     /// Updates the memory counted for a session's waiting messages.
     pub(super) fn recount(&mut self, id: HttpSessionId) {
-        let Some(Session { http_session, .. }) = self.sessions.get_mut(id) else { return };
-        let bytes = http_session.pending_bytes();
-        let counted = std::mem::replace(&mut http_session.counted_bytes, bytes);
+        let Some(Session { session, .. }) = self.sessions.get_mut(id) else { return };
+        let bytes = session.pending_bytes();
+        let counted = std::mem::replace(&mut session.counted_bytes, bytes);
         self.bodies.bytes = self.bodies.bytes - counted + bytes;
     }
 
@@ -176,9 +176,9 @@ impl<P> Web<P> {
             }
             _ => None,
         });
-        let sessions = self.sessions.iter().filter_map(|(id, session)| {
-            let bytes = session.http_session.counted_bytes;
-            let most = || self.body_bytes(app, Some(session));
+        let sessions = self.sessions.iter().filter_map(|(id, entry)| {
+            let bytes = entry.session.counted_bytes;
+            let most = || self.body_bytes(app, Some(entry));
             (bytes > 0).then(|| (share(bytes, most()), Owner::Session(id)))
         });
         let mut owners: Vec<(u64, Owner)> = uploads.chain(sessions).collect();
@@ -197,7 +197,7 @@ impl<P> Web<P> {
                     self.take_upload(conn);
                 }
                 Owner::Session(id) => {
-                    self.dismiss_http_session(net, app, id, CloseReason::SlowConsumer.into());
+                    self.dismiss_session(net, app, id, CloseReason::SlowConsumer.into());
                     self.recount(id);
                 }
             }

@@ -1,6 +1,6 @@
 //! A queue from one thread to another. The channel of the standard library is compiled three times
 //! over for each type of message, 50 KB in all; this is the part of it that is needed. Used by the
-//! store's helper thread and by the blocking clients of the command line.
+//! store's worker thread and by the blocking clients of the command line.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

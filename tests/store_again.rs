@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use fws::hub::{Change, Hub, Key, Outbox, Route, Undo};
-use fws::journal::store::{Content, Found, Opened, Stepper, StoreJournal};
+use fws::journal::store::{Content, Opened, SealState, Stepper, StoreJournal};
 use fws::journal::{Event, Journal, Proposal};
 use fws::limits::{Limits, SyncPolicy};
 use fws::publication::Publication;
@@ -38,7 +38,7 @@ struct Server {
 impl Server {
     fn start(sync: SyncPolicy) -> Server {
         let (now, limits) = (Now { unix: AT, ..Now::default() }, Limits::default());
-        let folder = SimFolder::found(None, Found::Nothing);
+        let folder = SimFolder::with(None, SealState::Nothing);
         let opened = Opened::verify(folder.clone(), now).unwrap();
         let mut hub = Hub::new(limits.clone(), AT);
         let (journal, stepper) = opened.start_stepped(&mut hub, now, sync, &limits).unwrap();

@@ -291,7 +291,7 @@ impl Store {
 
     fn try_start(&mut self, now: Now, limits: &Limits) -> Result<Start, OpenError> {
         let opened = Opened::verify(self.folder.clone(), now)?;
-        let (at, batch) = (opened.at(now), opened.content().facts.batch);
+        let (at, batch) = (opened.at(now), opened.content().meta.batch);
         let mut hub = Hub::new(limits.clone(), at);
         let (journal, stepper) = opened.start_stepped(&mut hub, now, self.sync, limits)?;
         self.stepper = Some(stepper);

@@ -66,7 +66,7 @@ impl<P> Web<P> {
         app: &mut A,
         count: usize,
     ) -> bool {
-        let alone = self.sessions.iter().filter(|(_, session)| !session.session.has_receiver());
+        let alone = self.sessions.iter().filter(|(_, entry)| !entry.session.has_receiver());
         let ids: Vec<HttpSessionId> = alone.map(|(id, _)| id).take(count).collect();
         for id in &ids {
             self.destroy(net, app, *id);

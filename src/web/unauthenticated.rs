@@ -203,7 +203,7 @@ impl<P> Web<P> {
     /// more than a little output, for which there may be no room.
     fn makes_place<A: Application<Peer = P>>(&self, app: &A, id: HttpSessionId) -> bool {
         let session = self.sessions.get(id);
-        session.is_some_and(|session| session.is_nobodys(app) && !session.session.owes_much())
+        session.is_some_and(|it| it.is_nobodys(app) && !it.session.owes_much())
     }
 
     fn is_unauthenticated<A: Application<Peer = P>>(&self, app: &A, id: SessionId) -> bool {

@@ -135,13 +135,13 @@ impl Importer {
         match (&key, row) {
             (Key::Namespace { ns }, Row::Namespace { name, key, replaces, old_key }) => {
                 // A date until `finish`, as imported ones are.
-                let date = |until| self.rewrite.facts().date(until);
+                let date = |until| self.rewrite.meta().date(until);
                 let old_key = old_key.map(|(key, until)| (key, date(until)));
                 self.insert(*ns, Namespace { name, key, replaces, old_key }.into_owned());
                 Ok(())
             }
             (Key::State { .. }, Row::State { expires: Some(end), .. })
-                if end <= self.rewrite.facts().at(self.now) =>
+                if end <= self.rewrite.meta().at(self.now) =>
             {
                 Ok(())
             }

@@ -154,7 +154,7 @@ impl Fanout {
         if is_stalled {
             return Ok(());
         }
-        let Some((since_us, is_last)) = self.flights.land(number) else {
+        let Some((since_us, is_last)) = self.flights.deliver(number) else {
             let text = format!("message {number} came to subscriber {n}, once too often");
             return Err(Fault::new(text));
         };
@@ -546,7 +546,8 @@ mod tests {
         for number in 0..=IN_FLIGHT_MAX as u64 {
             work.flights.push(Flight { left: 1, to: 1, since_us: 0, behind: number });
         }
-        (1..=IN_FLIGHT_MAX as u64).for_each(|number| assert!(work.flights.land(number).is_some()));
+        (1..=IN_FLIGHT_MAX as u64)
+            .for_each(|number| assert!(work.flights.deliver(number).is_some()));
         assert_eq!(work.check_room(IN_FLIGHT_MAX), Ok(()), "65,536 have");
         work.flights.push(Flight { left: 0, to: 0, since_us: 0, behind: 0 });
         work.flights.under_way -= 1;

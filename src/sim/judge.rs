@@ -3,24 +3,24 @@
 //! The world calls it after each call into the switch.
 //!
 //! This file has the connections and the comparison; `changes` has the effects of entries,
-//! `long_emit` those of long emits, `roles` of input, `clock` of time, `terms` of changed limits,
-//! `intake` of reading large commands, `recovery` what must be there after a crash.
+//! `long_emit` those of long emits, `roles` of input, `clock` of time, `deadlines` of changed
+//! limits, `intake` of reading large commands, `recovery` what must be there after a crash.
 
 mod addresses;
 mod changes;
 mod clock;
+mod conn_model;
+mod deadlines;
 mod expected;
 mod full;
 mod intake;
-mod line;
 mod long_emit;
-mod owed;
+mod pending_replies;
 mod queues;
 mod recovery;
 mod renewal;
 mod replica;
 mod roles;
-mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -35,20 +35,20 @@ use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use addresses::{Whereabouts, prefix};
+use deadlines::{Deadline, Deadlines, Half};
 use expected::Expected;
-use full::Clog;
+use full::DiskWait;
 use long_emit::LongEmit;
 use queues::Queue;
 use recovery::{Disk, Past};
 use replica::Replica;
-use terms::{Half, Term, Terms};
 
 pub(super) use expected::{BOUNDS, Seen};
 pub(super) use recovery::Found;
 
 /// The judge's view of one connection.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct ConnModel {
     pub role: Role,
     /// What the client has sent and the server has not executed yet: first byte, byte after the
     /// last, meaning.
@@ -88,7 +88,7 @@ struct Due {
 pub(super) enum Role {
     Controller(Controller),
     /// The deadline of the current request.
-    Http(Term),
+    Http(Deadline),
     Browser(Browser),
 }
 
@@ -110,7 +110,7 @@ pub(super) struct Controller {
     /// How long that may last at most, in milliseconds; when it was last seen being read.
     held_ms: usize,
     heard_at: Millis,
-    auth_by: Term,
+    auth_by: Deadline,
     /// Time has passed while it was paused; and by when it must then authenticate.
     was_unheard: bool,
     auth_at_last: Millis,
@@ -140,11 +140,11 @@ pub(super) struct Browser {
     expires: Option<u64>,
     /// When it was first seen with a token that had ended.
     overdue_since: Option<Millis>,
-    auth_by: Term,
+    auth_by: Deadline,
     /// The deadline of the next ping, from the start or from the answer to the last one.
-    ping_at: Term,
+    ping_at: Deadline,
     /// The deadline of the answer to the outstanding ping.
-    pong_by: Option<Term>,
+    pong_by: Option<Deadline>,
     /// Something was queued in front of that ping when it was sent.
     is_pong_behind: bool,
     /// The same, or much had been taken just before.
@@ -209,7 +209,7 @@ pub(super) struct Judge {
     input_max: usize,
     pub record: Record,
     replica: Replica,
-    pub lines: BTreeMap<ConnId, Line>,
+    pub lines: BTreeMap<ConnId, ConnModel>,
     pub now: Now,
     /// The date at the zero of the monotonic clock, as of the start.
     epoch: u64,
@@ -230,7 +230,7 @@ pub(super) struct Judge {
     past: VecDeque<Past>,
     /// The hub's id of each namespace.
     names: BTreeMap<u32, NsId>,
-    terms: Terms,
+    deadlines: Deadlines,
     /// How often there was no room, by cause ([`super::Report::full`]).
     pub full: BTreeMap<String, u64>,
     /// How many tokens were renewed behind unread answers.
@@ -261,7 +261,7 @@ pub(super) struct Judge {
     disk: Disk,
     /// The disk hangs, so that paused connections may be waiting for it.
     pub is_disk_stuck: bool,
-    pub clog: Clog,
+    pub disk_wait: DiskWait,
     /// The server is stopping, and all browsers have gone.
     is_last_call: bool,
     /// How many browsers there have been.
@@ -276,7 +276,7 @@ impl Judge {
             input_max: limits.control_input_bytes,
             record: Record::new(limits.clone()),
             replica: Replica::new(limits.clone(), now.unix.0),
-            terms: Terms::new(limits.clone()),
+            deadlines: Deadlines::new(limits.clone()),
             full: BTreeMap::new(),
             renewed: 0,
             limits,
@@ -306,7 +306,7 @@ impl Judge {
             is_stopping: false,
             disk: Disk::default(),
             is_disk_stuck: false,
-            clog: Clog::default(),
+            disk_wait: DiskWait::default(),
             is_last_call: false,
             browsers: 0,
             meter: Meter::default(),
@@ -320,7 +320,7 @@ impl Judge {
         self.input_max = self.input_max.max(limits.control_input_bytes);
         self.record.set_limits(limits.clone());
         self.replica.set_limits(limits.clone());
-        self.terms.change(self.now.mono, limits);
+        self.deadlines.change(self.now.mono, limits);
         self.limits = limits.clone();
         self.reload_halves();
     }
@@ -346,16 +346,16 @@ impl Judge {
         intents: Vec<(u64, u64, Intent)>,
         items: &[Item],
     ) {
-        let is_controller = |line: &&Line| !line.is_gone && line.door() == Door::Control;
+        let is_controller = |line: &&ConnModel| !line.is_gone && line.door() == Door::Control;
         let controllers = self.lines.values().filter(is_controller).count();
         let role = match door {
             Door::Control => {
                 let (place, heard_at) = (prefix(from), self.now.mono);
                 Role::Controller(Controller { place, heard_at, ..Controller::default() })
             }
-            Door::Web | Door::Admin => Role::Http(self.term("http_head_ms")),
+            Door::Web | Door::Admin => Role::Http(self.deadline("http_head_ms")),
         };
-        let line = Line {
+        let line = ConnModel {
             role,
             intents: intents.into(),
             expected: VecDeque::new(),
@@ -531,7 +531,7 @@ impl Judge {
 
     /// A controller must be closed in this call, or once it has been sent the replies it is owed.
     fn let_go_answered(&mut self, conn: ConnId, reason: CloseReason) {
-        let is_answered = self.lines.get(&conn).is_some_and(Line::is_answered);
+        let is_answered = self.lines.get(&conn).is_some_and(ConnModel::is_answered);
         let Some(controller) = self.controller(conn) else { return };
         let reason = *controller.fault.get_or_insert(reason);
         controller.is_ended = true;

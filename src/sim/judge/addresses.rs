@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use super::expected::Expected;
-use super::{Judge, Line, Role};
+use super::{ConnModel, Judge, Role};
 use crate::address::Address;
 use crate::edge::{ConnId, Door};
 use crate::reason::CloseReason;
@@ -43,7 +43,7 @@ impl Judge {
     /// all places taken, one is let go: the oldest of the address with most of them, among such
     /// addresses the oldest of all; but none on the unix socket for one that is elsewhere.
     pub(super) fn note_unauthenticated(&mut self, conn: ConnId, is_full: bool) {
-        let (number, auth_by) = (self.unauthenticated, self.term("control_auth_ms"));
+        let (number, auth_by) = (self.unauthenticated, self.deadline("control_auth_ms"));
         self.unauthenticated += 1;
         let Some(controller) = self.controller(conn) else { return };
         (controller.unauthenticated, controller.auth_by) = (Some(number), auth_by);
@@ -126,7 +126,7 @@ impl Judge {
         if !std::mem::take(&mut self.is_cap_new) || self.limits.connections_per_address == 0 {
             return;
         }
-        let is_here = |line: &&mut Line| {
+        let is_here = |line: &&mut ConnModel| {
             let is_open = !line.is_gone && line.closing.is_none() && line.door() == Door::Web;
             is_open && line.whereabouts.proxy.is_none() && !is_proxy(line.from)
         };
@@ -138,7 +138,7 @@ impl Judge {
     /// A request has come by that connection, with this client address in it.
     pub(super) fn is_named(&mut self, conn: ConnId, client: Option<IpAddr>) {
         let has_cap = self.limits.connections_per_address > 0;
-        let Some(Line { whereabouts, from, .. }) = self.lines.get_mut(&conn) else { return };
+        let Some(ConnModel { whereabouts, from, .. }) = self.lines.get_mut(&conn) else { return };
         let is_unknown = whereabouts.proxy.is_none() && whereabouts.counts_as.is_none();
         let is_unknown = is_unknown && !whereabouts.is_spoken_for;
         if is_unknown && client.is_some() && has_cap && is_proxy(*from) {
@@ -150,13 +150,13 @@ impl Judge {
     }
 
     fn counts(&mut self, conn: ConnId, place: String) {
-        let is_there = |(other, line): &(&ConnId, &Line)| {
+        let is_there = |(other, line): &(&ConnId, &ConnModel)| {
             **other != conn && !line.is_gone && line.whereabouts.counts_as.as_ref() == Some(&place)
         };
         let (others, max) =
             (self.lines.iter().filter(is_there).count(), self.limits.connections_per_address);
         // Connections that were there before the limit was lowered stay.
-        self.terms.note("connections_per_address", others.max(max));
+        self.deadlines.note("connections_per_address", others.max(max));
         let Some(line) = self.lines.get_mut(&conn) else { return };
         if line.whereabouts.counts_as.as_ref() == Some(&place) || max == 0 || others < max {
             line.whereabouts.counts_as = Some(place);

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Judge;
-use super::full::Clog;
+use super::full::DiskWait;
 use super::replica::Replica;
 use crate::hub::{Cursor, Hub, Key, Row};
 use crate::sim::intent::Command;
@@ -158,8 +158,8 @@ impl Judge {
         };
         let before = std::mem::replace(self, fresh);
         self.record = before.record;
-        self.terms.count_on(before.terms);
-        self.clog = Clog { is_full: false, is_met: false, ..before.clog };
+        self.deadlines.count_on(before.deadlines);
+        self.disk_wait = DiskWait { is_full: false, is_met: false, ..before.disk_wait };
         self.epoch = at - now.mono.0;
         let (spaces, clock) = (self.record.spaces.clone(), (at, now.unix.0));
         let (mark, has_removals, is_refused) = (0, false, false);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::clock::is_spent;
-use super::terms::Term;
+use super::deadlines::Deadline;
 use super::{Browser, Judge, View};
 use crate::edge::ConnId;
 use crate::publication::Form;
@@ -12,7 +12,7 @@ use crate::sim::tape::Item;
 use crate::time::Millis;
 
 impl Browser {
-    pub fn new(number: u64, form: Form, auth_by: Term, ping_at: Term) -> Browser {
+    pub fn new(number: u64, form: Form, auth_by: Deadline, ping_at: Deadline) -> Browser {
         Browser {
             number,
             form,

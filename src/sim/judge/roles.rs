@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::expected::Expected;
-use super::{Browser, Controller, Judge, Line, Meter, Role, View};
+use super::{Browser, ConnModel, Controller, Judge, Meter, Role, View};
 use crate::edge::ConnId;
 use crate::frame::FRAME_COST_BYTES;
 use crate::publication::Form;
@@ -32,7 +32,7 @@ impl Judge {
             && browser.pong_by.take().is_some()
         {
             browser.held_until = None;
-            let ping_at = self.term("heartbeat_ms");
+            let ping_at = self.deadline("heartbeat_ms");
             if let Some(browser) = self.browser(conn) {
                 browser.ping_at = ping_at;
             }
@@ -88,7 +88,7 @@ impl Judge {
 
     /// There is room for the answer to a request that waited: executes it and what follows.
     pub(super) fn resumed(&mut self, conn: ConnId, items: &[Item]) {
-        let before = self.lines.get(&conn).map_or(0, Line::queued);
+        let before = self.lines.get(&conn).map_or(0, ConnModel::queued);
         self.meter_from(conn, before, items);
         if let Some(controller) = self.controller(conn) {
             let command = controller.deferred.take().expect("it waits for room");
@@ -199,7 +199,7 @@ impl Judge {
         let max = self.limits.sessions_unauthenticated;
         if let Some((_, oldest)) = oldest.filter(|_| count > max) {
             // Those before it stay, even if there are more than permitted now.
-            self.terms.note("sessions_unauthenticated", count - 1);
+            self.deadlines.note("sessions_unauthenticated", count - 1);
             self.dismiss(oldest, CloseReason::AuthTimeout);
         }
     }
@@ -304,7 +304,7 @@ impl Judge {
             Intent::ProxyHeader(Some(client)) => self.note_proxy_header(conn, client.into()),
             Intent::Named(client) => self.is_named(conn, client),
             Intent::Upgrade(form) => {
-                let (auth_by, ping_at) = (self.term("auth_ms"), self.term("heartbeat_ms"));
+                let (auth_by, ping_at) = (self.deadline("auth_ms"), self.deadline("heartbeat_ms"));
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(101));
                 if form == Form::SockJs {
@@ -316,7 +316,7 @@ impl Judge {
                 self.make_room_for_unauthenticated();
             }
             Intent::Request { status, is_last } => {
-                let next_by = self.term("http_head_ms");
+                let next_by = self.deadline("http_head_ms");
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(status));
                 line.role = Role::Http(next_by);
@@ -360,7 +360,7 @@ impl Judge {
 
     fn command(&mut self, conn: ConnId, command: Command, orders: (&[Item], &mut usize)) {
         let at = self.at();
-        self.clog.heard += u64::from(self.clog.is_met);
+        self.disk_wait.heard += u64::from(self.disk_wait.is_met);
         let Some(Controller { auth, waits, .. }) = self.controller(conn) else {
             panic!("{conn:?} is no controller")
         };

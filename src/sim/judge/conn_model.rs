@@ -1,11 +1,11 @@
 //! Compares what is sent to a connection with what must be sent.
 
 use super::expected::Expected;
-use super::{Due, Line, Role, Seen};
+use super::{ConnModel, Due, Role, Seen};
 use crate::edge::{ConnId, Door};
 use crate::publication::Form;
 
-impl Line {
+impl ConnModel {
     pub(in crate::sim) fn door(&self) -> Door {
         match self.role {
             Role::Controller(_) => Door::Control,

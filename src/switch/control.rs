@@ -376,12 +376,7 @@ impl Switch {
                 let ns = ns?;
                 let EmitOptions { user, except, .. } = options;
                 if self.is_long(ns, channels, user.as_deref()) {
-                    return Ok(self.begin_long_emit(
-                        conn,
-                        controller,
-                        (ns, channels, *data),
-                        options,
-                    ));
+                    return Ok(self.begin_long(conn, controller, (ns, channels, *data), options));
                 }
                 let (channels, data) = (Cow::Borrowed(&**channels), Cow::Borrowed(*data));
                 let user = user.as_deref().map(Cow::Borrowed);

@@ -80,7 +80,7 @@ impl Switch {
     }
 
     /// Begins a long emit: its first part goes out at the end of this turn.
-    pub(super) fn begin_long_emit(
+    pub(super) fn begin_long(
         &mut self,
         conn: ConnId,
         controller: &mut Controller,
@@ -242,7 +242,7 @@ mod tests {
             let (conn, mut controller) =
                 (ConnId::new(slot, 0), Controller::new(ClientPrefix::Unix));
             assert!(switch.is_long(*ns, &channels, options.user.as_deref()));
-            switch.begin_long_emit(conn, &mut controller, (*ns, &channels, "1"), options);
+            switch.begin_long(conn, &mut controller, (*ns, &channels, "1"), options);
             switch.connections.add_controller(conn, controller);
         }
         let (mut net, mut turns) = (Wire::default(), 0);

@@ -1,7 +1,7 @@
-//! Back ends that have not authenticated, or whose key is no longer valid. Their
-//! number is bounded. When there is one too many, or all connections are taken, the oldest of the
-//! prefix (address or network) with the most of them is evicted, so that a fast client can
-//! take only its own prefix's places. `control` tells who comes and goes.
+//! Back ends that have not authenticated, or whose key is no longer valid. Their number is bounded.
+//! When there is one too many, or all connections are taken, the oldest of the client prefix
+//! (address or network) with the most of them is evicted, so that a fast client can take only its
+//! own prefix's places. `control` tells who comes and goes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

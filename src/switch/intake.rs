@@ -1,11 +1,11 @@
-//! Memory for frames that back ends are sending. A frame of which more has arrived than a stranger
-//! may send reserves its declared length out of `control_input_bytes`. While there is no room for
-//! it, its connection is not read; small commands of others wait for nothing. Room goes to the
-//! namespace that would then have the least, and the deadline of a frame that has waited starts
-//! when it gets room. While a frame waits, connections are evicted that send too slowly to finish
-//! in time, or whose namespace has more than the waiting one would have, the largest first. So
-//! incomplete frames block nobody, however many there are. Called by the switch before each frame,
-//! and at the end of each turn.
+//! Memory for frames that back ends are sending. A frame of which more has arrived than the
+//! unauthenticated may send reserves its declared length out of `control_input_bytes`. While there
+//! is no room for it, its connection is not read; small commands of others wait for nothing. Room
+//! goes to the namespace that would then have the least, and the deadline of a frame that has
+//! waited starts when it gets room. While a frame waits, connections are evicted that send too
+//! slowly to finish in time, or whose namespace has more than the waiting one would have, the
+//! largest first. So incomplete frames block nobody, however many there are. Called by the switch
+//! before each frame, and at the end of each turn.
 
 use std::cell::Cell;
 use std::cmp::Reverse;

@@ -34,7 +34,7 @@ setup: ## install what the tests need (PHP, Node and Python packages, Chromium),
 
 test: setup lint ## set up everything, and run every test
 	$(CARGO) test --locked
-	FWS_TEST_BINARY=$(CURDIR)/target/debug/examples/late_journal \
+	FWS_TEST_BINARY=$(CURDIR)/target/debug/examples/delayed_journal \
 		$(CARGO) test --locked --test protocol --test bugs --test pressure \
 		--test chaos --test sessions
 

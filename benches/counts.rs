@@ -35,7 +35,7 @@ impl World {
             admissions_per_second: 1_000_000,
             admissions_burst: 1_000_000,
             control_reserve: 0,
-            control_unheard: 64,
+            control_unread_max: 64,
             admin_connections: 0,
             close_ms: 1000,
             drain_ms: 1000,

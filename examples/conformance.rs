@@ -125,7 +125,7 @@ fn run(address: &str) -> Result<(), Box<dyn std::error::Error>> {
         admissions_per_second: limits.admissions_per_second,
         admissions_burst: limits.admissions_burst,
         control_reserve: 0,
-        control_unheard: 0,
+        control_unread_max: 0,
         admin_connections: 0,
         close_ms: limits.close_ms as u64,
         drain_ms: limits.drain_ms as u64,

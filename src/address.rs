@@ -17,28 +17,28 @@ pub enum Address {
 
 /// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ListenAddress {
     /// An IP address and a port.
     Ip(SocketAddr),
     /// The path of a unix socket.
     Unix(PathBuf),
 }
 
-impl Place {
+impl ListenAddress {
     /// The address that a peer in this place has.
     pub fn address(&self) -> Address {
         match self {
-            Place::Ip(at) => at.ip().into(),
-            Place::Unix(_) => Address::Unix,
+            ListenAddress::Ip(at) => at.ip().into(),
+            ListenAddress::Unix(_) => Address::Unix,
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Ip(at) => at.fmt(f),
-            Place::Unix(path) => write!(f, "unix:{}", path.display()),
+            ListenAddress::Ip(at) => at.fmt(f),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -160,7 +160,7 @@ impl Proxies {
 /// A group of clients whose connections are counted together: an IPv4 address, or an IPv6 network
 /// of 64 bits, because a home gets one and may use every address in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Household {
+pub enum ClientPrefix {
     /// An IPv4 address.
     V4(u32),
     /// The first 64 bits of an IPv6 address.
@@ -170,12 +170,12 @@ pub enum Household {
     Unix,
 }
 
-impl From<Address> for Household {
-    fn from(address: Address) -> Household {
+impl From<Address> for ClientPrefix {
+    fn from(address: Address) -> ClientPrefix {
         match address {
-            Address::Ip(IpAddr::V4(ip)) => Household::V4(ip.into()),
-            Address::Ip(IpAddr::V6(ip)) => Household::V6((u128::from(ip) >> 64) as u64),
-            Address::Unix => Household::Unix,
+            Address::Ip(IpAddr::V4(ip)) => ClientPrefix::V4(ip.into()),
+            Address::Ip(IpAddr::V6(ip)) => ClientPrefix::V6((u128::from(ip) >> 64) as u64),
+            Address::Unix => ClientPrefix::Unix,
         }
     }
 }
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_home_is_one_household() {
-        let of = |text: &str| Household::from(Address::from(ip(text)));
+        let of = |text: &str| ClientPrefix::from(Address::from(ip(text)));
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_ne!(of("1.2.3.4"), of("1.2.3.5"));

@@ -35,16 +35,16 @@ pub enum Door {
 
 /// Memory of frames that wait to be sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct QueueMemory {
     /// Memory of all publications that wait, each counted once, plus a small cost for each place
     /// in which one waits.
     pub bytes: usize,
-    /// Bytes of those publications handed to [`Net::keep`], counted once for each call.
-    pub aside: usize,
+    /// Bytes of those publications handed to [`Net::add_outside`], counted once for each call.
+    pub outside: usize,
     /// Memory of all answers that wait, those to back ends included, counted in the same way.
     pub answers: usize,
-    /// Bytes of those answers handed to [`Net::keep`], counted once for each call.
-    pub answers_aside: usize,
+    /// Bytes of those answers handed to [`Net::add_outside`], counted once for each call.
+    pub answers_outside: usize,
 }
 
 /// A connection that answers wait for.
@@ -135,13 +135,13 @@ pub trait Handler {
 
     /// Whether this turn has no room for more input from [`Door::Control`]. Connections of that
     /// listener not read by then are read first in the next turn.
-    fn has_heard_enough(&self) -> bool {
+    fn is_turn_full(&self) -> bool {
         false
     }
 
     /// The number of connections on [`Door::Control`] that have not authenticated, including those
     /// not yet read.
-    fn strangers(&self) -> usize {
+    fn unauthenticated(&self) -> usize {
         0
     }
 
@@ -203,14 +203,14 @@ pub trait Net {
     fn drop_all(&mut self, _: ConnId) {}
 
     /// Accounts for a frame that waits outside the connections' queues, in one more place.
-    fn keep(&mut self, _: &Frame, _: Kind) {}
+    fn add_outside(&mut self, _: &Frame, _: Kind) {}
 
-    /// Undoes one [`Net::keep`].
-    fn unkeep(&mut self, _: &Frame, _: Kind) {}
+    /// Undoes one [`Net::add_outside`].
+    fn remove_outside(&mut self, _: &Frame, _: Kind) {}
 
     /// The memory of all frames that wait.
-    fn kept(&self) -> Kept {
-        Kept::default()
+    fn queue_memory(&self) -> QueueMemory {
+        QueueMemory::default()
     }
 
     /// Of the peers from which the kernel has taken nothing after that moment, the one that most
@@ -260,7 +260,7 @@ pub trait Net {
 
     /// Notes how many bytes of input the handler has consumed but keeps, because they are
     /// incomplete or wait to be processed. They count as waiting input.
-    fn keeps(&mut self, _: ConnId, _bytes: usize) {}
+    fn note_input_bytes(&mut self, _: ConnId, _bytes: usize) {}
 
     /// The counters so far.
     fn meters(&self) -> Meters {

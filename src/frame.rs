@@ -81,7 +81,7 @@ struct Total {
 pub struct Ledger {
     totals: [Total; 2],
     /// Bytes of each kind that wait outside the pool; a frame counts in every place.
-    aside: [usize; 2],
+    outside: [usize; 2],
 }
 
 /// Cost of one more place in which a frame waits, in a ring that may be half empty.
@@ -112,20 +112,20 @@ impl Ledger {
     }
 
     /// Counts a frame in one more place that is not a queue of the pool.
-    pub fn add_aside(&mut self, frame: &Frame, kind: Kind) {
+    pub fn add_outside(&mut self, frame: &Frame, kind: Kind) {
         self.add(frame, kind);
-        self.aside[kind as usize] += frame.len();
+        self.outside[kind as usize] += frame.len();
     }
 
     /// Counts a frame in one such place less.
-    pub fn remove_aside(&mut self, frame: &Frame, kind: Kind) {
+    pub fn remove_outside(&mut self, frame: &Frame, kind: Kind) {
         self.remove(frame, kind);
-        self.aside[kind as usize] -= frame.len();
+        self.outside[kind as usize] -= frame.len();
     }
 
     /// Bytes of this kind that wait outside the pool; a frame counts in every place.
-    pub fn aside(&self, kind: Kind) -> usize {
-        self.aside[kind as usize]
+    pub fn outside(&self, kind: Kind) -> usize {
+        self.outside[kind as usize]
     }
 
     /// Memory of all waiting frames of this kind.
@@ -137,12 +137,12 @@ impl Ledger {
 
 /// A frame in a queue.
 #[derive(Debug)]
-struct Place {
+struct QueuedFrame {
     frame: Frame,
     kind: Kind,
 }
 
-impl Place {
+impl QueuedFrame {
     /// Bytes that count as published.
     fn published(&self) -> usize {
         if self.kind == Kind::Published { self.frame.len() } else { 0 }
@@ -188,7 +188,7 @@ const RINGS_LET_GO: usize = 256;
 /// The record of a queue with several frames, or one that is sent in part.
 #[derive(Debug)]
 struct List {
-    places: VecDeque<Place>,
+    queued: VecDeque<QueuedFrame>,
     /// Bytes of the first frame that the socket has taken.
     head_sent: u32,
     /// Bytes of the publications behind the head, each up to [`FramePool::counted_max`].
@@ -202,9 +202,9 @@ struct List {
 impl List {
     /// Gives memory back, once half of a large ring is unused.
     fn give_back(&mut self) {
-        let (capacity, len) = (self.places.capacity(), self.places.len());
+        let (capacity, len) = (self.queued.capacity(), self.queued.len());
         if capacity > RING_KEPT && len <= capacity / 2 {
-            self.places.shrink_to(len + len / 2);
+            self.queued.shrink_to(len + len / 2);
         }
     }
 }
@@ -265,10 +265,10 @@ impl OutQueue {
 #[derive(Debug)]
 pub struct FramePool {
     /// Frames that are alone in their queues.
-    single: Slots<Place>,
+    single: Slots<QueuedFrame>,
     lists: Slots<List>,
     /// Emptied rings, for the next records.
-    rings: Vec<VecDeque<Place>>,
+    rings: Vec<VecDeque<QueuedFrame>>,
     /// When many frames last waited.
     busy_at: Millis,
     /// How many frames wait, in all queues together.
@@ -301,7 +301,7 @@ impl FramePool {
     pub fn set_counted_max(&mut self, counted_max: usize) {
         self.counted_max = counted_max;
         for (_, list) in self.lists.iter_mut() {
-            list.backlog = list.places.iter().skip(1).map(|one| one.counted(counted_max)).sum();
+            list.backlog = list.queued.iter().skip(1).map(|one| one.counted(counted_max)).sum();
         }
     }
 
@@ -325,7 +325,7 @@ impl FramePool {
         match queue.list().map(|list| &self.lists[list]) {
             Some(list) => Waiting {
                 bytes: list.bytes,
-                frames: list.places.len(),
+                frames: list.queued.len(),
                 published: list.published,
                 backlog: list.backlog,
                 is_begun: list.head_sent > 0,
@@ -366,24 +366,24 @@ impl FramePool {
         self.len += 1;
         self.bytes += frame.len();
         self.ledger.add(&frame, kind);
-        let place = Place { frame, kind };
+        let one = QueuedFrame { frame, kind };
         if queue.is_empty() {
-            queue.first = self.single.insert(place);
+            queue.first = self.single.insert(one);
             assert!(queue.first < LIST, "fewer than 2^31 frames");
         } else {
-            self.append(queue, place);
+            self.append(queue, one);
         }
     }
 
     /// Appends a frame to a queue that is not empty.
-    fn append(&mut self, queue: &mut OutQueue, place: Place) {
-        let counted = place.counted(self.counted_max);
+    fn append(&mut self, queue: &mut OutQueue, one: QueuedFrame) {
+        let counted = one.counted(self.counted_max);
         let list = self.list(queue);
         let list = &mut self.lists[list];
-        list.bytes += place.frame.len();
-        list.published += place.published();
+        list.bytes += one.frame.len();
+        list.published += one.published();
         list.backlog += counted;
-        list.places.push_back(place);
+        list.queued.push_back(one);
     }
 
     /// The record of a queue that is not empty; made if there is none yet.
@@ -392,11 +392,11 @@ impl FramePool {
             return list;
         }
         let Waiting { bytes, published, .. } = self.waiting(queue);
-        let mut places = self.rings.pop().unwrap_or_default();
+        let mut queued = self.rings.pop().unwrap_or_default();
         if let Some(first) = self.single.remove(queue.first) {
-            places.push_back(first);
+            queued.push_back(first);
         }
-        let list = self.lists.insert(List { places, head_sent: 0, backlog: 0, bytes, published });
+        let list = self.lists.insert(List { queued, head_sent: 0, backlog: 0, bytes, published });
         queue.first = list | LIST;
         list
     }
@@ -405,22 +405,22 @@ impl FramePool {
     fn end_list(&mut self, queue: &mut OutQueue) {
         let ended = queue.list().and_then(|list| self.lists.remove(list));
         queue.first = NIL;
-        if let Some(List { places, .. }) = ended
-            && (1..=RING_KEPT).contains(&places.capacity())
+        if let Some(List { queued, .. }) = ended
+            && (1..=RING_KEPT).contains(&queued.capacity())
         {
-            self.rings.push(places);
+            self.rings.push(queued);
         }
     }
 
     /// The frames of a queue, in order.
     pub fn frames(&self, queue: &OutQueue) -> impl Iterator<Item = &Frame> {
-        self.places(queue).map(|one| &one.frame)
+        self.queued(queue).map(|one| &one.frame)
     }
 
     #[inline]
-    fn places(&self, queue: &OutQueue) -> impl Iterator<Item = &Place> {
+    fn queued(&self, queue: &OutQueue) -> impl Iterator<Item = &QueuedFrame> {
         let (one, several) = match queue.list() {
-            Some(list) => (None, self.lists[list].places.iter()),
+            Some(list) => (None, self.lists[list].queued.iter()),
             None => (self.single.get(queue.first), vec_deque::Iter::default()),
         };
         one.into_iter().chain(several)
@@ -428,7 +428,7 @@ impl FramePool {
 
     /// Memory of the answers in a queue, each divided among all places in which it waits.
     pub fn owed(&self, queue: &OutQueue) -> usize {
-        let answers = self.places(queue).filter(|one| one.kind == Kind::Asked);
+        let answers = self.queued(queue).filter(|one| one.kind == Kind::Asked);
         let share = |Frame(body): &Frame| {
             let places = body.waiting[Kind::Asked as usize].get().max(1) as usize;
             (body.bytes.len() + FRAME_COST_BYTES) / places + PLACE_COST_BYTES
@@ -471,19 +471,19 @@ impl FramePool {
         list.head_sent += sent as u32;
         // 32 bits suffice: no frame is 4 GiB long, and no kernel takes as much at once.
         while let Some(one) =
-            list.places.front().filter(|one| one.frame.len() as u32 <= list.head_sent)
+            list.queued.front().filter(|one| one.frame.len() as u32 <= list.head_sent)
         {
             list.head_sent -= one.frame.len() as u32;
             list.published -= one.published();
             self.ledger.remove(&one.frame, one.kind);
             self.len -= 1;
-            list.places.pop_front();
-            if let Some(next) = list.places.front() {
+            list.queued.pop_front();
+            if let Some(next) = list.queued.front() {
                 list.backlog -= next.counted(self.counted_max);
             }
         }
         list.give_back();
-        if list.places.is_empty() {
+        if list.queued.is_empty() {
             debug_assert!(
                 (list.bytes, list.published, list.backlog, list.head_sent) == (0, 0, 0, 0)
             );
@@ -507,8 +507,8 @@ impl FramePool {
         let (list, ledger) = (&mut self.lists[list], &mut self.ledger);
         let begun = (list.head_sent > 0).then_some(0);
         let (mut number, mut bytes) = (0, 0);
-        let before = list.places.len();
-        list.places.retain_mut(|Place { frame, kind }| {
+        let before = list.queued.len();
+        list.queued.retain_mut(|QueuedFrame { frame, kind }| {
             let this = number;
             number += 1;
             if Some(this) == begun {
@@ -529,8 +529,8 @@ impl FramePool {
         (list.published, list.backlog) = (0, 0);
         list.give_back();
         self.bytes -= bytes;
-        self.len -= before - list.places.len();
-        if list.places.is_empty() {
+        self.len -= before - list.queued.len();
+        if list.queued.is_empty() {
             self.end_list(queue);
         }
     }
@@ -539,9 +539,9 @@ impl FramePool {
     pub fn clear(&mut self, queue: &mut OutQueue) {
         self.bytes -= self.bytes_of(queue);
         if let Some(list) = queue.list() {
-            let List { places, .. } = &mut self.lists[list];
-            self.len -= places.len();
-            places.drain(..).for_each(|one| self.ledger.remove(&one.frame, one.kind));
+            let List { queued, .. } = &mut self.lists[list];
+            self.len -= queued.len();
+            queued.drain(..).for_each(|one| self.ledger.remove(&one.frame, one.kind));
             self.end_list(queue);
         } else if !queue.is_empty() {
             self.drop_single(queue);
@@ -586,7 +586,7 @@ impl FramePool {
     #[inline]
     fn drop_single(&mut self, queue: &mut OutQueue) {
         let one = self.single.remove(std::mem::replace(&mut queue.first, NIL));
-        if let Some(Place { frame, kind }) = one {
+        if let Some(QueuedFrame { frame, kind }) = one {
             self.len -= 1;
             self.ledger.remove(&frame, kind);
         }

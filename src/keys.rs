@@ -109,7 +109,7 @@ pub fn server_key_path(data: &Path) -> PathBuf {
 /// Takes the lock for a command that has the server make or revoke a key and then stores the
 /// outcome; held while the returned file is open. If another command has it, calls `wait` and
 /// blocks, so that the last key made is the one stored. `None` if no keys are kept.
-pub fn turn(data: &Path, wait: impl FnOnce()) -> Option<File> {
+pub fn lock(data: &Path, wait: impl FnOnce()) -> Option<File> {
     let folder = data.join("keys");
     if data.is_dir() {
         // If it cannot be made, no key is kept in it either.

@@ -1,6 +1,6 @@
 //! A queue from one thread to another. The channel of the standard library is compiled three times
 //! over for each type of message, 50 KB in all; this is the part of it that is needed. Used by the
-//! store's helper thread and by the blocking clients of the command line.
+//! store's worker thread and by the blocking clients of the command line.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,11 +28,11 @@ struct Queue<T> {
 
 /// Why there is no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nothing {
+pub enum RecvError {
     /// None came within the time.
-    Yet,
+    Timeout,
     /// None will come.
-    More,
+    Closed,
 }
 
 /// Creates a queue, and returns its two ends.
@@ -93,8 +93,8 @@ impl<T> Receiver<T> {
     /// Waits for the next message, at most for `time`; `None`: without limit.
     ///
     /// # Errors
-    /// [`Nothing`]
-    pub fn recv(&self, time: Option<Duration>) -> Result<T, Nothing> {
+    /// [`RecvError`]
+    pub fn recv(&self, time: Option<Duration>) -> Result<T, RecvError> {
         let is_empty = |queue: &mut Queue<T>| queue.is_open && queue.messages.is_empty();
         let queue = self.0.lock();
         let queue = match time {
@@ -109,7 +109,7 @@ impl<T> Receiver<T> {
         };
         let is_open = queue.is_open;
         drop(queue);
-        self.try_recv().ok_or(if is_open { Nothing::Yet } else { Nothing::More })
+        self.try_recv().ok_or(if is_open { RecvError::Timeout } else { RecvError::Closed })
     }
 }
 
@@ -132,11 +132,11 @@ mod tests {
     #[test]
     fn what_was_sent_comes_in_its_order_and_then_nothing_more() {
         let (sender, receiver) = mailbox();
-        assert_eq!(receiver.recv(Some(Duration::ZERO)), Err(Nothing::Yet));
+        assert_eq!(receiver.recv(Some(Duration::ZERO)), Err(RecvError::Timeout));
         let sending = std::thread::spawn(move || (0..1000).all(|n| sender.send_within(2, n)));
         let came: Vec<u32> = std::iter::from_fn(|| receiver.recv(None).ok()).collect();
         assert_eq!(came, Vec::from_iter(0..1000));
-        assert_eq!(receiver.recv(None), Err(Nothing::More));
+        assert_eq!(receiver.recv(None), Err(RecvError::Closed));
         assert!(sending.join().unwrap());
     }
 

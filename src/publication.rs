@@ -4,7 +4,7 @@
 use std::cell::OnceCell;
 
 use crate::codec::http;
-use crate::codec::sockjs::{self, Envelope, Written};
+use crate::codec::sockjs::{self, EncodedLen, Envelope};
 use crate::codec::{json, ws};
 use crate::frame::Frame;
 
@@ -66,27 +66,27 @@ pub struct Kinds {
     /// SockJS over WebSocket.
     pub sockjs: bool,
     /// SockJS over HTTP.
-    pub polled: bool,
+    pub http: bool,
 }
 
 impl Kinds {
     /// Upper bound of [`Kinds::bytes`] for any data of that length and any kinds.
     pub fn bytes_max(data_bytes: usize) -> usize {
-        data_bytes.saturating_mul(Form::COUNT * Written::FACTOR_MAX)
+        data_bytes.saturating_mul(Form::COUNT * EncodedLen::FACTOR_MAX)
     }
 
     /// How many bytes a message with this data takes at most in all forms of these kinds together,
     /// not counting its channel and framing.
     pub fn bytes(self, data: &str) -> usize {
         let raw = if self.raw { data.len() } else { 0 };
-        if !self.sockjs && !self.polled {
+        if !self.sockjs && !self.http {
             return raw;
         }
-        let Written { string, event, script } = Written::of(data);
+        let EncodedLen { string, event, script } = EncodedLen::of(data);
         let sockjs = if self.sockjs { string } else { 0 };
         // Each envelope, chunked and unchunked, and the items that wait in sessions.
-        let polled = if self.polled { string + 2 * (string + event + script) } else { 0 };
-        raw + sockjs + polled
+        let http = if self.http { string + 2 * (string + event + script) } else { 0 };
+        raw + sockjs + http
     }
 }
 
@@ -364,13 +364,13 @@ mod tests {
                 forms.iter().map(|form| publication.frame(*form).len()).sum()
             };
             let (raw, sockjs) = (bytes(&[Form::Raw]), bytes(&[Form::SockJs]));
-            let polled = bytes(&Form::ALL[2..]);
-            let all = Kinds { raw: true, sockjs: true, polled: true };
+            let http = bytes(&Form::ALL[2..]);
+            let all = Kinds { raw: true, sockjs: true, http: true };
             let near = |bytes: usize, counted: usize| bytes.abs_diff(counted) < 100 * Form::COUNT;
             assert!(near(raw, Kinds { raw: true, ..Kinds::default() }.bytes(&data)));
             assert!(near(sockjs, Kinds { sockjs: true, ..Kinds::default() }.bytes(&data)));
-            assert!(near(polled, Kinds { polled: true, ..Kinds::default() }.bytes(&data)));
-            assert!(near(raw + sockjs + polled, all.bytes(&data)));
+            assert!(near(http, Kinds { http: true, ..Kinds::default() }.bytes(&data)));
+            assert!(near(raw + sockjs + http, all.bytes(&data)));
             assert!(all.bytes(&data) <= Kinds::bytes_max(data.len()));
             assert_eq!(Kinds::default().bytes(&data), 0);
         }

@@ -312,7 +312,7 @@ fn bounds(limits: &Limits, connections: usize) -> Bounds {
         admissions_per_second: limits.admissions_per_second,
         admissions_burst: limits.admissions_burst,
         control_reserve: CONTROL_RESERVE,
-        control_unheard: limits.control_unauthenticated_connections,
+        control_unread_max: limits.control_unauthenticated_connections,
         admin_connections: limits.admin_connections,
         close_ms: limits.close_ms as u64,
         drain_ms: limits.drain_ms as u64,

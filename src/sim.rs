@@ -2,7 +2,7 @@
 //! their actions from a seed, and a shadow model that knows what must come out. Owns the randomness
 //! and the clock of a run; the same seed gives the same run. `tests/simulate.rs` runs it; `script`
 //! and `rot` are fuzz targets, and tests of the store use `disk` on its own. Sockets are simulated
-//! here, sessions over HTTP in `sessions`; `disk` is the disk, `ground` is what happens to it.
+//! here, sessions over HTTP in `sessions`; `disk` is the disk, `storage` is what happens to it.
 //!
 //! How it checks: everything that the switch does at its two seams, network and journal, is written
 //! to one *tape*: every entry that the journal orders, every frame sent, every connection closed.
@@ -20,7 +20,6 @@
 mod client;
 pub mod disk;
 mod grammar;
-mod ground;
 mod intent;
 mod judge;
 mod net;
@@ -28,21 +27,22 @@ mod record;
 mod rot;
 mod script;
 mod sessions;
+mod storage;
 mod tape;
 mod ways;
 mod world;
 
-pub use ground::Misfortunes;
 pub use rot::fuzz_store_recovery;
 pub use script::fuzz_server;
 pub use sessions::{Met, run_sessions, run_sessions_on_store};
+pub use storage::Misfortunes;
 
 use std::collections::BTreeMap;
 
 use crate::journal::Journal;
 use crate::limits::{Limits, SyncPolicy};
 use crate::reason::CloseReason;
-use ground::{Ground, Plain, Store};
+use storage::{Diskless, FaultyStore, Storage};
 use world::World;
 
 /// A pseudo-random number generator (splitmix64).
@@ -157,7 +157,7 @@ pub struct Report {
 /// # Panics
 /// If the server does anything wrong; seed and step are printed to standard error.
 pub fn run(options: Options, journal: impl Journal + 'static) -> Report {
-    run_on(options, Plain::new(journal))
+    run_on(options, Diskless::new(journal))
 }
 
 /// Runs one seed on the store, through several lives of the server, over a disk that fails, tears
@@ -166,12 +166,12 @@ pub fn run(options: Options, journal: impl Journal + 'static) -> Report {
 /// # Panics
 /// As [`run`].
 pub fn run_on_store(options: Options, sync: SyncPolicy) -> Report {
-    run_on(options, Store::new(sync))
+    run_on(options, FaultyStore::new(sync))
 }
 
-fn run_on(options: Options, ground: impl Ground) -> Report {
+fn run_on(options: Options, storage: impl Storage) -> Report {
     crate::log::mute(true);
-    let mut world = World::new(options, limits(options.seed), ground);
+    let mut world = World::new(options, limits(options.seed), storage);
     world.begin();
     for _ in 0..options.steps {
         world.step();

@@ -16,7 +16,7 @@ use common::eventually;
 use common::server::{DEMO_KEY, Dir, Options, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use wrong::{Sin, commands, replies, topics, visits};
+use wrong::{Misbehaviour, commands, replies, topics, visits};
 
 /// The shortest possible run.
 const SHORT: [&str; 4] = ["--seconds", "0.1", "--warm-up", "0.05"];
@@ -262,8 +262,8 @@ fn whoever_commands_comes_from_the_usual_address() {
 }
 
 /// A run against a topic server that misbehaves at the message with this number.
-fn against(sin: Sin, number: u64, words: &[&str]) -> std::process::Command {
-    let at = topics(sin, number);
+fn against(misbehaviour: Misbehaviour, number: u64, words: &[&str]) -> std::process::Command {
+    let at = topics(misbehaviour, number);
     let to = ["--to", "topic", "--ws", &at.to_string(), "--bytes", "64", "--json"];
     fws(&[&["bench"], words, &["--warm-up", "0.05"], &to].concat())
 }
@@ -271,19 +271,19 @@ fn against(sin: Sin, number: u64, words: &[&str]) -> std::process::Command {
 #[test]
 fn a_server_that_does_wrong_has_no_figures() {
     let words = ["broadcast", "--subscribers", "2", "--in-flight", "4", "--seconds", "0.1"];
-    for (sin, part) in [
-        (Sin::Loses, "message 2 came to subscriber 1 too early: one is lost (not 1)"),
-        (Sin::Doubles, "message 1 came to subscriber 1 twice or late (not 2)"),
-        (Sin::Swaps, "message 2 came to subscriber 1 too early: one is lost (not 1)"),
-        (Sin::Closes, "the server has closed "),
-        (Sin::Garbles, "a message came that nobody had published: 0000000001xxx?xx"),
+    for (misbehaviour, part) in [
+        (Misbehaviour::Loses, "message 2 came to subscriber 1 too early: one is lost (not 1)"),
+        (Misbehaviour::Doubles, "message 1 came to subscriber 1 twice or late (not 2)"),
+        (Misbehaviour::Swaps, "message 2 came to subscriber 1 too early: one is lost (not 1)"),
+        (Misbehaviour::Closes, "the server has closed "),
+        (Misbehaviour::Garbles, "a message came that nobody had published: 0000000001xxx?xx"),
     ] {
-        let line = bad(against(sin, 1, &words), 1);
+        let line = bad(against(misbehaviour, 1, &words), 1);
         assert!(line.contains(part), "{line}");
     }
     // The recipients are random, but each one soon receives another message.
     let words = ["unicast", "--subscribers", "2", "--seconds", "5"];
-    let line = bad(against(Sin::Loses, 20, &words), 1);
+    let line = bad(against(Misbehaviour::Loses, 20, &words), 1);
     assert!(line.contains(" too early: one is lost "), "{line}");
 }
 
@@ -292,7 +292,7 @@ fn a_server_that_does_wrong_has_no_figures() {
 fn a_server_that_forgets_but_says_that_it_is_there() {
     let check = |workload| {
         let words = [workload, "--subscribers", "2", "--in-flight", "4", "--seconds", "0.5"];
-        let line = bad(against(Sin::Pings, 5, &words), 1);
+        let line = bad(against(Misbehaviour::Pings, 5, &words), 1);
         assert!(line.starts_with("nothing that is waited for has come for 10 s: "), "{line}");
         assert!(line.contains(" messages under way, the oldest to 2 subscribers"), "{line}");
     };
@@ -305,8 +305,9 @@ fn a_server_that_forgets_but_says_that_it_is_there() {
 #[test]
 fn what_is_lost_for_those_who_stall_is_missed() {
     let words = ["slow", "--subscribers", "2", "--stalled", "1", "--per-second", "100"];
-    let sin = against(Sin::Forgets, 150, &[&words[..], &["--seconds", "1"]].concat());
-    let line = bad(sin, 1);
+    let misbehaviour =
+        against(Misbehaviour::Forgets, 150, &[&words[..], &["--seconds", "1"]].concat());
+    let line = bad(misbehaviour, 1);
     assert!(line.contains("0 messages under way, 1 who did not read have not had all"), "{line}");
 }
 
@@ -316,7 +317,7 @@ fn what_comes_when_the_time_is_up_counts() {
     let outcome = |command| serde_json::from_str::<Value>(&good(command)).unwrap();
     let stall = Duration::from_millis(1500);
     let words = ["rate", "--subscribers", "2", "--per-second", "50", "--seconds", "0.5"];
-    let found = outcome(against(Sin::Stalls(stall), 10, &words));
+    let found = outcome(against(Misbehaviour::Stalls(stall), 10, &words));
     for name in ["latency_p50_us", "last_latency_p50_us", "latency_max_us"] {
         assert!(figure(&found, name) > 1e6, "{name} in {found}");
     }
@@ -342,7 +343,7 @@ fn what_comes_when_the_time_is_up_counts() {
 fn a_publisher_that_is_late_is_no_excuse() {
     let bench = std::sync::Arc::new(std::sync::Mutex::new(None));
     let words = ["slow", "--subscribers", "2", "--stalled", "1", "--per-second", "100"];
-    let stops = Sin::Freezes(bench.clone(), Duration::from_millis(700));
+    let stops = Misbehaviour::Freezes(bench.clone(), Duration::from_millis(700));
     let mut command = against(stops, 20, &[&words[..], &["--seconds", "1"]].concat());
     let child = command.spawn().unwrap();
     *bench.lock().unwrap() = Pid::from_raw(child.id().try_into().unwrap());

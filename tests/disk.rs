@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use fws::hub::{Change, Cursor, Hub, Key, NsId, Outbox, Route, Undo};
-use fws::journal::store::{Batch, Content, Damage, Facts, Fault, Found, Opened, Writer};
+use fws::journal::store::{Batch, Content, Damage, Fault, Opened, SealState, StoreMeta, Writer};
 use fws::journal::{Journal, Proposal};
 use fws::limits::{Limits, SyncPolicy};
 use fws::publication::Publication;
@@ -67,7 +67,7 @@ struct Changed(Vec<Key>);
 impl Outbox for Changed {
     fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
     fn close(&mut self, _: Route, _: CloseReason) {}
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         self.0.push(undo.key);
     }
 }
@@ -169,15 +169,15 @@ fn set(ns: NsId, channel: &str, user: Option<&str>, data: &str) -> Change<'stati
     Change::Set { ns, channel, user, data: data.to_owned().into(), ttl_ms: None, emit: false }
 }
 
-fn facts() -> Facts {
-    Facts { key: [7; 32], term: 1, batch: 0, clock: (AT, AT) }
+fn meta() -> StoreMeta {
+    StoreMeta { key: [7; 32], term: 1, batch: 0, clock: (AT, AT) }
 }
 
 /// Creates a store with its first batch, closed in an orderly way.
 fn store() -> (Source, SimFile) {
     let (source, mut batch) = Source::new();
     let file = SimFile::default();
-    let mut writer = Writer::create(file.clone(), &facts()).unwrap();
+    let mut writer = Writer::create(file.clone(), &meta()).unwrap();
     writer.write(&mut batch).unwrap();
     drop(writer);
     (source, SimFile::new(file.bytes()))
@@ -188,7 +188,7 @@ fn read(bytes: Vec<u8>) -> Result<(u64, Rows), Damage> {
     let content = Content::read(SimFile::new(bytes))?;
     let mut rows = Rows::new();
     content.each(&mut |key, row| drop(rows.insert(key, format!("{row:?}"))))?;
-    Ok((content.facts.batch, rows))
+    Ok((content.meta.batch, rows))
 }
 
 /// A run of a workload: the rows after each batch, and how many disk calls there were by then.
@@ -201,8 +201,8 @@ struct Run {
 fn run(workload: &[Op]) -> Run {
     let (mut source, file) = store();
     let began = file.bytes();
-    let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
-    writer.begin(&Facts { term: 2, ..facts() }).unwrap();
+    let mut writer = Writer::open(file.clone(), &meta(), 0).unwrap();
+    writer.begin(&StoreMeta { term: 2, ..meta() }).unwrap();
     let mut after = vec![(source.batch, source.rows(), 0)];
     for op in workload {
         let mut batch = source.step(*op);
@@ -288,8 +288,8 @@ fn cut_again(run: &Run, workload: &[Op], prng: &mut Prng) -> u64 {
     let bytes = Cut::after(&run.began, &calls, count).torn(prng);
     let (_, found) = read(bytes.clone()).unwrap();
     let file = SimFile::new(bytes.clone());
-    let writer = Writer::open(file.clone(), &facts(), 0).unwrap();
-    writer.begin(&Facts { term: 3, ..facts() }).unwrap();
+    let writer = Writer::open(file.clone(), &meta(), 0).unwrap();
+    writer.begin(&StoreMeta { term: 3, ..meta() }).unwrap();
     let calls = file.calls();
     for again in 0..=calls.len() {
         let bytes = Cut::after(&bytes, &calls, again).torn(prng);
@@ -321,8 +321,8 @@ fn fail_once(op: Op, how: Failure, (at, calls): (u64, u64)) -> bool {
     let what = format!("{op:?}, {how:?} at call {at}");
     let (mut source, file) = store();
     let before = source.rows();
-    let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
-    writer.begin(&facts()).unwrap();
+    let mut writer = Writer::open(file.clone(), &meta(), 0).unwrap();
+    writer.begin(&meta()).unwrap();
     let mut batch = source.step(op);
     file.fail(at, calls, how);
     let from = file.count();
@@ -338,10 +338,11 @@ fn fail_once(op: Op, how: Failure, (at, calls): (u64, u64)) -> bool {
     assert_eq!(read(file.bytes()).unwrap().1, before, "{what}: found after the close");
     if how == Failure::Space {
         file.mend();
-        let last = Facts { batch: batch.number - 1, ..facts() };
-        for other in
-            [Facts { batch: batch.number, ..facts() }, Facts { key: [8; 32], ..last.clone() }]
-        {
+        let last = StoreMeta { batch: batch.number - 1, ..meta() };
+        for other in [
+            StoreMeta { batch: batch.number, ..meta() },
+            StoreMeta { key: [8; 32], ..last.clone() },
+        ] {
             let taken = Writer::reopen(file.clone(), &other, 0);
             assert!(matches!(taken, Err(Fault::Broken(_))), "{what}: an older one, or another's");
         }
@@ -359,8 +360,8 @@ fn fail_once(op: Op, how: Failure, (at, calls): (u64, u64)) -> bool {
 fn a_batch_that_is_durable_is_never_refused() {
     for at in 0.. {
         let (mut source, file) = store();
-        let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
-        writer.begin(&facts()).unwrap();
+        let mut writer = Writer::open(file.clone(), &meta(), 0).unwrap();
+        writer.begin(&meta()).unwrap();
         let (ns, mut changed) = (source.ns("a").unwrap(), Changed::default());
         source.apply(set(ns, "c", None, &format!("\"{}\"", "x".repeat(1 << 20))), &mut changed);
         writer.write(&mut source.batch(changed, Vec::new())).unwrap();
@@ -391,7 +392,7 @@ fn a_dead_disk_makes_nothing_up() {
         for at in 0..12 {
             let (mut source, file) = store();
             let before = source.rows();
-            let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
+            let mut writer = Writer::open(file.clone(), &meta(), 0).unwrap();
             file.fail(at, u64::MAX, Failure::Broken);
             let result = writer.write(&mut source.step(op));
             drop(writer);
@@ -411,8 +412,8 @@ fn a_start_that_fails_loses_nothing() {
         for at in 0.. {
             let file = SimFile::new(bytes.clone());
             file.fail(at, u64::MAX, how);
-            let opened = Writer::open(file.clone(), &facts(), 0)
-                .and_then(|writer| writer.begin(&Facts { term: 2, ..facts() }));
+            let opened = Writer::open(file.clone(), &meta(), 0)
+                .and_then(|writer| writer.begin(&StoreMeta { term: 2, ..meta() }));
             assert_eq!(read(file.bytes()).unwrap().1, rows, "{how:?} at call {at}");
             if opened.is_ok() && file.count() <= at {
                 break;
@@ -457,7 +458,7 @@ fn a_start_on_a_full_disk_goes_on() {
         assert!(!journal.is_failing(), "{what}");
         assert_eq!(read(folder.store().bytes()).unwrap().1, rows, "{what}: mended");
         let content = Content::read(SimFile::new(folder.store().bytes())).unwrap();
-        assert_eq!((content.facts.term, content.facts.batch), (2, source.batch + 1), "{what}");
+        assert_eq!((content.meta.term, content.meta.batch), (2, source.batch + 1), "{what}");
     }
 }
 
@@ -465,7 +466,7 @@ fn a_start_on_a_full_disk_goes_on() {
 #[test]
 fn a_first_start_syncs_its_store_once_and_can_fail_anywhere() {
     let now = Now { unix: AT, ..Now::default() };
-    let folder = SimFolder::found(None, Found::Nothing);
+    let folder = SimFolder::with(None, SealState::Nothing);
     let opened = Opened::verify(folder.clone(), now).unwrap();
     assert_eq!(opened.content().counts, [0; 3]);
     let calls = folder.store().calls();
@@ -473,7 +474,7 @@ fn a_first_start_syncs_its_store_once_and_can_fail_anywhere() {
     assert_eq!(calls.last(), Some(&Call::Sync));
     for how in [Failure::Space, Failure::Broken] {
         for at in 0.. {
-            let folder = SimFolder::found(None, Found::Nothing);
+            let folder = SimFolder::with(None, SealState::Nothing);
             folder.fail(at, u64::MAX, how);
             let is_made = Opened::verify(folder.clone(), now).is_ok();
             folder.mend();
@@ -489,7 +490,7 @@ fn a_first_start_syncs_its_store_once_and_can_fail_anywhere() {
 #[test]
 fn every_flipped_bit_is_seen_or_harmless() {
     let (mut source, file) = store();
-    let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
+    let mut writer = Writer::open(file.clone(), &meta(), 0).unwrap();
     for op in [Op::SetLarge, Op::Register, Op::Push, Op::Grant, Op::SetNew, Op::SetForAWhile] {
         writer.write(&mut source.step(op)).unwrap();
     }
@@ -533,7 +534,7 @@ fn judged(bytes: Vec<u8>, source: &Source) -> bool {
 #[test]
 fn damage_in_a_larger_store_is_seen() {
     let (mut source, file) = store();
-    let mut writer = Writer::open(file.clone(), &facts(), 0).unwrap();
+    let mut writer = Writer::open(file.clone(), &meta(), 0).unwrap();
     for _ in 0..4 {
         let mut batch = Batch::default();
         for _ in 0..200 {

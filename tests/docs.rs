@@ -87,7 +87,7 @@ fn texts_with_gaps_are_recognised() {
 #[test]
 fn every_error_of_the_control_port_is_told_with_its_code() {
     let table = rows(&part("## 3. Control port: replies and errors"));
-    let files = ["command", "control", "crowd", "replies", "text"];
+    let files = ["command", "control", "publish_batch", "replies", "text"];
     let code = files.map(|file| source(&format!("src/switch/{file}.rs"))).concat();
 
     // `Refused::new(CODE, "TEXT")`: code and text must be in one row.

@@ -2,8 +2,8 @@
 //! them and converts them to the current format, completely or not at all.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
-use fws::hub::{Hub, Key, Place, Row};
-use fws::journal::store::{Content, FORMAT, Found, Home, Lost, Opened, Salvage, Seal};
+use fws::hub::{Hub, Key, Row, StateKey};
+use fws::journal::store::{Content, FORMAT, Home, Lost, Opened, Salvage, Seal, SealState};
 use fws::limits::{Limits, SyncPolicy};
 use fws::sim::disk::{SimFile, SimFolder};
 use fws::time::{Millis, Now, UnixMillis};
@@ -99,12 +99,12 @@ fn rows() -> Vec<(Key, Row<'static>)> {
     };
     let mut rows = vec![namespace(1), namespace(300)];
     for (channel, user) in places() {
-        let place = Place {
+        let state_key = StateKey {
             channel: channel.clone().into(),
             user: user.as_ref().map(|user| user.clone().into()),
         };
         let row = Row::State { text: "[1]".into(), expires: None };
-        rows.push((Key::State { ns: 300, place }, row));
+        rows.push((Key::State { ns: 300, state_key }, row));
         if let Some(user) = user {
             let key = Key::Grant { ns: 1, channel: channel.into(), user: user.into() };
             rows.push((key, Row::Grant));
@@ -130,7 +130,7 @@ fn rows_in(content: &Content) -> Vec<(Key, Row<'static>)> {
 }
 
 fn folder(bytes: Vec<u8>) -> SimFolder {
-    SimFolder::found(Some(bytes), Found::Seal(Seal { key: KEY, batch: 9 }))
+    SimFolder::with(Some(bytes), SealState::Seal(Seal { key: KEY, batch: 9 }))
 }
 
 fn start(folder: &SimFolder) -> Option<Hub> {
@@ -146,15 +146,15 @@ fn a_start_takes_all_of_it_over() {
         let folder = folder(former(is_clean));
         let content = Content::read(folder.read().unwrap()).unwrap();
         assert!(content.format() == 1 && rows_in(&content) == rows());
-        assert_eq!((content.facts.term, content.facts.batch), (3, 9));
+        assert_eq!((content.meta.term, content.meta.batch), (3, 9));
         let hub = start(&folder).unwrap();
         let (states, grants) = (places().len(), places().len() / 2 + 1);
         assert_eq!(hub.sizes()[0], 2);
         let content = Content::read(folder.read().unwrap()).unwrap();
         assert!(content.format() == FORMAT && rows_in(&content) == rows());
         assert_eq!(content.counts, [2, grants as u64, states as u64]);
-        assert_eq!((content.facts.term, content.facts.batch), (4, 9));
-        assert_eq!(content.facts.key, KEY, "the seal still knows it");
+        assert_eq!((content.meta.term, content.meta.batch), (4, 9));
+        assert_eq!(content.meta.key, KEY, "the seal still knows it");
     }
 }
 

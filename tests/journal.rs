@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use fws::hub::{Change, Cursor, Hub, Key, KeyRef, NsId, Outbox, Outcome, Route, Row, Undo};
-use fws::journal::store::{Content, Facts, StoreJournal, Writer};
+use fws::journal::store::{Content, StoreJournal, StoreMeta, Writer};
 use fws::journal::{Event, Journal, Mark, Proposal, Ticket};
 use fws::limits::{Limits, SyncPolicy};
 use fws::publication::Publication;
@@ -18,9 +18,9 @@ use fws::time::{Millis, Now, UnixMillis};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-fn facts() -> Facts {
+fn meta() -> StoreMeta {
     let start = UnixMillis(1_800_000_000_000);
-    Facts { key: [7; 32], term: 1, batch: 0, clock: (start, start) }
+    StoreMeta { key: [7; 32], term: 1, batch: 0, clock: (start, start) }
 }
 
 /// The part of a switch that a journal needs.
@@ -40,11 +40,11 @@ struct Out<'a>(&'a mut StoreJournal);
 impl Outbox for Out<'_> {
     fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
     fn close(&mut self, _: Route, _: CloseReason) {}
-    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
-        self.0.changes(key, row);
+    fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.0.before_change(key, row);
     }
-    fn changed(&mut self, undo: Undo) {
-        self.0.changed(undo);
+    fn after_change(&mut self, undo: Undo) {
+        self.0.after_change(undo);
     }
 }
 
@@ -52,18 +52,17 @@ impl Loop {
     fn new(sync: SyncPolicy) -> Loop {
         let limits = Limits { store_retry_ms: 10, ..Limits::default() };
         let folder = SimFolder::new(SimFile::default());
-        let writer = Writer::create(folder.store(), &facts()).unwrap();
+        let writer = Writer::create(folder.store(), &meta()).unwrap();
         let (sender, woken) = channel();
         let wake = Box::new(move || sender.send(()).unwrap_or_default());
         let journal =
-            StoreJournal::start(folder.clone(), (facts(), Ok(writer)), sync, &limits, wake)
-                .unwrap();
-        let hub = Hub::new(limits, facts().clock.0);
+            StoreJournal::start(folder.clone(), (meta(), Ok(writer)), sync, &limits, wake).unwrap();
+        let hub = Hub::new(limits, meta().clock.0);
         Loop { hub, journal, woken, folder, mono: 0, lost: Vec::new(), failed: Vec::new() }
     }
 
     fn at(&self) -> UnixMillis {
-        facts().clock.0.plus(self.mono)
+        meta().clock.0.plus(self.mono)
     }
 
     fn now(&self) -> Now {
@@ -98,7 +97,7 @@ impl Loop {
                 Event::Undo(undo) => self.hub.undo(undo, &mut Out(&mut self.journal)),
                 Event::Lost { from, upto } => {
                     self.lost.push((from, upto));
-                    self.hub.all_taken_back();
+                    self.hub.undo_finished();
                     self.hub.advance(at, 1000, &mut Out(&mut self.journal));
                 }
             }
@@ -315,7 +314,7 @@ fn a_stopped_server_has_written_everything() {
         assert_eq!(this.on_disk(), this.rows());
         let seal = this.folder.sealed().unwrap();
         let content = Content::read(this.folder.store()).unwrap();
-        assert_eq!(content.facts.batch, seal.batch);
+        assert_eq!(content.meta.batch, seal.batch);
     }
 }
 

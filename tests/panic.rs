@@ -24,8 +24,8 @@ impl Journal for Panicky {
         self.0.propose(at, change)
     }
 
-    fn changed(&mut self, undo: Undo) {
-        self.0.changed(undo);
+    fn after_change(&mut self, undo: Undo) {
+        self.0.after_change(undo);
     }
 
     fn commit(&mut self, hub: &Hub, at: UnixMillis, now: Now) {

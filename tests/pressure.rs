@@ -397,12 +397,12 @@ fn whoever_does_not_say_who_it_is_makes_room() {
     let limits = [("control_auth_ms", 300), ("control_unauthenticated_connections", 3)];
     let server = Server::start(&Options::limits(&limits));
     let mut known = server.controller("demo");
-    let mut strangers: Vec<_> = (0..4).map(|_| server.control()).collect();
+    let mut unauthenticated: Vec<_> = (0..4).map(|_| server.control()).collect();
     // The oldest goes for the fourth, and the others when their time is over.
-    strangers.remove(0).expect_closed();
+    unauthenticated.remove(0).expect_closed();
     let ping = r#"{"action":"ping"}"#;
-    strangers[2].ok(ping);
-    strangers.iter_mut().for_each(|stranger| stranger.expect_closed());
+    unauthenticated[2].ok(ping);
+    unauthenticated.iter_mut().for_each(|unauthenticated| unauthenticated.expect_closed());
     known.ok(ping);
 }
 
@@ -414,7 +414,7 @@ fn who_comes_fastest_takes_places_from_nobody_else() {
     let mut far = Control { wire: Wire::from_ip([127, 0, 0, 2], server.control) };
     // So fast that whoever is a little slower to say who it is would be pushed out.
     let mut crowd: Vec<_> = (0..10).map(|_| server.control()).collect();
-    crowd.drain(..9).for_each(|mut stranger| stranger.expect_closed());
+    crowd.drain(..9).for_each(|mut unauthenticated| unauthenticated.expect_closed());
     near.auth("demo");
     far.auth("demo");
     crowd[0].auth("demo");
@@ -428,7 +428,7 @@ fn when_all_places_are_taken_strangers_make_room() {
     let mut far = Control { wire: Wire::from_ip([127, 0, 0, 2], server.control) };
     far.ok(ping);
     let mut crowd: Vec<_> = (0..2).map(|_| server.control()).collect();
-    crowd.iter_mut().for_each(|stranger| stranger.ok(ping));
+    crowd.iter_mut().for_each(|unauthenticated| unauthenticated.ok(ping));
     // The oldest goes of those who are most at one place, while there is any.
     known.push(server.controller("demo"));
     crowd.remove(0).expect_closed();

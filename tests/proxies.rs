@@ -23,7 +23,7 @@ fn capped(cap: u64, proxies: &[&str]) -> Options {
 }
 
 /// Version 2 of the PROXY protocol, for that address.
-fn introduction(command: u8, source: [u8; 4]) -> Vec<u8> {
+fn proxy_header(command: u8, source: [u8; 4]) -> Vec<u8> {
     let addresses = [&source[..], &[127, 0, 0, 1, 0, 80, 0, 81], &[4, 0, 2, b'\r', b'\n']].concat();
     [SIGNATURE, &[command, 0x11, 0, addresses.len() as u8], &addresses].concat()
 }
@@ -144,20 +144,20 @@ fn who_is_refused_takes_no_room() {
 fn a_connection_is_introduced_in_any_pieces() {
     let server = Server::start(&capped(1, &["127.0.0.1"]));
     let request = format!("{REQUEST}X-Forwarded-For: 192.0.2.250\r\n\r\n");
-    let introductions = [
-        introduction(0x21, [192, 0, 2, 1]),
+    let proxy_headers = [
+        proxy_header(0x21, [192, 0, 2, 1]),
         b"PROXY TCP4 192.0.2.1 127.0.0.1 4000 80\r\n".to_vec(),
     ];
     let mut client = 0;
-    for introduction in introductions {
-        for at in 0..=introduction.len() {
+    for proxy_header in proxy_headers {
+        for at in 0..=proxy_header.len() {
             let mut http = Http::connect(server.ws);
             http.wire.hold();
-            http.raw(&introduction[..at]);
+            http.raw(&proxy_header[..at]);
             http.wire.release();
             // Nothing else shows that the first piece was read alone.
             http.expect_silence();
-            http.raw([&introduction[at..], request.as_bytes()].concat());
+            http.raw([&proxy_header[at..], request.as_bytes()].concat());
             let answer = http.answer();
             assert_eq!(answer.status, 200, "cut at {at}");
             client += 1;
@@ -165,7 +165,7 @@ fn a_connection_is_introduced_in_any_pieces() {
             drop(http);
             eventually("the place is free", || {
                 let mut next = Http::connect(server.ws);
-                next.raw([&introduction[..], request.as_bytes()].concat());
+                next.raw([&proxy_header[..], request.as_bytes()].concat());
                 (next.answer().status == 200).then_some(())
             });
         }
@@ -176,19 +176,19 @@ fn a_connection_is_introduced_in_any_pieces() {
 #[test]
 fn who_is_introduced_counts_and_is_not_believed_himself() {
     let server = Server::start(&capped(1, &["127.0.0.1"]));
-    let by = |introduction: &[u8], header: &str| {
+    let by = |proxy_header: &[u8], header: &str| {
         let mut http = Http::connect(server.ws);
-        http.raw([introduction, format!("{REQUEST}{header}\r\n").as_bytes()].concat());
+        http.raw([proxy_header, format!("{REQUEST}{header}\r\n").as_bytes()].concat());
         let answer = http.answer();
         (http, answer)
     };
-    let one = introduction(0x21, [192, 0, 2, 1]);
+    let one = proxy_header(0x21, [192, 0, 2, 1]);
     let (_first, answer) = by(&one, "");
     assert_eq!(answer.status, 200);
     let (http, answer) = by(&one, "X-Forwarded-For: 192.0.2.2\r\n");
     assert_refused(http, &answer);
     // A proxy that speaks for itself may still say so in the head.
-    let local = introduction(0x20, [192, 0, 2, 1]);
+    let local = proxy_header(0x20, [192, 0, 2, 1]);
     let (_second, answer) = by(&local, "X-Forwarded-For: 192.0.2.2\r\n");
     assert_eq!(answer.status, 200);
     let (http, answer) = by(&local, "X-Forwarded-For: 192.0.2.2\r\n");
@@ -196,9 +196,9 @@ fn who_is_introduced_counts_and_is_not_believed_himself() {
 }
 
 #[test]
-fn introductions_of_strangers_and_broken_ones_are_bad_requests() {
+fn proxy_headers_of_strangers_and_broken_ones_are_bad_requests() {
     let mut server = Server::start(&capped(0, &["192.0.2.0/24"]));
-    let good = introduction(0x21, [192, 0, 2, 1]);
+    let good = proxy_header(0x21, [192, 0, 2, 1]);
     let refused = |server: &Server, bytes: &[u8]| {
         let mut http = Http::connect(server.ws);
         http.raw(bytes);
@@ -215,7 +215,7 @@ fn introductions_of_strangers_and_broken_ones_are_bad_requests() {
     let mut server = Server::start(&capped(0, &["127.0.0.1"]));
     let twice = good.repeat(2);
     let long = [SIGNATURE, b"\x21\x11\xff\xff"].concat();
-    let newer = introduction(0x31, [192, 0, 2, 1]);
+    let newer = proxy_header(0x31, [192, 0, 2, 1]);
     for bytes in [&twice[..], &long, &newer, b"PROXY TCP4 192.0.2.1\r\n"] {
         assert_eq!(refused(&server, bytes), 400, "{bytes:?}");
     }
@@ -285,7 +285,7 @@ fn a_unix_socket_stands_beside_the_port() {
     assert_eq!(answer.status, 200);
     // Without a cap, and not believed: an introduction is a bad request.
     let mut http = Http::unix(&path);
-    http.raw(introduction(0x21, [192, 0, 2, 1]));
+    http.raw(proxy_header(0x21, [192, 0, 2, 1]));
     assert_eq!(http.answer().status, 400);
     server.assert_alive();
     let dir = server.stop();

@@ -170,18 +170,18 @@ fn a_push_may_make_a_list_shorter_where_there_is_no_room_for_more() {
 fn strangers_over_a_lower_limit_stay_and_the_oldest_makes_room() {
     let mut options = Options::limits(&[("sessions_unauthenticated", 4), ("auth_ms", 3_600_000)]);
     let server = Server::start(&options);
-    let mut strangers: Vec<Browser> = (0..4).map(|_| Browser::raw(server.ws)).collect();
+    let mut unauthenticated: Vec<Browser> = (0..4).map(|_| Browser::raw(server.ws)).collect();
     options.config["limits"] = json!({ "sessions_unauthenticated": 1, "auth_ms": 100 });
     rewrite(&server, &options.config);
     assert_says(&reload(&server), "reload: sessions_unauthenticated is 1, was 4");
     let mut newcomer = Browser::raw(server.ws);
-    strangers.remove(0).expect_closed(3408, "no auth in time");
+    unauthenticated.remove(0).expect_closed(3408, "no auth in time");
     // Whoever comes now has less time; those who were here keep theirs, and stay.
     newcomer.expect_closed(3408, "no auth in time");
-    for stranger in &mut strangers {
-        stranger.nothing();
+    for browser in &mut unauthenticated {
+        browser.nothing();
     }
-    strangers[0].auth("demo", r#"{"i":1}"#);
+    unauthenticated[0].auth("demo", r#"{"i":1}"#);
 }
 
 #[test]

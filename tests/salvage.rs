@@ -7,8 +7,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fws::hub::{Key, Place, Row};
-use fws::journal::store::{Batch, Content, Facts, Lost, Salvage, Writer};
+use fws::hub::{Key, Row, StateKey};
+use fws::journal::store::{Batch, Content, Lost, Salvage, StoreMeta, Writer};
 use fws::sim::disk::SimFile;
 use fws::time::UnixMillis;
 use redb::StorageBackend;
@@ -23,9 +23,9 @@ fn rows() -> BTreeMap<Key, Row<'static>> {
     rows.insert(Key::Namespace { ns: 1 }, row);
     for i in 0..STATES {
         let user = (i % 2 == 0).then(|| format!("{i}").into());
-        let place = Place { channel: format!("channel {i}").into(), user };
+        let state_key = StateKey { channel: format!("channel {i}").into(), user };
         let text = format!("\"{i} {}\"", "x".repeat(i % 300)).into();
-        rows.insert(Key::State { ns: 1, place }, Row::State { text, expires: None });
+        rows.insert(Key::State { ns: 1, state_key }, Row::State { text, expires: None });
         let (channel, user) = ("#vip".into(), format!("user {i}").into());
         rows.insert(Key::Grant { ns: 1, channel, user }, Row::Grant);
     }
@@ -36,8 +36,8 @@ fn rows() -> BTreeMap<Key, Row<'static>> {
 fn file(is_clean: bool) -> Vec<u8> {
     let file = SimFile::new(Vec::new());
     let clock = (UnixMillis(1), UnixMillis(1));
-    let facts = Facts { key: KEY, term: 1, batch: 0, clock };
-    let mut writer = Writer::create(file.clone(), &facts).unwrap();
+    let meta = StoreMeta { key: KEY, term: 1, batch: 0, clock };
+    let mut writer = Writer::create(file.clone(), &meta).unwrap();
     let rows: Vec<(Key, Row<'static>)> = rows().into_iter().collect();
     for (i, part) in rows.chunks(50).enumerate() {
         let mut batch = Batch { number: i as u64 + 1, clock, ..Batch::default() };

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use fws::journal::{HastyJournal, LateJournal, MemoryJournal};
+use fws::journal::{DelayedJournal, MemoryJournal, RollbackJournal};
 use fws::limits::SyncPolicy;
 use fws::reason::CloseReason;
 use fws::sim::{Met, Misfortunes, Options, Report};
@@ -43,7 +43,7 @@ const OUTLIVED: [&str; 12] = [
 /// Steps after which each of them is certain to have happened.
 const MANY_STEPS: u64 = 1_000_000;
 
-/// On the late and the hasty journal, one proposal in this many fails.
+/// On the delayed and the rollback journal, one proposal in this many fails.
 const FAILS_ONE_IN: u64 = 12;
 
 fn number(name: &str) -> Option<u64> {
@@ -59,12 +59,12 @@ fn on_memory(seed: u64, is_verbose: bool) -> Report {
     run(options(seed, is_verbose), MemoryJournal::new(1))
 }
 
-fn on_late(seed: u64, is_verbose: bool) -> Report {
-    run(options(seed, is_verbose), LateJournal::new(1, seed, FAILS_ONE_IN))
+fn on_delayed(seed: u64, is_verbose: bool) -> Report {
+    run(options(seed, is_verbose), DelayedJournal::new(1, seed, FAILS_ONE_IN))
 }
 
-fn on_hasty(seed: u64, is_verbose: bool) -> Report {
-    run(options(seed, is_verbose), HastyJournal::new(1, seed, FAILS_ONE_IN))
+fn on_rollback(seed: u64, is_verbose: bool) -> Report {
+    run(options(seed, is_verbose), RollbackJournal::new(1, seed, FAILS_ONE_IN))
 }
 
 /// Runs on the store: half of the seeds sync before they acknowledge, the others within a second.
@@ -166,13 +166,13 @@ fn memory_journal() {
 }
 
 #[test]
-fn late_journal() {
-    assert_rich(&all(SEEDS, on_late));
+fn delayed_journal() {
+    assert_rich(&all(SEEDS, on_delayed));
 }
 
 #[test]
-fn hasty_journal() {
-    assert_rich(&all(SEEDS, on_hasty));
+fn rollback_journal() {
+    assert_rich(&all(SEEDS, on_rollback));
 }
 
 /// The whole server on its store, through crashes and restarts.
@@ -232,7 +232,7 @@ fn tell(reports: &[Report], began: Instant) {
 fn the_same_seed_gives_the_same_run() {
     let seeds = if number("FWS_SIM_SEEDS").is_some() { SIM_TWICE } else { TWICE };
     spread(seeds, |seed, _| {
-        for run in [on_memory, on_late, on_hasty, on_store] {
+        for run in [on_memory, on_delayed, on_rollback, on_store] {
             assert_eq!(run(seed, false), run(seed, false), "seed {seed}");
         }
     });
@@ -241,7 +241,7 @@ fn the_same_seed_gives_the_same_run() {
 
 fn sessions(seed: u64, _: bool) -> Met {
     let on_memory = run_sessions(seed, STEPS, MemoryJournal::new(1));
-    run_sessions(seed, STEPS, LateJournal::new(1, seed, 0));
+    run_sessions(seed, STEPS, DelayedJournal::new(1, seed, 0));
     run_sessions_on_store(seed, STEPS);
     if seed < TWICE {
         assert_eq!(on_memory, run_sessions(seed, STEPS, MemoryJournal::new(1)), "seed {seed}");

@@ -15,7 +15,7 @@ use common::web::{Http, session, session_on};
 use common::wire::Wire;
 use fws::hub::{Change, Hub, Outbox, Route, Undo};
 use fws::journal::Journal;
-use fws::journal::store::{Facts, Medium, Seal, StoreJournal, Writer};
+use fws::journal::store::{Medium, Seal, StoreJournal, StoreMeta, Writer};
 use fws::limits::{Limits, SyncPolicy};
 use fws::publication::Publication;
 use fws::reason::CloseReason;
@@ -250,8 +250,8 @@ struct Recorded<'a>(&'a mut StoreJournal);
 impl Outbox for Recorded<'_> {
     fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
     fn close(&mut self, _: Route, _: CloseReason) {}
-    fn changed(&mut self, undo: Undo) {
-        self.0.changed(undo);
+    fn after_change(&mut self, undo: Undo) {
+        self.0.after_change(undo);
     }
 }
 
@@ -266,10 +266,10 @@ fn close_stuck(
     is_urged: &mut dyn FnMut() -> bool,
 ) -> (usize, Duration) {
     let (start, limits) = (UnixMillis(1_800_000_000_000), Limits::default());
-    let facts = Facts { key: [7; 32], term: 1, batch: 0, clock: (start, start) };
+    let meta = StoreMeta { key: [7; 32], term: 1, batch: 0, clock: (start, start) };
     let folder = SimFolder::new(SimFile::default());
-    let writer = Writer::create(folder.open().unwrap(), &facts).unwrap();
-    let (opened, wake) = ((facts, Ok(writer)), Box::new(|| ()));
+    let writer = Writer::create(folder.open().unwrap(), &meta).unwrap();
+    let (opened, wake) = ((meta, Ok(writer)), Box::new(|| ()));
     let mut journal =
         StoreJournal::start(Hangs(folder, batch), opened, sync, &limits, wake).unwrap();
     let mut hub = Hub::new(limits, start);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use fws::hub::{Change, Hub, Key, Outbox, Route, Undo};
-use fws::journal::store::{Content, Found, Opened, Stepper, StoreJournal};
+use fws::journal::store::{Content, Opened, SealState, Stepper, StoreJournal};
 use fws::journal::{Event, Journal, Proposal};
 use fws::limits::{Limits, SyncPolicy};
 use fws::publication::Publication;
@@ -21,8 +21,8 @@ struct Recorder<'j>(&'j mut StoreJournal);
 impl Outbox for Recorder<'_> {
     fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
     fn close(&mut self, _: Route, _: CloseReason) {}
-    fn changed(&mut self, undo: Undo) {
-        self.0.changed(undo);
+    fn after_change(&mut self, undo: Undo) {
+        self.0.after_change(undo);
     }
 }
 
@@ -38,7 +38,7 @@ struct Server {
 impl Server {
     fn start(sync: SyncPolicy) -> Server {
         let (now, limits) = (Now { unix: AT, ..Now::default() }, Limits::default());
-        let folder = SimFolder::found(None, Found::Nothing);
+        let folder = SimFolder::with(None, SealState::Nothing);
         let opened = Opened::verify(folder.clone(), now).unwrap();
         let mut hub = Hub::new(limits.clone(), AT);
         let (journal, stepper) = opened.start_stepped(&mut hub, now, sync, &limits).unwrap();
@@ -71,7 +71,7 @@ impl Server {
         while let Some(event) = self.journal.poll() {
             match event {
                 Event::Undo(undo) => self.hub.undo(undo, &mut Recorder(&mut self.journal)),
-                Event::Lost { .. } => self.hub.all_taken_back(),
+                Event::Lost { .. } => self.hub.undo_finished(),
                 other => panic!("{other:?}"),
             }
         }

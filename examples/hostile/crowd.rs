@@ -21,11 +21,11 @@ const PIECE_BYTES: usize = 65_536;
 
 /// How a connection reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Ears {
+pub enum ReadMode {
     /// Not at all: its window fills up.
-    Deaf,
+    Never,
     /// Reads everything, and keeps at most this many of the last bytes.
-    Keep(usize),
+    KeepLast(usize),
 }
 
 /// How a connection ended.
@@ -43,7 +43,7 @@ pub enum End {
 pub struct Member {
     stream: Option<TcpStream>,
     out: VecDeque<(Rc<[u8]>, usize)>,
-    ears: Ears,
+    read_mode: ReadMode,
     /// Whether it has received the mark it was to wait for.
     is_greeted: bool,
     /// The last bytes received.
@@ -96,7 +96,7 @@ impl Member {
     }
 
     fn read(&mut self, piece: &mut [u8], mark: &[u8]) {
-        while let (Some(stream), Ears::Keep(most)) = (&mut self.stream, self.ears) {
+        while let (Some(stream), ReadMode::KeepLast(most)) = (&mut self.stream, self.read_mode) {
             match stream.read(piece) {
                 Ok(0) => return self.finish(End::Fin),
                 Ok(count) => {
@@ -148,7 +148,7 @@ impl Crowd {
     }
 
     /// Opens one more connection; on loopback, each has its own source address.
-    pub fn join(&mut self, ears: Ears, first: &Rc<[u8]>) -> Outcome<usize> {
+    pub fn join(&mut self, read_mode: ReadMode, first: &Rc<[u8]>) -> Outcome<usize> {
         let number = self.members.len();
         let family = AddressFamily::INET;
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -168,15 +168,15 @@ impl Crowd {
         }
         sockopt::set_tcp_nodelay(&socket, true)?;
         let mut stream = TcpStream::from_std(socket.into());
-        let interest = match ears {
-            Ears::Deaf => Interest::WRITABLE,
-            Ears::Keep(_) => Interest::WRITABLE | Interest::READABLE,
+        let interest = match read_mode {
+            ReadMode::Never => Interest::WRITABLE,
+            ReadMode::KeepLast(_) => Interest::WRITABLE | Interest::READABLE,
         };
         self.poll.registry().register(&mut stream, Token(number), interest)?;
         self.members.push(Member {
             stream: Some(stream),
             out: VecDeque::from([(Rc::clone(first), 0)]),
-            ears,
+            read_mode,
             is_greeted: false,
             got: Vec::new(),
             heard: 0,
@@ -193,7 +193,7 @@ impl Crowd {
     pub fn gather(
         &mut self,
         count: usize,
-        ears: Ears,
+        read_mode: ReadMode,
         mark: Option<&[u8]>,
         mut first: impl FnMut(usize) -> Rc<[u8]>,
     ) -> Outcome<()> {
@@ -204,7 +204,7 @@ impl Crowd {
         while self.members.len() < start + count || !waiting.is_empty() {
             while self.members.len() < start + count && waiting.len() < self.at_a_time {
                 let first = first(self.members.len() - start);
-                waiting.push(self.join(ears, &first)?);
+                waiting.push(self.join(read_mode, &first)?);
             }
             self.pump(Duration::from_millis(2))?;
             let before = waiting.len();
@@ -258,7 +258,9 @@ impl Crowd {
                 if event.is_writable() {
                     member.write();
                 }
-                if member.ears == Ears::Deaf && (event.is_error() || event.is_write_closed()) {
+                if member.read_mode == ReadMode::Never
+                    && (event.is_error() || event.is_write_closed())
+                {
                     member.finish(End::Reset);
                 }
                 if event.is_readable() || event.is_read_closed() {
@@ -287,7 +289,7 @@ impl Crowd {
         Ok(true)
     }
 
-    /// Reads some bytes on a connection that is [`Ears::Deaf`].
+    /// Reads some bytes on a connection that is [`ReadMode::Never`].
     pub fn sip(&mut self, at: usize, bytes: usize) {
         let member = &mut self.members[at];
         let Some(stream) = &mut member.stream else { return };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fws::codec::ws::Opcode;
 
-use crate::crowd::{Crowd, Ears};
+use crate::crowd::{Crowd, ReadMode};
 use crate::slow::Publisher;
 use crate::stage::{Bounds, Field, Findings};
 use crate::words::{
@@ -78,8 +78,8 @@ fn flood(field: &Field, bytes: &[u8]) -> Outcome<Findings> {
     let mut crowd = Crowd::new(field.web)?;
     let before = field.numbers()?;
     let half = field.many(200);
-    crowd.gather(half, Ears::Keep(512), Some(b"\r\n\r\n"), |_| Rc::from(UPGRADE))?;
-    crowd.gather(half, Ears::Keep(512), Some(AUTHENTICATED), |number| {
+    crowd.gather(half, ReadMode::KeepLast(512), Some(b"\r\n\r\n"), |_| Rc::from(UPGRADE))?;
+    crowd.gather(half, ReadMode::KeepLast(512), Some(AUTHENTICATED), |number| {
         Rc::from(auth(CROWD, CROWD_KEY, &format!("flood-{number}")))
     })?;
     let said = |crowd: &Crowd| crowd.members.iter().map(|member| member.said).sum::<u64>();
@@ -123,7 +123,7 @@ fn subscribes(field: &Field) -> Outcome<Findings> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut crowd = Crowd::new(field.web)?;
     let count = field.many(400);
-    crowd.gather(count, Ears::Deaf, None, |number| {
+    crowd.gather(count, ReadMode::Never, None, |number| {
         Rc::from(hello(CROWD, CROWD_KEY, &format!("asks-{number}"), &names))
     })?;
     crowd.pump(field.long(10))?;
@@ -149,14 +149,14 @@ fn resets(field: &Field) -> Outcome<Findings> {
     while done < count {
         let mut crowd = Crowd::new(field.web)?;
         let wave = 200.min(count - done);
-        crowd.gather(wave, Ears::Keep(512), Some(SUBSCRIBED), |number| {
+        crowd.gather(wave, ReadMode::KeepLast(512), Some(SUBSCRIBED), |number| {
             let user = format!("torn-{number}");
             Rc::from(hello(CROWD, CROWD_KEY, &user, &["torn"]))
         })?;
         // Too small a window for 4 MB, which also exceed the kernel's send buffer.
         crowd.window = Some(4096);
         let first: Rc<[u8]> = Rc::from(hello(CROWD, CROWD_KEY, "large", &["torn-large"]));
-        crowd.gather(4, Ears::Deaf, None, |_| Rc::clone(&first))?;
+        crowd.gather(4, ReadMode::Never, None, |_| Rc::clone(&first))?;
         for at in 0..wave {
             crowd.say(at, &half);
         }
@@ -185,7 +185,7 @@ fn connects(field: &Field) -> Outcome<Findings> {
     let (start, mut count) = (Instant::now(), 0);
     while start.elapsed() < field.long(10) {
         let mut crowd = Crowd::new(field.web)?;
-        crowd.gather(2000, Ears::Keep(512), None, |_| Rc::clone(&empty))?;
+        crowd.gather(2000, ReadMode::KeepLast(512), None, |_| Rc::clone(&empty))?;
         for at in 0..crowd.members.len() {
             match at % 2 {
                 0 => crowd.reset(at),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::crowd::{Crowd, Ears};
+use crate::crowd::{Crowd, ReadMode};
 use crate::stage::{Bounds, Field, Findings};
 use crate::words::{CROWD, CROWD_KEY, command, control_auth};
 use crate::{Attack, Outcome, Run};
@@ -20,7 +20,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "strangers",
         about: "thousands at the control port without a key; who has one gets in beside them",
-        run: Run::Beside(strangers, Bounds::DEFAULT),
+        run: Run::Beside(unauthenticated, Bounds::DEFAULT),
     },
     Attack {
         name: "unread-replies",
@@ -81,7 +81,7 @@ fn control(field: &Field) -> Outcome<Findings> {
     for (bytes, is_answered) in &cases {
         let mut crowd = Crowd::new(field.control)?;
         let first: Rc<[u8]> = Rc::from(&bytes[..]);
-        crowd.join(Ears::Keep(1 << 20), &first)?;
+        crowd.join(ReadMode::KeepLast(1 << 20), &first)?;
         let start = Instant::now();
         let is_closed = crowd.pump_until(Duration::from_secs(3), |crowd| crowd.open() == 0)?;
         let member = &crowd.members[0];
@@ -112,7 +112,7 @@ fn noise(field: &Field, door: std::net::SocketAddr, findings: &mut Findings) -> 
     let mut crowd = Crowd::new(door)?;
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     let count = field.many(2000);
-    crowd.gather(count, Ears::Keep(512), None, |_| {
+    crowd.gather(count, ReadMode::KeepLast(512), None, |_| {
         let byte = |_| {
             seed ^= seed << 13;
             seed ^= seed >> 7;
@@ -128,14 +128,14 @@ fn noise(field: &Field, door: std::net::SocketAddr, findings: &mut Findings) -> 
     Ok(())
 }
 
-fn strangers(field: &Field) -> Outcome<Findings> {
+fn unauthenticated(field: &Field) -> Outcome<Findings> {
     let mut findings = Findings::default();
     let mut crowd = Crowd::new(field.control)?;
     let empty: Rc<[u8]> = Rc::from(&b"\x10"[..]);
     let (mut longest, mut most) = (Duration::ZERO, 0.0_f64);
     let start = Instant::now();
     while start.elapsed() < field.long(8) {
-        crowd.gather(field.many(1500) / 10, Ears::Keep(64), None, |_| Rc::clone(&empty))?;
+        crowd.gather(field.many(1500) / 10, ReadMode::KeepLast(64), None, |_| Rc::clone(&empty))?;
         crowd.pump(Duration::from_millis(50))?;
         let (_, took) = field.back_end(CROWD, CROWD_KEY)?;
         longest = longest.max(took);
@@ -158,7 +158,7 @@ fn unread(field: &Field) -> Outcome<Findings> {
     let mut crowd = Crowd::new(field.control)?;
     let count = field.many(60);
     let first: Rc<[u8]> = control_auth(CROWD, CROWD_KEY).into();
-    crowd.gather(count, Ears::Deaf, None, |_| Rc::clone(&first))?;
+    crowd.gather(count, ReadMode::Never, None, |_| Rc::clone(&first))?;
     let gets: Rc<[u8]> = command(r#"{"action":"get","channel":"large"}"#).repeat(2000).into();
     crowd.say_all(&gets);
     crowd.pump(field.long(15))?;
@@ -210,7 +210,7 @@ fn http(field: &Field) -> Outcome<Findings> {
     let cases = http_cases();
     let mut crowd = Crowd::new(field.web)?;
     for (bytes, _) in &cases {
-        crowd.join(Ears::Keep(4096), &Rc::from(&bytes[..]))?;
+        crowd.join(ReadMode::KeepLast(4096), &Rc::from(&bytes[..]))?;
     }
     crowd.pump_until(Duration::from_secs(7), |crowd| crowd.open() == 0)?;
     for (member, (bytes, due)) in crowd.members.iter().zip(&cases) {
@@ -237,7 +237,7 @@ fn sessions(field: &Field) -> Outcome<Findings> {
         (head + body).into_bytes()
     };
     let open = |name: usize| request(format!("/socket/0/flood-{name}/xhr"), "");
-    crowd.gather(lines, Ears::Keep(4096), Some(b"o\n"), |number| open(number).into())?;
+    crowd.gather(lines, ReadMode::KeepLast(4096), Some(b"o\n"), |number| open(number).into())?;
     for name in lines..count {
         crowd.say(name % lines, &open(name).into());
         if name % 1000 == 0 {
@@ -266,7 +266,7 @@ fn sessions(field: &Field) -> Outcome<Findings> {
             let mut fresh = Crowd::new(field.web)?;
             std::mem::swap(&mut crowd, &mut fresh);
             fresh.close_all();
-            crowd.gather(lines, Ears::Keep(4096), Some(b"o\n"), |number| {
+            crowd.gather(lines, ReadMode::KeepLast(4096), Some(b"o\n"), |number| {
                 open(count + sent + number).into()
             })?;
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fws::codec::ws::Opcode;
 use serde_json::{Value, json};
 
-use crate::crowd::{Crowd, Ears};
+use crate::crowd::{Crowd, ReadMode};
 use crate::stage::{Bounds, Field, Findings};
 use crate::words::{SUBSCRIBED, auth, command, control_auth, frame, frames, has};
 use crate::{Attack, Outcome, Run};
@@ -179,11 +179,14 @@ impl Hall {
             seats: seats(),
         };
         let Hall { browsers, seats, .. } = &mut hall;
-        browsers.gather(seats.len(), Ears::Keep(usize::MAX), Some(SUBSCRIBED), |number| {
-            hello(&seats[number], &keys[seats[number].space]).into()
-        })?;
+        browsers.gather(
+            seats.len(),
+            ReadMode::KeepLast(usize::MAX),
+            Some(SUBSCRIBED),
+            |number| hello(&seats[number], &keys[seats[number].space]).into(),
+        )?;
         let first = |number: usize| control_auth(SPACES[number], &keys[number]).into();
-        hall.back_ends.gather(SPACES.len(), Ears::Keep(512), Some(b"true}\0"), first)?;
+        hall.back_ends.gather(SPACES.len(), ReadMode::KeepLast(512), Some(b"true}\0"), first)?;
         hall.browsers.members.iter_mut().for_each(|member| member.got.clear());
         Ok(hall)
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::crowd::{Crowd, Ears};
+use crate::crowd::{Crowd, ReadMode};
 use crate::server::SERVER_KEY;
 use crate::stage::{Bounds, Field, Findings};
 use crate::words::{CROWD, CROWD_KEY, SUBSCRIBED, close_of, hello};
@@ -45,7 +45,7 @@ fn leave(field: &Field) -> Outcome<Findings> {
     let names: Vec<String> = (0..128).map(|channel| format!("channel-{channel}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let start = Instant::now();
-    crowd.gather(count, Ears::Keep(512), Some(SUBSCRIBED), |number| {
+    crowd.gather(count, ReadMode::KeepLast(512), Some(SUBSCRIBED), |number| {
         Rc::from(hello(CROWD, CROWD_KEY, &user(number), &names))
     })?;
     let open = crowd.open();
@@ -85,7 +85,7 @@ fn removed(field: &Field) -> Outcome<Findings> {
     let count = field.many(10_000);
     let names: Vec<String> = (0..16).map(|channel| format!("channel-{channel}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    crowd.gather(count, Ears::Keep(512), Some(SUBSCRIBED), |number| {
+    crowd.gather(count, ReadMode::KeepLast(512), Some(SUBSCRIBED), |number| {
         Rc::from(hello("doomed", &key, &user(number), &names))
     })?;
     let start = Instant::now();
@@ -117,7 +117,7 @@ fn withdrawn(field: &Field) -> Outcome<Findings> {
         ask("subscribe", user)?;
     }
     let mut crowd = Crowd::new(field.web)?;
-    crowd.gather(count, Ears::Keep(512), Some(SUBSCRIBED), |number| {
+    crowd.gather(count, ReadMode::KeepLast(512), Some(SUBSCRIBED), |number| {
         Rc::from(hello(CROWD, CROWD_KEY, &user(number), &["#secret"]))
     })?;
     // One of them is enough: a message to all would be a load in itself.

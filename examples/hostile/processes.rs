@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::crowd::{Crowd, Ears};
+use crate::crowd::{Crowd, ReadMode};
 use crate::healthy::Healthy;
 use crate::machine::Folder;
 use crate::server::{Server, Wants, back_end};
@@ -36,7 +36,7 @@ fn sigterm(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
     let field = stage.field();
     let mut crowd = Crowd::new(field.web)?;
     let count = field.many(10_000);
-    crowd.gather(count, Ears::Keep(512), Some(SUBSCRIBED), |number| {
+    crowd.gather(count, ReadMode::KeepLast(512), Some(SUBSCRIBED), |number| {
         let user = format!("user-{}", number / 60);
         Rc::from(hello(CROWD, CROWD_KEY, &user, &["news"]))
     })?;

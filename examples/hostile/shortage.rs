@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::crowd::{Crowd, Ears};
+use crate::crowd::{Crowd, ReadMode};
 use crate::machine::{self, Folder, must};
 use crate::server::Wants;
 use crate::stage::{Bounds, Campaign, Field, Findings, Report};
@@ -65,7 +65,7 @@ fn crowded(field: &Field, is_lowered: bool) -> Outcome<Findings> {
     let polite: Rc<[u8]> = Rc::from(UPGRADE);
     for number in 0..2000 {
         let first = if number < 60 { &hello } else { &polite };
-        crowd.join(Ears::Keep(512), first)?;
+        crowd.join(ReadMode::KeepLast(512), first)?;
         if number % 50 == 0 {
             crowd.pump(Duration::from_millis(10))?;
         }
@@ -95,7 +95,7 @@ fn crowded(field: &Field, is_lowered: bool) -> Outcome<Findings> {
     }
     let start = Instant::now();
     let mut newcomer = Crowd::new(field.web)?;
-    newcomer.join(Ears::Keep(512), &hello)?;
+    newcomer.join(ReadMode::KeepLast(512), &hello)?;
     let heard = |crowd: &Crowd| crowd.heard(AUTHENTICATED) == 1;
     let is_in = newcomer.pump_until(Duration::from_secs(5), heard)?;
     let took = start.elapsed();

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::crowd::{Crowd, Ears};
+use crate::crowd::{Crowd, ReadMode};
 use crate::machine::{Folder, must};
 use crate::server::{Wants, back_end};
 use crate::slow::Publisher;
@@ -131,7 +131,7 @@ pub fn peers(args: Vec<String>) -> Outcome<()> {
     let back_end = |_| back_end(control, CROWD, CROWD_KEY);
     let _back_ends = (0..BACK_ENDS).map(back_end).collect::<Outcome<Vec<_>>>()?;
     let mut crowd = Crowd::new(web.parse()?)?;
-    crowd.gather(count.parse()?, Ears::Keep(512), Some(SUBSCRIBED), |number| {
+    crowd.gather(count.parse()?, ReadMode::KeepLast(512), Some(SUBSCRIBED), |number| {
         let channel = if number % 2 == 0 { "even" } else { "odd" };
         Rc::from(hello(CROWD, CROWD_KEY, &format!("silent-{number}"), &[channel]))
     })?;

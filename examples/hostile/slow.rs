@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::crowd::{Crowd, Ears};
+use crate::crowd::{Crowd, ReadMode};
 use crate::stage::{Bounds, Field, Findings};
 use crate::words::{AUTHENTICATED, CROWD, CROWD_KEY, control_auth, emit, hello};
 use crate::{Attack, Outcome, Run};
@@ -84,7 +84,7 @@ fn readers(field: &Field, sip: usize) -> Outcome<Findings> {
     let mut crowd = Crowd::new(field.web)?;
     let count = field.many(1000);
     let before = field.numbers()?;
-    crowd.gather(count, Ears::Deaf, None, |number| {
+    crowd.gather(count, ReadMode::Never, None, |number| {
         Rc::from(hello(CROWD, CROWD_KEY, &format!("deaf-{number}"), &["flood"]))
     })?;
     let (publisher, start) = (
@@ -112,7 +112,7 @@ fn readers(field: &Field, sip: usize) -> Outcome<Findings> {
     // A subscriber that reads is served, whatever the others do.
     let mut reader = Crowd::new(field.web)?;
     let first: Rc<[u8]> = Rc::from(hello(CROWD, CROWD_KEY, "reader", &["flood"]));
-    reader.gather(1, Ears::Keep(512), Some(AUTHENTICATED), |_| Rc::clone(&first))?;
+    reader.gather(1, ReadMode::KeepLast(512), Some(AUTHENTICATED), |_| Rc::clone(&first))?;
     findings.expect(reader.open() == 1, "one who reads gets in and stays".into());
     reader.close_all();
     crowd.close_all();

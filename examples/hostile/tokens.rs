@@ -11,7 +11,7 @@ use sha2::{Sha256, Sha512};
 
 use fws::codec::ws::Opcode;
 
-use crate::crowd::{Crowd, Ears};
+use crate::crowd::{Crowd, ReadMode};
 use crate::stage::{Bounds, Field, Findings};
 use crate::words::{self, AUTHENTICATED, CROWD, CROWD_KEY, HEALTHY_KEY, UPGRADE, close_of};
 use crate::{Attack, Outcome, Run};
@@ -201,7 +201,7 @@ fn tokens(field: &Field) -> Outcome<Findings> {
         first.extend(words::frame(Opcode::Text, message.as_bytes()));
         // If the token were accepted, the answers to `auth` and to this would arrive.
         first.extend(words::subscribe("inside", true));
-        crowd.join(Ears::Keep(4096), &first.into())?;
+        crowd.join(ReadMode::KeepLast(4096), &first.into())?;
     }
     crowd.pump_until(Duration::from_secs(8), |crowd| crowd.open() == 0)?;
     let inside = crowd.heard(AUTHENTICATED) + crowd.heard(words::SUBSCRIBED);
@@ -219,7 +219,7 @@ fn tokens(field: &Field) -> Outcome<Findings> {
     findings.expect(wrong == 0, format!("{wrong} of {} heard a wrong close", cases.len()));
     let mut known = Crowd::new(field.web)?;
     let first: Rc<[u8]> = Rc::from(words::auth_with(CROWD, &good));
-    known.gather(1, Ears::Keep(512), Some(AUTHENTICATED), |_| Rc::clone(&first))?;
+    known.gather(1, ReadMode::KeepLast(512), Some(AUTHENTICATED), |_| Rc::clone(&first))?;
     findings.expect(known.open() == 1, "the good one gets in".into());
     known.close_all();
     crowd.close_all();

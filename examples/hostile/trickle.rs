@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::crowd::{Crowd, Ears, End};
+use crate::crowd::{Crowd, End, ReadMode};
 use crate::stage::{Bounds, Field, Findings};
 use crate::words::{AUTHENTICATED, CROWD, CROWD_KEY, UPGRADE, auth, control_auth};
 use crate::{Attack, Outcome, Run};
@@ -31,7 +31,7 @@ fn drip(field: &Field) -> Outcome<Findings> {
     let first: Rc<[u8]> = Rc::from(&b"GET /socket/websocket HTTP/1.1\r\nHost: a\r\nX-Drip: "[..]);
     let byte: Rc<[u8]> = Rc::from(&b"x"[..]);
     let count = field.many(10_000);
-    crowd.gather(count, Ears::Keep(512), None, |_| Rc::clone(&first))?;
+    crowd.gather(count, ReadMode::KeepLast(512), None, |_| Rc::clone(&first))?;
     let end = Instant::now() + field.long(15).max(Duration::from_secs(8));
     let mut next = Instant::now();
     while Instant::now() < end {
@@ -39,7 +39,7 @@ fn drip(field: &Field) -> Outcome<Findings> {
         next += Duration::from_secs(1);
         crowd.pump(next.saturating_duration_since(Instant::now()))?;
         let missing = count - crowd.open();
-        crowd.gather(missing, Ears::Keep(512), None, |_| Rc::clone(&first))?;
+        crowd.gather(missing, ReadMode::KeepLast(512), None, |_| Rc::clone(&first))?;
     }
     let ended: Vec<_> = crowd
         .members
@@ -79,15 +79,15 @@ fn half_frames(field: &Field) -> Outcome<Findings> {
     first.extend(half_frame(8_388_608));
     let first: Rc<[u8]> = first.into();
     let known = field.many(900);
-    back_ends.gather(known, Ears::Keep(64), Some(b"true}\0"), |_| Rc::clone(&first))?;
+    back_ends.gather(known, ReadMode::KeepLast(64), Some(b"true}\0"), |_| Rc::clone(&first))?;
     let first: Rc<[u8]> = half_frame(16_000).into();
-    back_ends.gather(field.many(64), Ears::Keep(64), None, |_| Rc::clone(&first))?;
+    back_ends.gather(field.many(64), ReadMode::KeepLast(64), None, |_| Rc::clone(&first))?;
     let half = field.many(9000) / 2;
     let mut first = UPGRADE.to_vec();
     first.extend(half_message(4000));
     let strange: Rc<[u8]> = first.into();
-    browsers.gather(half, Ears::Keep(512), Some(b"\r\n\r\n"), |_| Rc::clone(&strange))?;
-    browsers.gather(half, Ears::Keep(512), Some(AUTHENTICATED), |number| {
+    browsers.gather(half, ReadMode::KeepLast(512), Some(b"\r\n\r\n"), |_| Rc::clone(&strange))?;
+    browsers.gather(half, ReadMode::KeepLast(512), Some(AUTHENTICATED), |number| {
         let mut first = auth(CROWD, CROWD_KEY, &format!("half-{number}"));
         first.extend(half_message(16_000));
         first.into()
@@ -106,8 +106,9 @@ fn half_frames(field: &Field) -> Outcome<Findings> {
         left == 0 && longest < Duration::from_secs(12),
         format!("half frames of back ends: {left} left, longest life {longest:?}"),
     );
-    let strangers = browsers.members[..half].iter().filter(|member| member.is_open()).count();
-    findings.expect(strangers == 0, format!("{strangers} browsers without auth are left"));
+    let unauthenticated = browsers.members[..half].iter().filter(|member| member.is_open()).count();
+    findings
+        .expect(unauthenticated == 0, format!("{unauthenticated} browsers without auth are left"));
     let known = browsers.members[half..].iter().filter(|member| member.is_open()).count();
     let reset =
         browsers.members.iter().filter(|member| matches!(member.end, Some((End::Reset, _))));

@@ -259,12 +259,12 @@ impl Handler for AdminDoor {
         self.switch.stopping(net, until);
     }
 
-    fn has_heard_enough(&self) -> bool {
-        self.switch.has_heard_enough()
+    fn is_turn_full(&self) -> bool {
+        self.switch.is_turn_full()
     }
 
-    fn strangers(&self) -> usize {
-        self.switch.strangers()
+    fn unauthenticated(&self) -> usize {
+        self.switch.unauthenticated()
     }
 
     /// Admin clients never authenticate.

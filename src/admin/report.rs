@@ -37,7 +37,7 @@ impl Pages<'_> {
             ("control", census.control as u64),
             ("websocket", census.ways.raw as u64),
             ("sockjs_websocket", census.ways.sockjs as u64),
-            ("session", census.ways.polled as u64),
+            ("session", census.ways.http as u64),
             ("http", census.http as u64),
         ];
         labelled(text, &f::CONNECTIONS, "kind", &kinds);
@@ -50,17 +50,17 @@ impl Pages<'_> {
         labelled(text, &f::CLOSED, "reason", &reasons);
         let count = |why: TurnedAway| (why.label(), metrics.turned_away[why as usize]);
         labelled(text, &f::TURNED_AWAY, "reason", &TurnedAway::ALL.map(count));
-        let parted = self.switch.parted();
-        let count = |reason: &CloseReason| (reason.label(), parted[*reason as usize]);
+        let http_sessions_closed = self.switch.http_sessions_closed();
+        let count = |reason: &CloseReason| (reason.label(), http_sessions_closed[*reason as usize]);
         let reasons: Vec<(&str, u64)> = CloseReason::ALL.iter().map(count).collect();
         labelled(text, &f::SESSIONS_CLOSED, "reason", &reasons);
         text.single(&f::HELD, metrics.browsers_held);
-        text.single(&f::STRANGERS, census.strangers);
+        text.single(&f::STRANGERS, census.unauthenticated);
         text.single(&f::BODIES, census.bodies.bytes);
         text.single(&f::BODIES_EVICTED, census.bodies.evicted);
         text.single(&f::FLOODS, metrics.floods);
         text.single(&f::SHORTAGES, metrics.shortages);
-        text.single(&f::REPLIES_OWED, census.replies_owed);
+        text.single(&f::REPLIES_OWED, census.pending_reply_bytes);
         text.single(&f::CONTROL_INPUT, census.control_input);
         text.single(&f::CONTROL_INPUT_WAITS, census.control_input_waits);
         text.single(&f::CONTROL_INPUT_EVICTED, census.control_input_evicted);

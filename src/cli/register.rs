@@ -60,7 +60,7 @@ pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Resul
     };
     owner::refuse_root(call, &config.data)?;
     let turn =
-        keys::turn(&config.data, || tell("waits for another command that makes or ends a key"));
+        keys::lock(&config.data, || tell("waits for another command that makes or ends a key"));
     let reply = Session::connect(call, config)?.ask(body.text("key", server_key.expose()))?;
     match refusal(&reply) {
         None => Ok(Done { reply, _turn: turn }),

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 
 use super::{ClientError, Deadline};
-use crate::mailbox::{Nothing, Receiver, mailbox};
+use crate::mailbox::{Receiver, RecvError, mailbox};
 
 /// Bytes read at a time, and how many such pieces may be queued.
 const PIECE_BYTES: usize = 16_384;
@@ -74,10 +74,10 @@ impl Tls {
         if self.rest.is_empty() {
             let left = deadline.left().ok_or(ClientError::Silence)?;
             self.rest = self.pieces.recv(Some(left)).map_err(|e| match e {
-                Nothing::Yet if self.has_read => ClientError::Silence,
-                Nothing::Yet => self.complaint(ClientError::Silence),
-                Nothing::More if self.has_read => ClientError::Lost,
-                Nothing::More => self.complaint(ClientError::Lost),
+                RecvError::Timeout if self.has_read => ClientError::Silence,
+                RecvError::Timeout => self.complaint(ClientError::Silence),
+                RecvError::Closed if self.has_read => ClientError::Lost,
+                RecvError::Closed => self.complaint(ClientError::Lost),
             })?;
             self.has_read = true;
         }

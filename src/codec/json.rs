@@ -9,8 +9,8 @@
 //! [`each_element`]. For any other text passed as raw, functions return `None` or an arbitrary
 //! `bool`.
 
+mod member_scanner;
 mod oracle;
-mod outline;
 mod scan;
 mod tail;
 #[cfg(test)]
@@ -19,9 +19,9 @@ mod tests;
 use std::borrow::Cow;
 use std::fmt;
 
+pub use member_scanner::MemberScanner;
 #[doc(hidden)]
 pub use oracle::fuzz_members;
-pub use outline::Outline;
 use scan::Scan;
 pub use tail::last_elements;
 
@@ -136,9 +136,9 @@ pub fn each_member<'a>(
 /// Returns the first error in a text that [`Members`] or [`each_member`] has rejected.
 #[cold]
 pub fn fault(text: &str, depth_max: usize) -> JsonError {
-    let mut outline = Outline::new(&[], depth_max);
-    outline.read(text.as_bytes());
-    outline.members(text).err().unwrap_or(JsonError::Syntax)
+    let mut scanner = MemberScanner::new(&[], depth_max);
+    scanner.read(text.as_bytes());
+    scanner.members(text).err().unwrap_or(JsonError::Syntax)
 }
 
 /// Like [`each_member`]; `None` if the text is not JSON or is nested too deep.

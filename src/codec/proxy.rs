@@ -20,7 +20,7 @@ const LINE_BYTES: usize = 107;
 
 /// The PROXY protocol header at the start of a connection, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Introduction {
+pub enum ProxyHeader {
     /// Something else.
     None,
     /// A prefix of a header, or of something else: more bytes are needed.
@@ -38,17 +38,17 @@ pub enum Introduction {
 
 /// Parses a header of at most `bytes_max` bytes at the start of a connection. Everything in it but
 /// the client's address is ignored.
-pub fn introduction(input: &[u8], bytes_max: usize) -> Introduction {
+pub fn parse(input: &[u8], bytes_max: usize) -> ProxyHeader {
     let begins = |with: &[u8]| input.iter().zip(with).all(|(a, b)| a == b);
     if !begins(SIGNATURE) {
         return match begins(WORD) {
             true if input.len() >= WORD.len() => line(input),
-            true => Introduction::Incomplete,
-            false => Introduction::None,
+            true => ProxyHeader::Incomplete,
+            false => ProxyHeader::None,
         };
     }
     let Some((header, rest)) = input.split_at_checked(HEADER_BYTES) else {
-        return Introduction::Incomplete;
+        return ProxyHeader::Incomplete;
     };
     let (command, family) = (header[12], header[13]);
     let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
@@ -62,24 +62,24 @@ pub fn introduction(input: &[u8], bytes_max: usize) -> Introduction {
     };
     let is_known = matches!(command, 0x20 | 0x21) && family >> 4 <= 3 && family & 0x0F <= 2;
     if !is_known || length < least || HEADER_BYTES + length > bytes_max {
-        return Introduction::Malformed;
+        return ProxyHeader::Malformed;
     }
-    let Some(rest) = rest.get(..length) else { return Introduction::Incomplete };
+    let Some(rest) = rest.get(..length) else { return ProxyHeader::Incomplete };
     let source = match family_told {
         1 => rest.first_chunk::<4>().map(|ip| IpAddr::from(*ip)),
         2 => rest.first_chunk::<16>().map(|ip| IpAddr::from(*ip)),
         _ => None,
     };
     let source = source.map(|ip| ip.to_canonical());
-    Introduction::Whole { length: HEADER_BYTES + length, source }
+    ProxyHeader::Whole { length: HEADER_BYTES + length, source }
 }
 
 /// Version 1: `PROXY TCP4 SOURCE DESTINATION PORT PORT` and CR LF, or `PROXY UNKNOWN` and anything.
-fn line(input: &[u8]) -> Introduction {
+fn line(input: &[u8]) -> ProxyHeader {
     let input = &input[..input.len().min(LINE_BYTES)];
     let Some(end) = input.windows(2).position(|two| two == b"\r\n") else {
         let is_too_long = input.len() == LINE_BYTES;
-        return if is_too_long { Introduction::Malformed } else { Introduction::Incomplete };
+        return if is_too_long { ProxyHeader::Malformed } else { ProxyHeader::Incomplete };
     };
     let words = str::from_utf8(&input[WORD.len()..end]).unwrap_or_default();
     let words: Vec<&str> = words.split(' ').collect();
@@ -98,9 +98,9 @@ fn line(input: &[u8]) -> Introduction {
         }
         _ => None,
     };
-    source.map_or(Introduction::Malformed, |source| {
+    source.map_or(ProxyHeader::Malformed, |source| {
         let length = end + 2;
-        Introduction::Whole { length, source }
+        ProxyHeader::Whole { length, source }
     })
 }
 
@@ -140,14 +140,14 @@ fn forwarded_ip(text: &str) -> Option<IpAddr> {
 /// # Panics
 /// If they do.
 pub fn fuzz_introduction(data: &[u8]) {
-    let whole = introduction(data, 1024);
-    if let Introduction::Whole { length, .. } = whole {
+    let whole = parse(data, 1024);
+    if let ProxyHeader::Whole { length, .. } = whole {
         assert!(length <= data.len() && length <= 1024);
     }
     for end in 0..data.len().min(300) {
-        let said = introduction(&data[..end], 1024);
+        let said = parse(&data[..end], 1024);
         match said {
-            Introduction::Incomplete => {}
+            ProxyHeader::Incomplete => {}
             said => assert_eq!(said, whole, "after {end} bytes"),
         }
     }

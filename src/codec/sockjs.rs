@@ -196,7 +196,7 @@ pub fn escape_parts_into(out: &mut Vec<u8>, parts: &[&str]) {
 
 fn escape_part_into(out: &mut Vec<u8>, part: &str) {
     if part.len() > LARGE {
-        out.reserve_exact(Written::of(part).string + 2);
+        out.reserve_exact(EncodedLen::of(part).string + 2);
     }
     let mut rest = part;
     // Runs without such bytes are copied whole.
@@ -218,7 +218,7 @@ const LARGE: usize = 64 * 1024;
 
 /// Upper bounds on the encoded length of a message, without what surrounds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct EncodedLen {
     /// Encoded by [`escape_into`].
     pub string: usize,
     /// That, as an event of [`Envelope::EventSource`].
@@ -227,12 +227,12 @@ pub struct Written {
     pub script: usize,
 }
 
-impl Written {
+impl EncodedLen {
     /// No encoding makes a message more than this many times as long.
     pub const FACTOR_MAX: usize = 7;
 
     /// Counts what would be escaped, without encoding it.
-    pub fn of(message: &str) -> Written {
+    pub fn of(message: &str) -> EncodedLen {
         let bytes = message.as_bytes();
         let quotes = count(bytes, |byte| byte == b'"' || byte == b'\\');
         let controls = count(bytes, |byte| byte < 0x20);
@@ -244,7 +244,7 @@ impl Written {
         let string = bytes.len() + quotes + 5 * controls + 3 * threes + 8 * fours;
         // Each escape begins with a backslash, which a script escapes again, and quotes as well.
         let script = string + 2 * quotes + controls + threes + 2 * fours + 5 * marks;
-        Written { string, event: string + 2 * percents, script }
+        EncodedLen { string, event: string + 2 * percents, script }
     }
 
     /// Returns the bytes a message occupies on its way to one browser, whatever its transport:
@@ -537,14 +537,14 @@ pub fn fuzz_messages(data: &[u8]) {
     assert_eq!(sent, Some(Some(vec![text.to_owned()])));
     assert!(!escaped.contains(|c| matches!(c, '\0'..='\u{1f}' | '\u{fff0}'..)));
 
-    let written = Written::of(text);
+    let written = EncodedLen::of(text);
     assert!(escaped.len() <= written.string + r#"a[""]"#.len());
     for (envelope, most) in
         [(Envelope::EventSource, written.event), (Envelope::HtmlFile, written.script)]
     {
         let mut out = Vec::new();
         envelope.frame_into(&mut out, &[escaped.as_bytes()]);
-        assert!(out.len() <= most + 64 && most <= Written::FACTOR_MAX * text.len());
+        assert!(out.len() <= most + 64 && most <= EncodedLen::FACTOR_MAX * text.len());
     }
 
     let mut script = Vec::new();

@@ -176,7 +176,7 @@ fn an_answer_counts_once_and_whoever_is_cut_is_owed_none() {
 
 #[test]
 fn a_place_stays_small() {
-    const { assert!(Slots::<Place>::SLOT_BYTES <= 16 && Slots::<List>::SLOT_BYTES <= 64) };
+    const { assert!(Slots::<QueuedFrame>::SLOT_BYTES <= 16 && Slots::<List>::SLOT_BYTES <= 64) };
     assert_eq!(size_of::<OutQueue>(), 8);
 }
 
@@ -247,7 +247,7 @@ fn a_long_queue_gives_memory_back_while_it_is_taken() {
     let frame = Frame::from(&b"."[..]);
     (0..10_000).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
     let ring = |pool: &FramePool, queue: &OutQueue| {
-        queue.list().map_or(0, |list| pool.lists[list].places.capacity())
+        queue.list().map_or(0, |list| pool.lists[list].queued.capacity())
     };
     assert!(ring(&pool, &queue) >= 10_000);
     while pool.bytes() > 1 {

@@ -7,7 +7,7 @@ use super::record::{Before, Key, KeyRef, Undo};
 use super::share::Total;
 use super::state::{State, Value};
 use super::{Change, ChannelId, Hub, Namespace, NsId, Outbox, Outcome, Peer};
-use super::{PeerId, Refusal, Spot, UnixMillis};
+use super::{PeerId, Refusal, StateKeyRef, UnixMillis};
 use crate::arena::Id;
 use crate::publication::Publication;
 use crate::uuid::Uuid;
@@ -77,21 +77,21 @@ impl Hub {
                 if space.grants.len() >= max {
                     return Err(Refusal::TooMany("grants", max));
                 }
-                let (most, taken, own) = (self.limits.grants, self.grants, space.grants.len());
+                let (most, taken, own) = (self.limits.grants, self.grant_count, space.grants.len());
                 Total { what: "grants in all", most, taken, own }.check(1)?;
                 Ok(Checked::default())
             }
             Change::Set { channel, user, data, .. } if &**data != "null" => {
-                let spot = Spot { channel, user: user.as_deref() };
-                let (found, state) = self.live_state(ns, spot, at);
+                let state_key = StateKeyRef { channel, user: user.as_deref() };
+                let (found, state) = self.live_state(ns, state_key, at);
                 let before = state.map_or(0, State::bytes);
-                let bytes = (spot.bytes() + data.len()).saturating_sub(before);
+                let bytes = (state_key.bytes() + data.len()).saturating_sub(before);
                 self.check_state(space, state.is_none(), data, bytes)?;
                 Ok(Checked { state: found })
             }
             Change::Push { channel, user, data, .. } => {
-                let spot = Spot { channel, user: user.as_deref() };
-                self.check_push((ns, space), spot, data, at)
+                let state_key = StateKeyRef { channel, user: user.as_deref() };
+                self.check_push((ns, space), state_key, data, at)
             }
             _ => Ok(Checked::default()),
         }
@@ -101,11 +101,11 @@ impl Hub {
     fn check_push(
         &self,
         (ns, space): (NsId, &Namespace),
-        spot: Spot<'_>,
+        state_key: StateKeyRef<'_>,
         data: &str,
         at: UnixMillis,
     ) -> Result<Checked, Refusal> {
-        let (found, state) = self.live_state(ns, spot, at);
+        let (found, state) = self.live_state(ns, state_key, at);
         if state.is_some_and(|state| !state.value.is_list()) {
             return Err(Refusal::NotAList);
         }
@@ -117,7 +117,7 @@ impl Hub {
         // If there is no room for more, a push still fits when it drops as much at the front.
         let bytes = match state {
             Some(_) => data.len() + 1,
-            None => spot.bytes() + data.len() + 2,
+            None => state_key.bytes() + data.len() + 2,
         };
         let grows =
             |state: &State| !state.value.stays_as_short(data.len(), self.limits.list_items, max);
@@ -164,10 +164,10 @@ impl Hub {
     fn live_state(
         &self,
         ns: NsId,
-        spot: Spot<'_>,
+        state_key: StateKeyRef<'_>,
         at: UnixMillis,
     ) -> (Option<Id<State>>, Option<&State>) {
-        let (id, state) = self.find_state(ns, spot).unzip();
+        let (id, state) = self.find_state(ns, state_key).unzip();
         (id, state.filter(|state| state.lives(at)))
     }
 
@@ -228,24 +228,24 @@ impl Hub {
                 Outcome::Done
             }
             Change::Set { ns, channel, user, data, ttl_ms, emit } => {
-                let spot = Spot { channel, user: user.as_deref() };
+                let state_key = StateKeyRef { channel, user: user.as_deref() };
                 if *emit {
-                    self.publish_at(*ns, spot, data, out);
+                    self.publish_at(*ns, state_key, data, out);
                 }
                 let expires = ttl_ms.map(|ttl| at.plus(ttl));
                 match &**data {
-                    "null" => self.unset(*ns, spot, out),
-                    text => self.set((*ns, spot), checked.state, text, expires, out),
+                    "null" => self.unset(*ns, state_key, out),
+                    text => self.set((*ns, state_key), checked.state, text, expires, out),
                 }
                 Outcome::Done
             }
             Change::Push { ns, channel, user, data, ttl_ms, emit } => {
-                let spot = Spot { channel, user: user.as_deref() };
+                let state_key = StateKeyRef { channel, user: user.as_deref() };
                 if *emit {
-                    self.publish_at(*ns, spot, data, out);
+                    self.publish_at(*ns, state_key, data, out);
                 }
                 let times = (at, ttl_ms.map(|ttl| at.plus(ttl)));
-                self.push((*ns, spot), checked.state, data, times, out);
+                self.push((*ns, state_key), checked.state, data, times, out);
                 Outcome::Done
             }
             Change::Emit { ns, channels, data, user, except } => {
@@ -257,14 +257,20 @@ impl Hub {
     }
 
     /// Publishes the new value of a state, to its user or to the whole channel.
-    fn publish_at(&self, ns: NsId, spot: Spot<'_>, data: &str, out: &mut impl Outbox) {
-        self.publish(ns, spot.channel, data, Audience { user: spot.user, except: None }, out);
+    fn publish_at(&self, ns: NsId, state_key: StateKeyRef<'_>, data: &str, out: &mut impl Outbox) {
+        self.publish(
+            ns,
+            state_key.channel,
+            data,
+            Audience { user: state_key.user, except: None },
+            out,
+        );
     }
 
     fn register(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> Outcome {
         let (number, outcome) = (self.take_number(), Outcome::Key(key.into()));
         self.insert_namespace(Namespace::new(number, name.into(), Some(key.into())));
-        out.changed(Undo::new(Key::Namespace { ns: number }, 0, Before::Nothing));
+        out.after_change(Undo::new(Key::Namespace { ns: number }, 0, Before::Nothing));
         outcome
     }
 
@@ -279,7 +285,7 @@ impl Hub {
             self.show(KeyRef::Namespace { ns: number }, out);
         }
         if let Some(space) = self.namespaces.get_mut(ns) {
-            out.changed(space.undo());
+            out.after_change(space.undo());
             let was_open = space.current_key().is_some();
             let old = space.key.replace(key.into()).filter(|_| was_open);
             space.old_key = old.map(|old| (old, grace_until));
@@ -299,7 +305,7 @@ impl Hub {
         self.show(KeyRef::Grant { ns: number, channel, user }, out);
         if self.admit(ns, channel.into(), user.into()) {
             let key = Key::Grant { ns: number, channel: channel.into(), user: user.into() };
-            out.changed(Undo::new(key, 0, Before::Nothing));
+            out.after_change(Undo::new(key, 0, Before::Nothing));
         }
     }
 
@@ -310,14 +316,14 @@ impl Hub {
         if self.drop_grant(ns, grant) {
             let key = Key::Grant { ns: number, channel: channel.into(), user: user.into() };
             let withdrawal = self.next_withdrawal();
-            out.changed(Undo::new(key, 0, Before::Grant { withdrawal }));
+            out.after_change(Undo::new(key, 0, Before::Grant { withdrawal }));
             self.withdraw(ns, grant, (withdrawal, out.mark()));
         }
     }
 
     fn set(
         &mut self,
-        (ns, spot): (NsId, Spot<'_>),
+        (ns, state_key): (NsId, StateKeyRef<'_>),
         id: Option<Id<State>>,
         text: &str,
         expires: Option<UnixMillis>,
@@ -329,22 +335,22 @@ impl Hub {
         if is_endless && state.is_some_and(|state| state.value.is(text)) {
             return;
         }
-        let key = KeyRef::State { ns: number, spot };
+        let key = KeyRef::State { ns: number, state_key };
         self.show(key, out);
         if let Some(id) = id
-            && out.stays(key, text.len())
+            && out.needs_no_undo(key, text.len())
         {
             self.overwrite(id, text);
             return self.end_at(id, expires);
         }
-        self.put(ns, spot, id, Value::Json(text.into()), expires, out);
+        self.put(ns, state_key, id, Value::Json(text.into()), expires, out);
     }
 
     /// Sets a state, replacing the one with that id if given, and reports the undo.
     fn put(
         &mut self,
         ns: NsId,
-        spot: Spot<'_>,
+        state_key: StateKeyRef<'_>,
         id: Option<Id<State>>,
         value: Value,
         expires: Option<UnixMillis>,
@@ -360,40 +366,48 @@ impl Hub {
                 Before::State { value, expires: ended }
             }
             None => {
-                self.put_state(ns, spot, value, expires);
+                self.put_state(ns, state_key, value, expires);
                 Before::Nothing
             }
         };
-        out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
+        out.after_change(Undo::new(
+            Key::State { ns: number, state_key: state_key.to_key() },
+            bytes,
+            before,
+        ));
     }
 
-    fn unset(&mut self, ns: NsId, spot: Spot<'_>, out: &mut impl Outbox) {
+    fn unset(&mut self, ns: NsId, state_key: StateKeyRef<'_>, out: &mut impl Outbox) {
         let Some(number) = self.number(ns) else { return };
-        self.show(KeyRef::State { ns: number, spot }, out);
-        let found = self.find_state(ns, spot).map(|(id, _)| id);
+        self.show(KeyRef::State { ns: number, state_key }, out);
+        let found = self.find_state(ns, state_key).map(|(id, _)| id);
         let state = found.and_then(|id| self.take_state(id));
         if let Some(state) = state {
             let before = Before::State { expires: state.expires(), value: state.value };
-            out.changed(Undo::new(Key::State { ns: number, place: state.place }, 0, before));
+            out.after_change(Undo::new(
+                Key::State { ns: number, state_key: state.state_key },
+                0,
+                before,
+            ));
         }
     }
 
     fn push(
         &mut self,
-        (ns, spot): (NsId, Spot<'_>),
+        (ns, state_key): (NsId, StateKeyRef<'_>),
         found: Option<Id<State>>,
         data: &str,
         (at, expires): (UnixMillis, Option<UnixMillis>),
         out: &mut impl Outbox,
     ) {
         let Some(number) = self.number(ns) else { return };
-        self.show(KeyRef::State { ns: number, spot }, out);
+        self.show(KeyRef::State { ns: number, state_key }, out);
         // A state that has expired but is not dropped yet is replaced as a whole.
         let lives = |id: &Id<State>| self.states.get(*id).is_some_and(|state| state.lives(at));
         let Some(id) = found.filter(lives) else {
             let mut list = super::state::List::default();
             list.push(data);
-            return self.put(ns, spot, found, Value::List(Box::new(list)), expires, out);
+            return self.put(ns, state_key, found, Value::List(Box::new(list)), expires, out);
         };
         let (items, bytes) = (self.limits.list_items, self.limits.state_bytes);
         let Some(state) = self.states.get(id) else { return };
@@ -408,7 +422,11 @@ impl Hub {
             Some(value) => Before::State { value, expires: ended },
             None => Before::Shorter { pushed: data.len(), dropped, expires: ended },
         };
-        out.changed(Undo::new(Key::State { ns: number, place: spot.place() }, bytes, before));
+        out.after_change(Undo::new(
+            Key::State { ns: number, state_key: state_key.to_key() },
+            bytes,
+            before,
+        ));
     }
 
     /// Changes a list and its byte counts. Also returns the old value if that was plain text.

@@ -27,7 +27,7 @@ impl Hub {
             self.present.channels,
             self.present.users,
             self.present.peers,
-            self.living,
+            self.state_count,
         ]
     }
 
@@ -38,7 +38,7 @@ impl Hub {
 
     /// Number of grants, and bytes of all states.
     pub fn grants_and_states_bytes(&self) -> (usize, usize) {
-        (self.grants, self.states_bytes)
+        (self.grant_count, self.states_bytes)
     }
 
     /// Counts published messages, and the deliveries of all of them together.
@@ -78,9 +78,9 @@ impl Hub {
     /// # Panics
     /// If one does not match.
     pub(super) fn check_numbers(&self) {
-        let living = |state: &State| self.namespaces.contains(state.ns);
-        for (id, state) in self.states.iter().filter(|(_, state)| living(state)) {
-            let found = self.find_state(state.ns, state.place.spot());
+        let is_found = |state: &State| self.namespaces.contains(state.ns);
+        for (id, state) in self.states.iter().filter(|(_, state)| is_found(state)) {
+            let found = self.find_state(state.ns, state.state_key.as_ref());
             assert_eq!(found.map(|(id, _)| id), Some(id));
             assert!(state.end.as_ref().is_none_or(|end| end.timer.is_some()));
         }
@@ -106,16 +106,16 @@ impl Hub {
             let in_all = (self.channels.len(), self.users.len(), self.peers.len());
             assert_eq!(in_all, (channels, users, peers), "somebody is left");
         }
-        let buried = self.states.iter().filter(|(_, state)| !living(state)).count();
-        assert_eq!(total(|ns| ns.states.len()), self.living);
-        assert_eq!(self.living + buried, self.states.len());
+        let garbage = self.states.iter().filter(|(_, state)| !is_found(state)).count();
+        assert_eq!(total(|ns| ns.states.len()), self.state_count);
+        assert_eq!(self.state_count + garbage, self.states.len());
         // Some of those states may have expired after their namespace was removed.
-        assert!(buried <= self.leaving.buried());
-        assert_eq!(total(|ns| ns.grants.len()), self.grants);
-        assert_eq!(self.grants + self.leaving.buried_grants(), self.given.len());
+        assert!(garbage <= self.leaving.garbage_states());
+        assert_eq!(total(|ns| ns.grants.len()), self.grant_count);
+        assert_eq!(self.grant_count + self.leaving.garbage_grants(), self.grants.len());
         assert_eq!(total(|ns| ns.states_bytes), self.states_bytes);
         let states = self.states.iter().map(|(_, state)| state);
-        let bytes: usize = states.filter(|state| living(state)).map(State::bytes).sum();
+        let bytes: usize = states.filter(|state| is_found(state)).map(State::bytes).sum();
         assert_eq!(bytes, self.states_bytes);
         let timed = self.states.iter().filter(|(_, state)| state.end.is_some()).count();
         assert_eq!(timed, self.ends.len());

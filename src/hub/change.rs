@@ -9,43 +9,43 @@ use crate::uuid::Uuid;
 
 /// Where a state lives: in a channel, or in a channel for one user.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
+pub struct StateKey {
     /// Name of the channel, with its `@` or `#`.
     pub channel: Box<str>,
     /// The user whose state it is; `None` for the channel's own.
     pub user: Option<Box<str>>,
 }
 
-impl Place {
+impl StateKey {
     /// Total length of its names.
     pub fn bytes(&self) -> usize {
         self.channel.len() + self.user.as_ref().map_or(0, |user| user.len())
     }
 
     /// The borrowed form, for lookups.
-    pub fn spot(&self) -> Spot<'_> {
-        Spot { channel: &self.channel, user: self.user.as_deref() }
+    pub fn as_ref(&self) -> StateKeyRef<'_> {
+        StateKeyRef { channel: &self.channel, user: self.user.as_deref() }
     }
 }
 
-/// A borrowed [`Place`], for lookups.
+/// A borrowed [`StateKey`], for lookups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Spot<'a> {
+pub struct StateKeyRef<'a> {
     /// Name of the channel.
     pub channel: &'a str,
     /// The user.
     pub user: Option<&'a str>,
 }
 
-impl Spot<'_> {
+impl StateKeyRef<'_> {
     /// Total length of its names.
     pub fn bytes(&self) -> usize {
         self.channel.len() + self.user.map_or(0, str::len)
     }
 
     /// The owned form.
-    pub fn place(&self) -> Place {
-        Place { channel: self.channel.into(), user: self.user.map(Into::into) }
+    pub fn to_key(&self) -> StateKey {
+        StateKey { channel: self.channel.into(), user: self.user.map(Into::into) }
     }
 }
 

@@ -38,7 +38,7 @@ impl Named for Grant {
 impl Hub {
     fn find_grant(&self, ns: NsId, grant: GrantRef<'_>) -> Option<Id<Grant>> {
         let table = &self.namespaces.get(ns)?.grants;
-        let found = table.find(&self.given, self.hash(grant), |it| it.as_ref() == grant);
+        let found = table.find(&self.grants, self.hash(grant), |it| it.as_ref() == grant);
         found.map(|(id, _)| id)
     }
 
@@ -52,9 +52,9 @@ impl Hub {
             return false;
         }
         let Some(space) = self.namespaces.get_mut(ns) else { return false };
-        let id = self.given.insert(Grant { ns, channel, user });
-        space.grants.insert(&self.given, id, &self.hasher);
-        self.grants += 1;
+        let id = self.grants.insert(Grant { ns, channel, user });
+        space.grants.insert(&self.grants, id, &self.hasher);
+        self.grant_count += 1;
         true
     }
 
@@ -62,10 +62,10 @@ impl Hub {
     pub(super) fn drop_grant(&mut self, ns: NsId, grant: GrantRef<'_>) -> bool {
         let Some(id) = self.find_grant(ns, grant) else { return false };
         let hash = self.hash(grant);
-        self.given.remove(id);
+        self.grants.remove(id);
         if let Some(space) = self.namespaces.get_mut(ns) {
-            space.grants.remove(&self.given, hash, id, &self.hasher);
-            self.grants -= 1;
+            space.grants.remove(&self.grants, hash, id, &self.hasher);
+            self.grant_count -= 1;
         }
         true
     }

@@ -89,7 +89,7 @@ impl Hub {
             space.configured = space.key.clone();
             if was_recorded {
                 let key = Key::Namespace { ns: space.number };
-                out.changed(Undo::new(key, 0, Before::Kept));
+                out.after_change(Undo::new(key, 0, Before::Kept));
             }
             return Some(declared);
         }
@@ -100,7 +100,7 @@ impl Hub {
         let space = Namespace::new(number, name.into(), Some(key.into()));
         let configured = Some(key.into());
         self.insert_namespace(Namespace { configured, is_named: true, ..space });
-        out.changed(Undo::new(Key::Namespace { ns: number }, 0, Before::Kept));
+        out.after_change(Undo::new(Key::Namespace { ns: number }, 0, Before::Kept));
         Some(Declared::New)
     }
 
@@ -202,7 +202,7 @@ mod tests {
     impl Outbox for Undos {
         fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
         fn close(&mut self, _: Route, _: CloseReason) {}
-        fn changed(&mut self, undo: Undo) {
+        fn after_change(&mut self, undo: Undo) {
             self.0.push(undo);
         }
     }

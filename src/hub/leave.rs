@@ -1,6 +1,6 @@
 //! Removal. A connection, user or namespace that leaves is gone at once for every query and
 //! publication. Taking it out of the tables costs a step for each subscription, closing its
-//! connections more; each turn has a budget of steps ([`Hub::depart`]), and the rest goes on in the
+//! connections more; each turn has a budget of steps ([`Hub::reap`]), and the rest goes on in the
 //! next one. Only [`Hub::hears`] has to consider peers that are still leaving, and only while there
 //! are any: [`Leaving::is_calm`] says that there are none.
 
@@ -25,7 +25,7 @@ const LET_GO_STEPS: usize = 16;
 /// leave more behind than they have taken.
 const PAID_STEPS: usize = 2;
 /// States and grants freed at once when a namespace is removed; the rest follow later.
-const BURIED_AT_ONCE: usize = 1000;
+const FREED_AT_ONCE: usize = 1000;
 
 /// Everything that is gone, but not yet removed from the tables.
 #[derive(Debug, Default)]
@@ -48,12 +48,12 @@ pub(super) struct Leaving {
     /// No change up to this mark is undone.
     kept: u64,
     /// The contents of removed namespaces.
-    graves: VecDeque<Grave>,
+    garbage: VecDeque<Garbage>,
 }
 
 /// What is still to be freed of a removed namespace; it cannot be found any more.
 #[derive(Debug)]
-struct Grave {
+struct Garbage {
     /// The removed namespace, and the slots of its states and grants. The slot of a state that has
     /// expired meanwhile may have been reused.
     ns: NsId,
@@ -85,8 +85,8 @@ impl Leaving {
     }
 
     /// Whether removed namespaces have contents still to be freed.
-    pub fn has_graves(&self) -> bool {
-        !self.graves.is_empty()
+    pub fn has_garbage(&self) -> bool {
+        !self.garbage.is_empty()
     }
 
     /// Whether every member of this channel may hear what is published there.
@@ -105,31 +105,33 @@ impl Leaving {
     }
 
     /// Slots of states still to be freed with their namespaces.
-    pub fn buried(&self) -> usize {
-        self.graves.iter().map(|grave| grave.states.len()).sum()
+    pub fn garbage_states(&self) -> usize {
+        self.garbage.iter().map(|garbage| garbage.states.len()).sum()
     }
 
     /// Slots of grants still to be freed with their namespaces.
-    pub fn buried_grants(&self) -> usize {
-        self.graves.iter().map(|grave| grave.grants.len()).sum()
+    pub fn garbage_grants(&self) -> usize {
+        self.garbage.iter().map(|garbage| garbage.grants.len()).sum()
     }
 
-    /// Takes up to `count` slots out of the graves, of states and of grants (`count` in all), each
+    /// Takes up to `count` slots out of the garbage, of states and of grants (`count` in all), each
     /// with the namespace that it belonged to.
-    fn dig(&mut self, count: usize) -> [Vec<(NsId, u32)>; 2] {
-        let (mut dug, mut left) = ([Vec::new(), Vec::new()], count);
-        while let Some(grave) = self.graves.front_mut().filter(|_| left > 0) {
-            let ns = grave.ns;
-            for (slots, dug) in [&mut grave.states, &mut grave.grants].into_iter().zip(&mut dug) {
-                let before = dug.len();
-                dug.extend(slots.take(left).map(|slot| (ns, slot)));
-                left -= dug.len() - before;
+    fn take_slots(&mut self, count: usize) -> [Vec<(NsId, u32)>; 2] {
+        let (mut taken, mut left) = ([Vec::new(), Vec::new()], count);
+        while let Some(garbage) = self.garbage.front_mut().filter(|_| left > 0) {
+            let ns = garbage.ns;
+            for (slots, taken) in
+                [&mut garbage.states, &mut garbage.grants].into_iter().zip(&mut taken)
+            {
+                let before = taken.len();
+                taken.extend(slots.take(left).map(|slot| (ns, slot)));
+                left -= taken.len() - before;
             }
-            if grave.states.len() == 0 && grave.grants.len() == 0 {
-                self.graves.pop_front();
+            if garbage.states.len() == 0 && garbage.grants.len() == 0 {
+                self.garbage.pop_front();
             }
         }
-        dug
+        taken
     }
 }
 
@@ -137,17 +139,17 @@ impl Hub {
     /// Goes on with the removals. `steps` is the budget of all operations until the next call. A
     /// step removes one subscription or looks at one connection; closing a connection takes
     /// sixteen.
-    pub fn depart(&mut self, steps: usize, out: &mut impl Outbox) {
+    pub fn reap(&mut self, steps: usize, out: &mut impl Outbox) {
         self.leaving.steps = steps;
-        self.go_on(out);
+        self.reap_some(out);
         self.shrink();
     }
 
     /// Gives back memory that a crowd has left behind: a part of each table per call.
     fn shrink(&mut self) {
-        let Hub { namespaces, channels, users, peers, states, given, ends, .. } = self;
+        let Hub { namespaces, channels, users, peers, states, grants, ends, .. } = self;
         let here = channels.trim() | users.trim() | peers.trim();
-        let kept = namespaces.trim() | states.trim() | given.trim() | ends.trim();
+        let kept = namespaces.trim() | states.trim() | grants.trim() | ends.trim();
         self.is_shrinking = here | kept;
     }
 
@@ -155,7 +157,7 @@ impl Hub {
     pub fn is_leaving(&self) -> bool {
         let Leaving { sweep, gone, users, .. } = &self.leaving;
         let is_anybody = !gone.is_empty() || !users.is_empty() || self.leaving.has_exits();
-        is_anybody || !sweep.is_empty() || self.leaving.has_graves()
+        is_anybody || !sweep.is_empty() || self.leaving.has_garbage()
     }
 
     /// No change up to this mark ([`Outbox::mark`]) will be undone any more.
@@ -163,7 +165,7 @@ impl Hub {
         self.leaving.kept = mark;
     }
 
-    fn go_on(&mut self, out: &mut impl Outbox) {
+    fn reap_some(&mut self, out: &mut impl Outbox) {
         self.let_users_go(out);
         self.sweep(out);
         self.forget_withdrawn();
@@ -331,7 +333,7 @@ impl Hub {
         self.count_peers(ns, 0, count);
         self.count_subscriptions(ns, 0, heard);
         self.leaving.users.push_back(id);
-        self.go_on(out);
+        self.reap_some(out);
         Outcome::Reached(count)
     }
 
@@ -360,22 +362,22 @@ impl Hub {
         self.names.remove(&self.namespaces, self.hash(&*name), ns, &self.hasher);
         self.numbers.remove(&number);
         self.key_changes += 1;
-        self.grants -= grants.len();
+        self.grant_count -= grants.len();
         self.states_bytes -= space.states_bytes;
-        self.living -= states.len();
+        self.state_count -= states.len();
         self.present.channels -= channels.len();
         self.present.users -= users.len();
         self.present.peers -= tally.peers;
         self.present.subscriptions -= space.subscriptions;
-        let grave = Grave { ns, states: states.into_slots(), grants: grants.into_slots() };
-        self.leaving.graves.push_back(grave);
-        self.bury(BURIED_AT_ONCE);
+        let garbage = Garbage { ns, states: states.into_slots(), grants: grants.into_slots() };
+        self.leaving.garbage.push_back(garbage);
+        self.free_garbage(FREED_AT_ONCE);
         if tally.peers > 0 && self.leaving.sweep.is_empty() {
             self.leaving.sweep = 0..self.peers.slots();
         } else if tally.peers > 0 {
             self.leaving.is_swept_again = true;
         }
-        self.go_on(out);
+        self.reap_some(out);
         Outcome::Reached(tally.peers)
     }
 
@@ -398,8 +400,8 @@ impl Hub {
     }
 
     /// Frees states and grants of removed namespaces, at most `count` in all.
-    pub(super) fn bury(&mut self, count: usize) {
-        let [states, grants] = self.leaving.dig(count);
+    pub(super) fn free_garbage(&mut self, count: usize) {
+        let [states, grants] = self.leaving.take_slots(count);
         for (ns, slot) in states {
             let state = self.states.in_slot(slot).filter(|(_, state)| state.ns == ns);
             let Some((id, _)) = state else { continue };
@@ -409,9 +411,9 @@ impl Hub {
             }
         }
         for (ns, slot) in grants {
-            let grant = self.given.in_slot(slot).filter(|(_, grant)| grant.ns == ns);
+            let grant = self.grants.in_slot(slot).filter(|(_, grant)| grant.ns == ns);
             let id = grant.map(|(id, _)| id);
-            id.and_then(|id| self.given.remove(id));
+            id.and_then(|id| self.grants.remove(id));
         }
     }
 

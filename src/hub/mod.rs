@@ -8,19 +8,19 @@
 mod apply;
 mod census;
 mod change;
-mod few;
 mod grants;
 mod index;
 mod keys;
 mod leave;
 mod record;
 mod share;
+mod small_list;
 mod state;
 mod states;
 
 pub use apply::Checked;
 pub use census::Tally;
-pub use change::{Change, Entry, Outcome, Place, Refusal, Seq, Spot};
+pub use change::{Change, Entry, Outcome, Refusal, Seq, StateKey, StateKeyRef};
 pub use keys::Declared;
 pub use record::{Cursor, Key, KeyRef, Row, Undo};
 pub use state::LOOKED_INTO_BYTES;
@@ -37,10 +37,10 @@ use crate::reason::CloseReason;
 use crate::time::UnixMillis;
 use crate::uuid::Uuid;
 use crate::wheel::Wheel;
-use few::{Blank, Few};
 use grants::Grant;
 use index::{Index, Named};
 use leave::{Leaving, Present};
+use small_list::{Blank, SmallList};
 use state::State;
 
 /// A namespace, for as long as it lives: one removed and registered again gets another id.
@@ -70,19 +70,19 @@ pub trait Outbox {
     /// Closes this peer. The hub has forgotten it already.
     fn close(&mut self, route: Route, reason: CloseReason);
     /// A state is about to be replaced by one of `bytes` bytes. `true` if no undo is needed,
-    /// because the change will never be undone; on `false` [`Outbox::changed`] follows.
-    fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
+    /// because the change will never be undone; on `false` [`Outbox::after_change`] follows.
+    fn needs_no_undo(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
         false
     }
     /// A recorded row is about to change; `row` returns it as it is now.
-    fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
+    fn before_change<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
     /// The mark of the last change, which never decreases. A change is not undone once its mark has
     /// been given to [`Hub::keep`]; an outbox without marks never undoes any.
     fn mark(&self) -> u64 {
         0
     }
     /// A recorded row has changed; `undo` reverts that.
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         drop(undo);
     }
 }
@@ -119,7 +119,7 @@ pub struct Namespace {
 pub struct Channel {
     ns: NsId,
     name: SmolStr,
-    members: Few<Member, 1>,
+    members: SmallList<Member, 1>,
 }
 
 /// One subscription, as stored in the channel.
@@ -172,7 +172,7 @@ struct User {
     /// [`User::NOWHERE`] once the user can no longer be found and its connections are being closed.
     ns: NsId,
     name: SmolStr,
-    peers: Few<PeerId, 1>,
+    peers: SmallList<PeerId, 1>,
 }
 
 impl User {
@@ -194,7 +194,7 @@ pub struct Peer {
     cid: Uuid,
     route: Route,
     /// Most peers have two: a shared channel and a channel of their own.
-    subscriptions: Few<Subscription, 2>,
+    subscriptions: SmallList<Subscription, 2>,
 }
 
 impl Peer {
@@ -290,18 +290,18 @@ pub struct Hub {
     users: Arena<User>,
     peers: Arena<Peer>,
     states: Arena<State>,
-    given: Arena<Grant>,
+    grants: Arena<Grant>,
     /// Number and bytes of all states that can be found, and number of all such grants.
-    living: usize,
+    state_count: usize,
     states_bytes: usize,
-    grants: usize,
+    grant_count: usize,
     /// Counts of what is present, and what is gone but not yet removed from the tables.
     present: Present,
     leaving: Leaving,
     /// When states expire, on the scale of `Entry::at`.
     ends: Wheel<Id<State>>,
-    /// A series of changes is being undone, until [`Hub::all_taken_back`].
-    is_taking_back: bool,
+    /// A series of changes is being undone, until [`Hub::undo_finished`].
+    is_undoing: bool,
     /// There may be more memory to give back.
     is_shrinking: bool,
 }
@@ -322,14 +322,14 @@ impl Hub {
             users: Arena::default(),
             peers: Arena::default(),
             states: Arena::default(),
-            given: Arena::default(),
-            living: 0,
+            grants: Arena::default(),
+            state_count: 0,
             states_bytes: 0,
-            grants: 0,
+            grant_count: 0,
             present: Present::default(),
             leaving: Leaving::default(),
             ends: Wheel::new(at.0),
-            is_taking_back: false,
+            is_undoing: false,
             is_shrinking: false,
         }
     }
@@ -399,7 +399,7 @@ impl Hub {
             Some((id, _)) => id,
             None => {
                 let space = self.namespaces.get_mut(ns)?;
-                let user = User { ns, name: user.into(), peers: Few::default() };
+                let user = User { ns, name: user.into(), peers: SmallList::default() };
                 let id = self.users.insert(user);
                 space.users.insert(&self.users, id, &self.hasher);
                 self.present.users += 1;
@@ -411,7 +411,7 @@ impl Hub {
             return None;
         }
         let place = user.peers.len() as u32;
-        let peer = Peer { user: id.slot, place, cid, route, subscriptions: Few::default() };
+        let peer = Peer { user: id.slot, place, cid, route, subscriptions: SmallList::default() };
         let peer = self.peers.insert(peer);
         user.peers.push(peer);
         self.count_peers(ns, 1, 0);
@@ -495,7 +495,8 @@ impl Hub {
 
     fn open_channel(&mut self, ns: NsId, name: &str) -> Option<Id<Channel>> {
         let space = self.namespaces.get_mut(ns)?;
-        let id = self.channels.insert(Channel { ns, name: name.into(), members: Few::default() });
+        let id =
+            self.channels.insert(Channel { ns, name: name.into(), members: SmallList::default() });
         space.channels.insert(&self.channels, id, &self.hasher);
         self.present.channels += 1;
         Some(id)

@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use super::grants::GrantRef;
 use super::keys::Keys;
 use super::state::Value;
-use super::{Hub, Namespace, NsId, Outbox, Place, Spot};
+use super::{Hub, Namespace, NsId, Outbox, StateKey, StateKeyRef};
 use crate::time::UnixMillis;
 
 /// The key of a recorded row. `ns` is the number of a namespace, which no other one ever has,
@@ -33,7 +33,7 @@ pub enum Key {
         /// Number of the namespace.
         ns: u64,
         /// Its channel and user.
-        place: Place,
+        state_key: StateKey,
     },
 }
 
@@ -48,7 +48,7 @@ impl Key {
         match self {
             Key::Namespace { .. } => 0,
             Key::Grant { channel, user, .. } => channel.len() + user.len(),
-            Key::State { place, .. } => place.bytes(),
+            Key::State { state_key, .. } => state_key.bytes(),
         }
     }
 
@@ -57,7 +57,9 @@ impl Key {
         match self {
             Key::Namespace { ns } => KeyRef::Namespace { ns: *ns },
             Key::Grant { ns, channel, user } => KeyRef::Grant { ns: *ns, channel, user },
-            Key::State { ns, place } => KeyRef::State { ns: *ns, spot: place.spot() },
+            Key::State { ns, state_key } => {
+                KeyRef::State { ns: *ns, state_key: state_key.as_ref() }
+            }
         }
     }
 }
@@ -90,7 +92,7 @@ pub enum KeyRef<'a> {
         /// Number of the namespace.
         ns: u64,
         /// Its channel and user.
-        spot: Spot<'a>,
+        state_key: StateKeyRef<'a>,
     },
 }
 
@@ -108,7 +110,7 @@ impl KeyRef<'_> {
             KeyRef::Grant { ns, channel, user } => {
                 Key::Grant { ns, channel: channel.into(), user: user.into() }
             }
-            KeyRef::State { ns, spot } => Key::State { ns, place: spot.place() },
+            KeyRef::State { ns, state_key } => Key::State { ns, state_key: state_key.to_key() },
         }
     }
 }
@@ -217,13 +219,15 @@ impl Hub {
             KeyRef::Grant { channel, user, .. } => {
                 self.is_granted(id, channel, user).then_some(Row::Grant)
             }
-            KeyRef::State { spot, .. } => self.find_state(id, spot).map(|(_, state)| state.row()),
+            KeyRef::State { state_key, .. } => {
+                self.find_state(id, state_key).map(|(_, state)| state.row())
+            }
         }
     }
 
     /// Shows the outbox a row before it is changed.
     pub(super) fn show(&self, key: KeyRef<'_>, out: &mut impl Outbox) {
-        out.changes(key, &|| self.row(key));
+        out.before_change(key, &|| self.row(key));
     }
 
     /// Restores a row that an earlier run recorded; namespaces come before what is in them. Returns
@@ -250,9 +254,14 @@ impl Hub {
                 let ns = self.numbers.get(&ns).copied();
                 ns.is_some_and(|ns| self.admit(ns, channel, user))
             }
-            (Key::State { ns, place }, Row::State { text, expires }) => {
+            (Key::State { ns, state_key }, Row::State { text, expires }) => {
                 let Some(ns) = self.numbers.get(&ns).copied() else { return false };
-                self.put_state(ns, place.spot(), Value::Json(text.into_owned().into()), expires);
+                self.put_state(
+                    ns,
+                    state_key.as_ref(),
+                    Value::Json(text.into_owned().into()),
+                    expires,
+                );
                 true
             }
             _ => false,
@@ -260,9 +269,9 @@ impl Hub {
     }
 
     /// Undoes a change. Undone in reverse order, changes leave nothing behind. From the first call
-    /// until [`Hub::all_taken_back`] no state expires.
+    /// until [`Hub::undo_finished`] no state expires.
     pub fn undo(&mut self, undo: Undo, out: &mut impl Outbox) {
-        self.is_taking_back = true;
+        self.is_undoing = true;
         let Undo { key, before, .. } = undo;
         // Without its namespace there is nothing left to undo.
         let Some(id) = self.numbers.get(&key.ns()).copied() else { return };
@@ -283,17 +292,17 @@ impl Hub {
                 self.undo_withdrawal(id, grant, withdrawal);
                 self.admit(id, channel, user);
             }
-            (Key::State { place, .. }, Before::Nothing) => {
-                if let Some((state, _)) = self.find_state(id, place.spot()) {
+            (Key::State { state_key, .. }, Before::Nothing) => {
+                if let Some((state, _)) = self.find_state(id, state_key.as_ref()) {
                     self.take_state(state);
                 }
             }
             (
-                Key::State { place, .. },
+                Key::State { state_key, .. },
                 Before::State { value, expires } | Before::Ended { value, expires },
-            ) => self.put_state(id, place.spot(), value, expires),
-            (Key::State { place, .. }, Before::Shorter { pushed, dropped, expires }) => {
-                let Some((state, _)) = self.find_state(id, place.spot()) else { return };
+            ) => self.put_state(id, state_key.as_ref(), value, expires),
+            (Key::State { state_key, .. }, Before::Shorter { pushed, dropped, expires }) => {
+                let Some((state, _)) = self.find_state(id, state_key.as_ref()) else { return };
                 self.change_list(state, |list| list.unpush(pushed, &dropped));
                 self.end_at(state, expires);
             }
@@ -302,8 +311,8 @@ impl Hub {
     }
 
     /// Ends a series of [`Hub::undo`]: everything has been undone.
-    pub fn all_taken_back(&mut self) {
-        self.is_taking_back = false;
+    pub fn undo_finished(&mut self) {
+        self.is_undoing = false;
     }
 
     /// Passes rows from `cursor` on to `each` until it returns `false`; their order holds while
@@ -324,7 +333,7 @@ impl Hub {
                 Some(Cursor { part: Part::Grants, slot: 0 })
             }
             Part::Grants => {
-                for (id, grant) in self.given.iter_from(slot) {
+                for (id, grant) in self.grants.iter_from(slot) {
                     let Some(ns) = self.number(grant.ns) else { continue };
                     let (channel, user) = (grant.channel.clone(), grant.user.clone());
                     if !each(Key::Grant { ns, channel, user }, Row::Grant) {
@@ -336,7 +345,7 @@ impl Hub {
             Part::States => {
                 for (id, state) in self.states.iter_from(slot) {
                     let Some(ns) = self.number(state.ns) else { continue };
-                    if !each(Key::State { ns, place: state.place.clone() }, state.row()) {
+                    if !each(Key::State { ns, state_key: state.state_key.clone() }, state.row()) {
                         return Some(Cursor { part, slot: id.index() + 1 });
                     }
                 }

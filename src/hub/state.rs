@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 use hashbrown::DefaultHashBuilder;
 
 use super::index::Named;
-use super::{NsId, Place, Row};
+use super::{NsId, Row, StateKey};
 use crate::codec::json;
 use crate::time::UnixMillis;
 use crate::wheel::Timer;
@@ -19,7 +19,7 @@ pub const LOOKED_INTO_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct State {
     pub ns: NsId,
-    pub place: Place,
+    pub state_key: StateKey,
     pub value: Value,
     /// Most states never expire, and pay only for the pointer.
     pub end: Option<Box<End>>,
@@ -27,7 +27,7 @@ pub(super) struct State {
 
 impl Named for State {
     fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
-        hasher.hash_one(self.place.spot())
+        hasher.hash_one(self.state_key.as_ref())
     }
 }
 
@@ -73,7 +73,7 @@ impl State {
     /// What counts against the limits: its name and its value.
     #[inline]
     pub fn bytes(&self) -> usize {
-        self.place.bytes() + self.value.bytes()
+        self.state_key.bytes() + self.value.bytes()
     }
 
     pub fn row(&self) -> Row<'_> {

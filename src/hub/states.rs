@@ -2,7 +2,7 @@
 
 use super::record::{Before, Key, KeyRef, Undo};
 use super::state::{End, State, Value};
-use super::{Hub, NsId, Outbox, Spot};
+use super::{Hub, NsId, Outbox, StateKeyRef};
 use crate::arena::Id;
 use crate::time::UnixMillis;
 
@@ -15,13 +15,18 @@ impl Hub {
         user: Option<&str>,
         at: UnixMillis,
     ) -> Option<&str> {
-        let (_, state) = self.find_state(ns, Spot { channel, user })?;
+        let (_, state) = self.find_state(ns, StateKeyRef { channel, user })?;
         state.lives(at).then(|| state.value.text())
     }
 
-    pub(super) fn find_state(&self, ns: NsId, spot: Spot<'_>) -> Option<(Id<State>, &State)> {
+    pub(super) fn find_state(
+        &self,
+        ns: NsId,
+        state_key: StateKeyRef<'_>,
+    ) -> Option<(Id<State>, &State)> {
         let table = &self.namespaces.get(ns)?.states;
-        table.find(&self.states, self.hash(spot), |state| state.place.spot() == spot)
+        table
+            .find(&self.states, self.hash(state_key), |state| state.state_key.as_ref() == state_key)
     }
 
     /// Drops up to `count` expired states; the rest come next, and cannot be read meanwhile either.
@@ -29,11 +34,11 @@ impl Hub {
     /// the expiry may be what one of these set.
     #[inline(always)]
     pub fn advance(&mut self, at: UnixMillis, count: usize, out: &mut impl Outbox) {
-        if self.is_taking_back {
+        if self.is_undoing {
             return;
         }
         self.ends.advance(at.0);
-        if self.ends.has_expired() || self.leaving.has_graves() {
+        if self.ends.has_expired() || self.leaving.has_garbage() {
             self.drop_ended(count, out);
         }
     }
@@ -41,25 +46,25 @@ impl Hub {
     /// Drops expired states, then the contents of removed namespaces.
     fn drop_ended(&mut self, count: usize, out: &mut impl Outbox) {
         for _ in 0..count {
-            let Some((_, id)) = self.ends.pop_expired() else { return self.bury(count) };
+            let Some((_, id)) = self.ends.pop_expired() else { return self.free_garbage(count) };
             if let Some(end) = self.states.get_mut(id).and_then(|state| state.end.as_mut()) {
                 end.timer = None;
             }
             if let Some(state) = self.states.get(id)
                 && let Some(ns) = self.number(state.ns)
             {
-                self.show(KeyRef::State { ns, spot: state.place.spot() }, out);
+                self.show(KeyRef::State { ns, state_key: state.state_key.as_ref() }, out);
             }
             let Some(state) = self.take_state(id) else { continue };
-            let (expires, State { ns, place, value, .. }) = (state.expires(), state);
+            let (expires, State { ns, state_key, value, .. }) = (state.expires(), state);
             if let Some(ns) = self.number(ns) {
                 let before = Before::Ended { value, expires };
-                out.changed(Undo::new(Key::State { ns, place }, 0, before));
+                out.after_change(Undo::new(Key::State { ns, state_key }, 0, before));
             }
         }
     }
 
-    /// When [`Hub::advance`] or [`Hub::depart`] is wanted next; 0: at once.
+    /// When [`Hub::advance`] or [`Hub::reap`] is wanted next; 0: at once.
     pub fn next_end(&self) -> Option<UnixMillis> {
         let is_busy = self.is_leaving() || self.is_shrinking;
         if is_busy { Some(UnixMillis(0)) } else { self.ends.next_at().map(UnixMillis) }
@@ -74,21 +79,21 @@ impl Hub {
     pub(super) fn put_state(
         &mut self,
         ns: NsId,
-        spot: Spot<'_>,
+        state_key: StateKeyRef<'_>,
         value: Value,
         expires: Option<UnixMillis>,
     ) {
-        let id = match self.find_state(ns, spot) {
+        let id = match self.find_state(ns, state_key) {
             Some((id, _)) => {
                 self.replace_value(id, value);
                 id
             }
             None => {
-                self.weigh(ns, 0, spot.bytes() + value.bytes());
+                self.weigh(ns, 0, state_key.bytes() + value.bytes());
                 let Some(space) = self.namespaces.get_mut(ns) else { return };
-                let state = State { ns, place: spot.place(), value, end: None };
+                let state = State { ns, state_key: state_key.to_key(), value, end: None };
                 let id = self.states.insert(state);
-                self.living += 1;
+                self.state_count += 1;
                 space.states.insert(&self.states, id, &self.hasher);
                 id
             }
@@ -151,10 +156,10 @@ impl Hub {
             self.ends.cancel(timer);
         }
         self.weigh(state.ns, state.bytes(), 0);
-        let hash = self.hash(state.place.spot());
+        let hash = self.hash(state.state_key.as_ref());
         if let Some(ns) = self.namespaces.get_mut(state.ns) {
             ns.states.remove(&self.states, hash, id, &self.hasher);
-            self.living -= 1;
+            self.state_count -= 1;
         }
         Some(state)
     }
@@ -173,7 +178,7 @@ mod tests {
     impl Outbox for Nobody {
         fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
         fn close(&mut self, _: Route, _: CloseReason) {}
-        fn changed(&mut self, _: Undo) {}
+        fn after_change(&mut self, _: Undo) {}
     }
 
     #[test]
@@ -213,7 +218,7 @@ mod tests {
         impl Outbox for Undos {
             fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
             fn close(&mut self, _: Route, _: CloseReason) {}
-            fn changed(&mut self, undo: Undo) {
+            fn after_change(&mut self, undo: Undo) {
                 self.0.push(undo);
             }
         }
@@ -230,7 +235,7 @@ mod tests {
         hub.undo(undos.0.pop().unwrap(), &mut Nobody);
         hub.advance(at, 9, &mut Nobody);
         hub.undo(undos.0.pop().unwrap(), &mut Nobody);
-        hub.all_taken_back();
+        hub.undo_finished();
         hub.advance(at, 9, &mut Nobody);
         assert_eq!(hub.state(ns, "c", None, at), Some("[1,1]"));
         hub.check_invariants();

@@ -24,11 +24,11 @@ impl Journal for MemoryJournal {
         Proposal::Now(self.last)
     }
 
-    fn stays(&mut self, _: KeyRef<'_>, _: usize) -> bool {
+    fn needs_no_undo(&mut self, _: KeyRef<'_>, _: usize) -> bool {
         true
     }
 
-    fn changed(&mut self, _: Undo) {}
+    fn after_change(&mut self, _: Undo) {}
 
     fn commit(&mut self, _: &Hub, _: UnixMillis, _: Now) {}
 

@@ -3,15 +3,15 @@
 //! calls it, and the hub changes only by applying what the journal returned. Reads are answered
 //! from the hub; the copy on disk serves only the next start.
 
-mod hasty;
-mod late;
+mod delayed;
+mod fault_rng;
 mod memory;
-mod moods;
+mod rollback;
 pub mod store;
 
-pub use hasty::HastyJournal;
-pub use late::LateJournal;
+pub use delayed::DelayedJournal;
 pub use memory::MemoryJournal;
+pub use rollback::RollbackJournal;
 pub use store::StoreJournal;
 
 use std::fmt;
@@ -69,17 +69,17 @@ pub trait Journal {
     fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal;
 
     /// Called before an entry sets a state to a value of `_bytes` bytes. Returns `true` if the
-    /// journal needs nothing more because the change will never be undone; [`Journal::changed`] is
-    /// then not called.
-    fn stays(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
+    /// journal needs nothing more because the change will never be undone;
+    /// [`Journal::after_change`] is then not called.
+    fn needs_no_undo(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {
         false
     }
 
     /// Called before a row changes, by an entry or by expiry; `_row` returns it as it is now.
-    fn changes<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
+    fn before_change<'a>(&mut self, _: KeyRef<'_>, _row: &dyn Fn() -> Option<Row<'a>>) {}
 
     /// Called after the hub has changed a row, by an entry or by expiry.
-    fn changed(&mut self, undo: Undo);
+    fn after_change(&mut self, undo: Undo);
 
     /// Ends the turn: hands what changed in it to the disk as one batch, each row as the hub has it
     /// now. Returns quickly; a large batch is spread over the next turns. `at` is the current time

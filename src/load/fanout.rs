@@ -9,7 +9,7 @@ use super::pace::Pace;
 use super::protocol::{Protocol, Script, Template, masked};
 use super::scan::{self, Kept, Said, Shape};
 use super::{EXTRA_MS, Fault, IN_FLIGHT_MAX, Plan, Work, Workload, replies};
-use crate::address::Place;
+use crate::address::ListenAddress;
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Door, Net};
 use crate::frame::Frame;
@@ -110,7 +110,7 @@ impl Fanout {
         }
     }
 
-    fn publisher_at(&self) -> &Place {
+    fn publisher_at(&self) -> &ListenAddress {
         if self.plan.protocol.is_one_port() { &self.plan.ws } else { &self.plan.control }
     }
 
@@ -144,17 +144,17 @@ impl Fanout {
     ) -> Result<(), Fault> {
         let shape = match self.shape {
             Some(shape) => shape,
-            None => Shape::of(message, self.plan.bytes).ok_or_else(|| stranger(message))?,
+            None => Shape::of(message, self.plan.bytes).ok_or_else(|| foreign(message))?,
         };
         self.shape = Some(shape);
-        let number = shape.number(message).ok_or_else(|| stranger(message))?;
+        let number = shape.number(message).ok_or_else(|| foreign(message))?;
         let is_stalled = self.is_stalled(n);
         self.expect(n, number)?;
         self.heard += 1;
         if is_stalled {
             return Ok(());
         }
-        let Some((since_us, is_last)) = self.flights.land(number) else {
+        let Some((since_us, is_last)) = self.flights.deliver(number) else {
             let text = format!("message {number} came to subscriber {n}, once too often");
             return Err(Fault::new(text));
         };
@@ -367,7 +367,7 @@ impl Fanout {
     }
 }
 
-fn stranger(message: &[u8]) -> Fault {
+fn foreign(message: &[u8]) -> Fault {
     Fault::new(format!("a message came that nobody had published: {}", words(message)))
 }
 
@@ -546,7 +546,8 @@ mod tests {
         for number in 0..=IN_FLIGHT_MAX as u64 {
             work.flights.push(Flight { left: 1, to: 1, since_us: 0, behind: number });
         }
-        (1..=IN_FLIGHT_MAX as u64).for_each(|number| assert!(work.flights.land(number).is_some()));
+        (1..=IN_FLIGHT_MAX as u64)
+            .for_each(|number| assert!(work.flights.deliver(number).is_some()));
         assert_eq!(work.check_room(IN_FLIGHT_MAX), Ok(()), "65,536 have");
         work.flights.push(Flight { left: 0, to: 0, since_us: 0, behind: 0 });
         work.flights.under_way -= 1;

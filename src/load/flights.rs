@@ -57,7 +57,7 @@ impl Flights {
 
     /// Notes a delivery. Returns when the latency starts, and whether that was the last delivery;
     /// `None` if all recipients already had it.
-    pub fn land(&mut self, number: u64) -> Option<(u64, bool)> {
+    pub fn deliver(&mut self, number: u64) -> Option<(u64, bool)> {
         let place = self.place(number)?;
         let flight = self.queue.get_mut(place).filter(|flight| flight.left > 0)?;
         flight.left -= 1;
@@ -84,12 +84,15 @@ mod tests {
         for left in [1, 2] {
             flights.push(Flight { left, to: 0, since_us: 7, behind: 0 });
         }
-        assert_eq!((flights.next(), flights.land(1), flights.under_way), (2, Some((7, false)), 2));
-        assert_eq!((flights.land(0), flights.land(0)), (Some((7, true)), None));
+        assert_eq!(
+            (flights.next(), flights.deliver(1), flights.under_way),
+            (2, Some((7, false)), 2)
+        );
+        assert_eq!((flights.deliver(0), flights.deliver(0)), (Some((7, true)), None));
         flights.forget();
         assert_eq!((flights.next(), flights.len(), flights.under_way), (2, 1, 1));
         assert_eq!(flights.oldest().map(|(number, flight)| (number, flight.left)), Some((1, 1)));
         assert!(flights.get(0).is_none() && flights.get(2).is_none());
-        assert_eq!((flights.land(0), flights.land(1)), (None, Some((7, true))));
+        assert_eq!((flights.deliver(0), flights.deliver(1)), (None, Some((7, true))));
     }
 }

@@ -24,7 +24,7 @@ mod scan;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::address::{Address, Place};
+use crate::address::{Address, ListenAddress};
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::limits::Limits;
 use crate::reactor::{Bounds, Reactor, raise_descriptor_limit};
@@ -45,7 +45,7 @@ impl Fault {
     }
 
     /// The same fault, with the server's address.
-    fn at(self, server: &Place) -> Fault {
+    fn at(self, server: &ListenAddress) -> Fault {
         Fault(format!("{server}: {}", self.0))
     }
 }
@@ -115,9 +115,9 @@ pub struct Plan {
     /// The protocol that the server speaks.
     pub protocol: Protocol,
     /// Where subscribers connect.
-    pub ws: Place,
+    pub ws: ListenAddress,
     /// Where publishers and commands connect.
-    pub control: Place,
+    pub control: ListenAddress,
     /// The namespace, if the server is ours.
     pub namespace: String,
     /// Its key.
@@ -312,7 +312,7 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
         admissions_per_second: 0,
         admissions_burst: 0,
         control_reserve: 0,
-        control_unheard: 0,
+        control_unread_max: 0,
         admin_connections: 0,
         close_ms: 2000,
         drain_ms: 2000,
@@ -357,11 +357,11 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, Fault
 
 /// The source address of a connection. A port stays in TIME_WAIT for a minute after its connection,
 /// so each run uses its own addresses, of which the loopback network has millions.
-fn source(to: &Place, dialed: usize) -> Option<IpAddr> {
+fn source(to: &ListenAddress, dialed: usize) -> Option<IpAddr> {
     let place = (dialed / PORTS_PER_ADDRESS) % ADDRESSES;
     let last = u8::try_from(place).unwrap_or_default().checked_add(1)?;
     let [.., high, low] = std::process::id().to_be_bytes();
-    let is_near = matches!(to, Place::Ip(to) if to.ip() == Ipv4Addr::LOCALHOST);
+    let is_near = matches!(to, ListenAddress::Ip(to) if to.ip() == Ipv4Addr::LOCALHOST);
     is_near.then_some(Ipv4Addr::new(127, high, low, last).into())
 }
 
@@ -371,8 +371,8 @@ fn sample(workload: Workload, subscribers: usize) -> Plan {
     Plan {
         workload,
         protocol: Protocol::Fws,
-        ws: Place::Ip(([127, 0, 0, 1], 1).into()),
-        control: Place::Ip(([127, 0, 0, 1], 1).into()),
+        ws: ListenAddress::Ip(([127, 0, 0, 1], 1).into()),
+        control: ListenAddress::Ip(([127, 0, 0, 1], 1).into()),
         namespace: "demo".into(),
         key: "key".into(),
         origin: None,

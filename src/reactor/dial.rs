@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockop
 use super::Reactor;
 use super::peer::flag;
 use super::stream::Stream;
-use crate::address::Place;
+use crate::address::ListenAddress;
 use crate::edge::{Door, Handler};
 
 impl Reactor {
@@ -25,13 +25,13 @@ impl Reactor {
         &mut self,
         handler: &mut impl Handler,
         door: Door,
-        to: &Place,
+        to: &ListenAddress,
         from: Option<IpAddr>,
     ) -> io::Result<()> {
         let family = match to {
-            Place::Ip(SocketAddr::V4(_)) => AddressFamily::INET,
-            Place::Ip(SocketAddr::V6(_)) => AddressFamily::INET6,
-            Place::Unix(_) => AddressFamily::UNIX,
+            ListenAddress::Ip(SocketAddr::V4(_)) => AddressFamily::INET,
+            ListenAddress::Ip(SocketAddr::V6(_)) => AddressFamily::INET6,
+            ListenAddress::Unix(_) => AddressFamily::UNIX,
         };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
@@ -39,11 +39,11 @@ impl Reactor {
             rustix::net::bind(&fd, &SocketAddr::new(from, 0))?;
         }
         let answer = match to {
-            Place::Ip(to) => {
+            ListenAddress::Ip(to) => {
                 sockopt::set_tcp_nodelay(&fd, true)?;
                 rustix::net::connect(&fd, to)
             }
-            Place::Unix(path) => rustix::net::connect(&fd, &SocketAddrUnix::new(path)?),
+            ListenAddress::Unix(path) => rustix::net::connect(&fd, &SocketAddrUnix::new(path)?),
         };
         match answer {
             Ok(()) | Err(Errno::INPROGRESS) => {}

@@ -61,7 +61,7 @@ impl Reactor {
                 continue;
             }
             if event.is_writable() && has_output {
-                self.io.mark_dirty(id);
+                self.io.queue_flush(id);
             }
             if event.is_readable() || is_over {
                 self.io.mark_ready(id);

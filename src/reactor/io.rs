@@ -4,18 +4,18 @@
 use std::collections::VecDeque;
 use std::io::{self as stdio, IoSlice};
 
-use super::cork::{Cork, portion};
-use super::parting::Parting;
+use super::closing_queue::ClosingQueue;
+use super::frame_joiner::{FrameJoiner, portion};
 use super::peer::{Peer, Phase, flag};
+use super::pending_input::PendingInput;
 use super::process::Files;
 use super::refuse::TURNED_AWAY_MS;
-use super::rounds::LIGHT_BYTES;
+use super::rounds::SMALL_BYTES;
 use super::slots::Slots;
 use super::stream::Stream;
-use super::tails::Tails;
 use crate::address::Address;
 use crate::arena::NIL;
-use crate::edge::{ConnId, Door, Kept, Net, Owed};
+use crate::edge::{ConnId, Door, Net, Owed, QueueMemory};
 use crate::frame::{Frame, FramePool, Kind};
 use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
@@ -58,23 +58,23 @@ pub(super) struct Io {
     /// Deadlines, each with the slot of its connection, which cancels it before the slot is freed.
     pub wheel: Wheel<u32>,
     /// Connections of browsers to be read or served again without a new event.
-    pub ready: VecDeque<ConnId>,
+    pub web_ready: VecDeque<ConnId>,
     /// The same for back ends and admin clients.
-    pub first: VecDeque<ConnId>,
+    pub control_ready: VecDeque<ConnId>,
     /// Connections with output to be flushed at the end of this turn.
-    pub dirty: VecDeque<ConnId>,
+    pub to_flush: VecDeque<ConnId>,
     /// Those of them that have much queued, or are closing.
-    pub heavy: VecDeque<ConnId>,
+    pub to_flush_large: VecDeque<ConnId>,
     /// Frames joined for several peers that have the same ones queued.
-    pub cork: Cork,
+    pub joiner: FrameJoiner,
     /// Closing connections whose input is still to be read and discarded.
     pub leaving: VecDeque<ConnId>,
     /// Bytes that the kernel had taken before this turn.
     pub sent_before: u64,
     /// Connections closed in this turn, for the handler to forget.
-    pub doomed: Vec<(ConnId, CloseReason)>,
+    pub closed_unreported: Vec<(ConnId, CloseReason)>,
     /// Closing connections that have not ended yet.
-    pub parting: Parting,
+    pub closing: ClosingQueue,
     /// Connections that were turned away and have not ended yet, oldest first.
     pub turned_away: Vec<ConnId>,
     /// Maximum time from a close to the end of the connection.
@@ -90,7 +90,7 @@ pub(super) struct Io {
     /// Number of connections of the admin listener.
     admins: usize,
     /// Input that the handler has not consumed.
-    pub tails: Tails,
+    pub pending_input: PendingInput,
     /// There is more memory to give back.
     pub is_shrinking: bool,
     /// Files in which the system reports on this process.
@@ -104,15 +104,15 @@ impl Io {
             frames: FramePool::new(slow.counted_max()),
             now,
             wheel: Wheel::new(now.mono.0),
-            ready: VecDeque::new(),
-            first: VecDeque::new(),
-            dirty: VecDeque::new(),
-            heavy: VecDeque::new(),
-            cork: Cork::default(),
+            web_ready: VecDeque::new(),
+            control_ready: VecDeque::new(),
+            to_flush: VecDeque::new(),
+            to_flush_large: VecDeque::new(),
+            joiner: FrameJoiner::default(),
             leaving: VecDeque::new(),
             sent_before: 0,
-            doomed: Vec::new(),
-            parting: Parting::default(),
+            closed_unreported: Vec::new(),
+            closing: ClosingQueue::default(),
             turned_away: Vec::new(),
             close_ms,
             linger_ms: close_ms,
@@ -120,7 +120,7 @@ impl Io {
             random: Vec::new(),
             meters: Meters::default(),
             admins: 0,
-            tails: Tails::default(),
+            pending_input: PendingInput::default(),
             is_shrinking: false,
             files: Files::open(),
         }
@@ -151,13 +151,13 @@ impl Io {
         self.set_timer(conn, None);
         let Some(mut peer) = self.peers.remove(conn) else { return };
         self.admins -= usize::from(peer.door == Door::Admin);
-        self.tails.forget(&mut peer);
+        self.pending_input.forget(&mut peer);
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
         if peer.is(flag::TURNED_AWAY) {
             self.turned_away.retain(|other| *other != conn);
         }
-        self.leave_line(&peer);
+        self.dequeue_closing(&peer);
     }
 
     /// Ends a connection that is lost, or over in both directions: nothing more can be sent.
@@ -169,7 +169,7 @@ impl Io {
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
         if was_open {
-            self.doomed.push((conn, reason));
+            self.closed_unreported.push((conn, reason));
         } else {
             self.free(conn);
         }
@@ -181,18 +181,18 @@ impl Io {
         {
             peer.set(flag::ON_READY, true);
             match peer.door {
-                Door::Control | Door::Admin => self.first.push_back(conn),
-                Door::Web => self.ready.push_back(conn),
+                Door::Control | Door::Admin => self.control_ready.push_back(conn),
+                Door::Web => self.web_ready.push_back(conn),
             }
         }
     }
 
-    pub fn mark_dirty(&mut self, conn: ConnId) {
+    pub fn queue_flush(&mut self, conn: ConnId) {
         if let Some(peer) = self.peers.get_mut(conn)
             && !peer.is(flag::ON_DIRTY)
         {
             peer.set(flag::ON_DIRTY, true);
-            self.dirty.push_back(conn);
+            self.to_flush.push_back(conn);
         }
     }
 
@@ -212,7 +212,7 @@ impl Io {
         // room: a thousand of those must not stand in front of peers that take what they get.
         if peer.is(flag::WRITABLE) && !peer.is(flag::ON_DIRTY) {
             peer.set(flag::ON_DIRTY, true);
-            self.dirty.push_back(conn);
+            self.to_flush.push_back(conn);
         }
     }
 
@@ -221,7 +221,7 @@ impl Io {
     fn publish_with_care(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = self.watches.rules().backlog_bytes;
         let Some(peer) = self.peers.get(conn) else { return false };
-        if peer.phase != Phase::Open || peer.is(flag::GIVEN_UP) {
+        if peer.phase != Phase::Open || peer.is(flag::TOO_SLOW) {
             return false;
         }
         let is_due = peer.is(flag::WRITABLE) && self.frames.bytes_of(&peer.out) > max;
@@ -236,7 +236,7 @@ impl Io {
         }
         let is_lost = self.is_lost(conn);
         if let Some(peer) = self.open(conn) {
-            peer.set(flag::GIVEN_UP, is_lost);
+            peer.set(flag::TOO_SLOW, is_lost);
         }
         is_lost
     }
@@ -250,7 +250,7 @@ impl Io {
         }
         match flushed {
             Flushed::Lost => self.lose(conn, CloseReason::PeerLost),
-            Flushed::All => self.mark_dirty(conn),
+            Flushed::All => self.queue_flush(conn),
             Flushed::Quiet | Flushed::Much | Flushed::Blocked | Flushed::More => {}
         }
     }
@@ -261,7 +261,7 @@ impl Io {
     pub fn flush(&mut self, conn: ConnId, most: usize) -> Flushed {
         let Some(peer) = self.peers.get_mut(conn) else { return Flushed::Blocked };
         let is_here = peer.phase == Phase::Open;
-        let is_quick = |frame: &&Frame| is_here && frame.len() <= most.min(LIGHT_BYTES);
+        let is_quick = |frame: &&Frame| is_here && frame.len() <= most.min(SMALL_BYTES);
         let Some(frame) = self.frames.only(&peer.out).filter(is_quick) else {
             return self.flush_list(conn, most);
         };
@@ -301,7 +301,7 @@ impl Io {
         if peer.out.is_empty() {
             return Flushed::All;
         }
-        let (offered, written) = match self.cork.join(&self.frames, &peer.out) {
+        let (offered, written) = match self.joiner.join(&self.frames, &peer.out) {
             Some(bytes) => (bytes.len(), peer.stream.write(bytes)),
             None => {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -395,12 +395,12 @@ impl Io {
     /// Gives back memory that a past crowd has used; of tables a part per call.
     pub fn shrink(&mut self) {
         self.frames.shrink(self.now.mono);
-        let Io { peers, wheel, tails, watches, .. } = self;
-        self.is_shrinking = peers.trim() | wheel.trim() | tails.trim() | watches.trim();
-        let Io { ready, first, dirty, heavy, leaving, peers, .. } = self;
+        let Io { peers, wheel, pending_input, watches, .. } = self;
+        self.is_shrinking = peers.trim() | wheel.trim() | pending_input.trim() | watches.trim();
+        let Io { web_ready, control_ready, to_flush, to_flush_large, leaving, peers, .. } = self;
         // By the number of connections: while a crowd stays, a list fills again in the next turn.
         let crowd = peers.len();
-        for list in [ready, first, dirty, heavy, leaving] {
+        for list in [web_ready, control_ready, to_flush, to_flush_large, leaving] {
             let needed = list.len().max(crowd);
             if needed == 0 && list.capacity() >= LIST_KEPT {
                 *list = VecDeque::new();
@@ -460,7 +460,7 @@ impl Net for Io {
         self.frames.push(&mut peer.out, frame, Kind::Published);
         if !peer.is(flag::ON_DIRTY) {
             peer.set(flag::ON_DIRTY, true);
-            self.dirty.push_back(conn);
+            self.to_flush.push_back(conn);
         }
         false
     }
@@ -479,22 +479,22 @@ impl Net for Io {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         self.frames.drop_waiting(&mut peer.out, true, |_| ());
         self.watches.end(&mut peer.watch);
-        peer.set(flag::HASTY, true);
+        peer.set(flag::FAST_CLOSE, true);
     }
 
-    fn keep(&mut self, frame: &Frame, kind: Kind) {
-        self.frames.ledger.add_aside(frame, kind);
+    fn add_outside(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.add_outside(frame, kind);
     }
 
-    fn unkeep(&mut self, frame: &Frame, kind: Kind) {
-        self.frames.ledger.remove_aside(frame, kind);
+    fn remove_outside(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.remove_outside(frame, kind);
     }
 
-    fn kept(&self) -> Kept {
+    fn queue_memory(&self) -> QueueMemory {
         let ledger = &self.frames.ledger;
         let (bytes, answers) = (ledger.weight(Kind::Published), ledger.weight(Kind::Asked));
-        let aside = ledger.aside(Kind::Published);
-        Kept { bytes, aside, answers, answers_aside: ledger.aside(Kind::Asked) }
+        let outside = ledger.outside(Kind::Published);
+        QueueMemory { bytes, outside, answers, answers_outside: ledger.outside(Kind::Asked) }
     }
 
     fn owed(&self, each: &mut dyn FnMut(Owed)) {
@@ -530,19 +530,19 @@ impl Net for Io {
         peer.phase = Phase::Flushing;
         peer.set(flag::PAUSED, false);
         self.watches.end(&mut peer.watch);
-        self.tails.forget(peer);
-        let ms = if peer.is(flag::HASTY) { TURNED_AWAY_MS } else { self.close_ms };
-        self.doomed.push((conn, reason));
-        self.line_up(conn);
+        self.pending_input.forget(peer);
+        let ms = if peer.is(flag::FAST_CLOSE) { TURNED_AWAY_MS } else { self.close_ms };
+        self.closed_unreported.push((conn, reason));
+        self.enqueue_closing(conn);
         self.set_timer(conn, Some(self.now.mono.plus(ms)));
-        self.mark_dirty(conn);
+        self.queue_flush(conn);
         // What the peer still sends is read and discarded.
         self.mark_ready(conn);
     }
 
     fn expel(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(peer) = self.open(conn) {
-            peer.set(flag::HASTY, true);
+            peer.set(flag::FAST_CLOSE, true);
             if peer.out.is_empty() {
                 // No last words could be lost, so the peer's own end is not awaited.
                 peer.set(flag::ENDED, true);
@@ -553,7 +553,7 @@ impl Net for Io {
 
     fn deadline(&mut self, conn: ConnId, at: Option<Millis>) {
         if let Some(peer) = self.open(conn) {
-            peer.set(flag::DUE, false);
+            peer.set(flag::DEADLINE_PASSED, false);
             self.set_timer(conn, at);
         }
     }
@@ -571,9 +571,9 @@ impl Net for Io {
         }
     }
 
-    fn keeps(&mut self, conn: ConnId, bytes: usize) {
+    fn note_input_bytes(&mut self, conn: ConnId, bytes: usize) {
         if let Some(peer) = self.peers.get_mut(conn).filter(|peer| peer.phase == Phase::Open) {
-            self.tails.set_aside(peer, bytes);
+            self.pending_input.set_handler_bytes(peer, bytes);
         }
     }
 
@@ -581,9 +581,9 @@ impl Net for Io {
         Meters {
             queued_bytes: self.frames.bytes(),
             queued_frames: self.frames.len(),
-            input_bytes: self.tails.bytes,
-            kept_bytes: self.kept().bytes,
-            answers_bytes: self.kept().answers,
+            input_bytes: self.pending_input.bytes,
+            kept_bytes: self.queue_memory().bytes,
+            answers_bytes: self.queue_memory().answers,
             watched: self.watches.len(),
             ..self.meters.clone()
         }

@@ -2,14 +2,15 @@
 //! ("doors") and connections, every socket, the deadlines and the read buffer. It knows nothing of
 //! HTTP, channels or JSON: it calls a [`Handler`], and only start-up code knows it.
 
-mod cork;
+mod closing_queue;
 #[cfg(feature = "bench")]
 mod dial;
 mod events;
+mod frame_joiner;
 mod io;
 mod listener;
-mod parting;
 mod peer;
+mod pending_input;
 mod process;
 mod refuse;
 mod rounds;
@@ -18,7 +19,6 @@ mod spare;
 mod standstill;
 mod stop;
 mod stream;
-mod tails;
 #[cfg(test)]
 mod tests;
 
@@ -42,7 +42,7 @@ use crate::time::{Clock, Millis, Stopwatch};
 use events::{SIGNALS, WAKER};
 use io::{Flushed, Io};
 use peer::{Phase, flag};
-use refuse::Gate;
+use refuse::AdmissionRate;
 use rounds::Round;
 use spare::Spares;
 use standstill::Standstills;
@@ -72,7 +72,7 @@ pub struct Bounds {
     pub control_reserve: usize,
     /// No more connections are accepted through [`Door::Control`] while this many of them have sent
     /// something and have never been read.
-    pub control_unheard: usize,
+    pub control_unread_max: usize,
     /// Connections through [`Door::Admin`], which are counted separately.
     pub admin_connections: usize,
     /// Maximum time from a close to the end of the connection.
@@ -110,7 +110,7 @@ pub struct Reactor {
     starved_again_at: Millis,
     full_again_at: Millis,
     /// Limits the rate at which browsers are accepted.
-    gate: Gate,
+    admission: AdmissionRate,
     /// Stop signals received; those in quick succession count as one.
     stops: usize,
     same_stop_until: Millis,
@@ -122,7 +122,7 @@ pub struct Reactor {
     /// Upper bound for the wait of every turn.
     idle_ms: Option<u64>,
     /// Bytes passed to the handler in total; unconsumed bytes count again when passed again.
-    heard_bytes: u64,
+    handled_bytes: u64,
     /// Events that the kernel reported in this turn, and whether any connection was to be read.
     reported: usize,
     has_read: bool,
@@ -164,14 +164,14 @@ impl Reactor {
             is_full_told: false,
             starved_again_at: now.mono,
             full_again_at: now.mono,
-            gate: Gate::new(&bounds),
+            admission: AdmissionRate::new(&bounds),
             stops: 0,
             same_stop_until: Millis(0),
             has_reload: false,
             drain_until: Millis(u64::MAX),
             hear_until: None,
             idle_ms: None,
-            heard_bytes: 0,
+            handled_bytes: 0,
             reported: 0,
             has_read: false,
         })
@@ -241,7 +241,7 @@ impl Reactor {
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;
         self.io.set_rules(bounds.slow);
-        self.gate.set_pace(&bounds, self.io.now.mono);
+        self.admission.set_pace(&bounds, self.io.now.mono);
         (self.io.close_ms, self.io.linger_ms) = (bounds.close_ms, bounds.close_ms);
     }
 
@@ -283,7 +283,7 @@ impl Reactor {
         self.begin(handler, asked);
         self.io.sent_before = self.io.meters.sent_bytes;
         self.read_events();
-        self.forget(handler);
+        self.report_closed(handler);
         self.accept(handler);
         handler.tick(&mut self.io);
         self.read_round(handler);
@@ -291,11 +291,11 @@ impl Reactor {
         self.cut_slow(handler);
         self.part(handler);
         // So that `settle` gives nothing to a connection that has gone in this turn.
-        self.forget(handler);
+        self.report_closed(handler);
         handler.settle(&mut self.io);
-        self.forget(handler);
+        self.report_closed(handler);
         self.flush_round(handler);
-        self.forget(handler);
+        self.report_closed(handler);
         self.io.shrink();
         self.io.meters.sockets = self.io.connections();
         self.io.meters.turns.record(watch.elapsed_us());
@@ -307,8 +307,8 @@ impl Reactor {
         let now = self.read_clock().mono;
         // While the server stops, a connection just read may have more, which shows at once.
         let is_curious = self.hear_until.is_some() && self.has_read;
-        let Io { ready, first, dirty, heavy, leaving, .. } = &self.io;
-        let lists = [ready, first, dirty, heavy, leaving];
+        let Io { web_ready, control_ready, to_flush, to_flush_large, leaving, .. } = &self.io;
+        let lists = [web_ready, control_ready, to_flush, to_flush_large, leaving];
         let is_busy = is_curious || self.io.is_shrinking;
         let is_idle = lists.iter().all(|list| list.is_empty()) && !is_busy;
         let timeout = if is_idle {
@@ -389,7 +389,7 @@ impl Reactor {
         self.is_starved = false;
         self.make_place(handler, door);
         if door == Door::Web {
-            self.gate.pass(self.io.now.mono);
+            self.admission.pass(self.io.now.mono);
         }
         let conn = self.io.insert(stream, door);
         let registry = self.poll.registry();
@@ -404,13 +404,13 @@ impl Reactor {
 
     /// Reads one connection once and passes the bytes to the handler.
     fn read(&mut self, handler: &mut impl Handler, conn: ConnId) {
-        let Io { peers, tails, .. } = &mut self.io;
+        let Io { peers, pending_input, .. } = &mut self.io;
         let Some(peer) = peers.get_mut(conn) else { return };
         peer.set(flag::ON_READY | flag::NEW, false);
         if peer.is(flag::PAUSED) {
             return self.hang_up(handler, conn);
         }
-        let tail = tails.take(peer);
+        let tail = pending_input.take(peer);
         self.scratch[..tail.len()].copy_from_slice(&tail);
         let mut filled = tail.len();
         if peer.is(flag::READABLE) && !peer.is(flag::ENDED) && filled < self.scratch.len() {
@@ -446,7 +446,7 @@ impl Reactor {
             self.io.mark_ready(conn);
         }
         self.io.meters.received_bytes += (filled - tail.len()) as u64;
-        self.heard_bytes += filled as u64;
+        self.handled_bytes += filled as u64;
         self.hand_over(handler, conn, filled);
     }
 
@@ -457,11 +457,11 @@ impl Reactor {
             match handler.received(&mut self.io, conn, input) {
                 Ok(used) => {
                     debug_assert!(used <= filled);
-                    let Io { peers, tails, .. } = &mut self.io;
+                    let Io { peers, pending_input, .. } = &mut self.io;
                     if let Some(peer) = peers.get_mut(conn).filter(|p| p.phase == Phase::Open) {
                         debug_assert!(filled - used < READ_BYTES || peer.is(flag::PAUSED));
-                        tails.keep(peer, &self.scratch[used.min(filled)..filled]);
-                        self.relieve(handler);
+                        pending_input.keep(peer, &self.scratch[used.min(filled)..filled]);
+                        self.enforce_input_max(handler);
                     }
                 }
                 Err(reason) => return crate::edge::Net::close(&mut self.io, conn, reason),
@@ -518,13 +518,13 @@ impl Reactor {
     fn time_out(&mut self, handler: &mut impl Handler, conn: ConnId) {
         let Some(peer) = self.io.peer(conn) else { return };
         if peer.is(flag::READABLE | flag::ON_READY) && !peer.is(flag::PAUSED) {
-            peer.set(flag::DUE, true);
+            peer.set(flag::DEADLINE_PASSED, true);
             self.read(handler, conn);
             let Some(peer) = self.io.peer(conn) else { return };
-            if peer.phase != Phase::Open || !peer.is(flag::DUE) {
+            if peer.phase != Phase::Open || !peer.is(flag::DEADLINE_PASSED) {
                 return;
             }
-            peer.set(flag::DUE, false);
+            peer.set(flag::DEADLINE_PASSED, false);
         }
         handler.timed_out(&mut self.io, conn);
     }
@@ -544,9 +544,9 @@ impl Reactor {
     }
 
     /// Reports closed connections to the handler, including those that these calls close.
-    fn forget(&mut self, handler: &mut impl Handler) {
-        while !self.io.doomed.is_empty() {
-            for (conn, reason) in std::mem::take(&mut self.io.doomed) {
+    fn report_closed(&mut self, handler: &mut impl Handler) {
+        while !self.io.closed_unreported.is_empty() {
+            for (conn, reason) in std::mem::take(&mut self.io.closed_unreported) {
                 handler.closed(&mut self.io, conn, reason);
                 if self.io.peer(conn).is_some_and(|peer| peer.is(flag::LOST)) {
                     self.io.free(conn);
@@ -561,7 +561,7 @@ impl Reactor {
             Flushed::Quiet | Flushed::Blocked => {}
             Flushed::All => self.drained(handler, conn),
             Flushed::Much => return false,
-            Flushed::More => self.io.mark_dirty(conn),
+            Flushed::More => self.io.queue_flush(conn),
             Flushed::Lost => self.lose_output(conn),
         }
         true
@@ -580,7 +580,7 @@ impl Reactor {
             Phase::Flushing => {
                 peer.stream.shutdown_write();
                 peer.phase = Phase::Lingering;
-                if !peer.is(flag::HASTY) {
+                if !peer.is(flag::FAST_CLOSE) {
                     self.io.set_timer(conn, Some(self.io.now.mono.plus(self.io.linger_ms)));
                 }
                 self.io.mark_ready(conn);

@@ -41,17 +41,17 @@ pub(super) mod flag {
     /// On the list of connections to be written to.
     pub const ON_DIRTY: u16 = 1 << 8;
     /// Too much was published to it: nothing more is.
-    pub const GIVEN_UP: u16 = 1 << 9;
+    pub const TOO_SLOW: u16 = 1 << 9;
     /// Its time to close is short, and not extended when everything is written.
-    pub const HASTY: u16 = 1 << 10;
+    pub const FAST_CLOSE: u16 = 1 << 10;
     /// Turned away at the listener; the handler has never heard of it.
     pub const TURNED_AWAY: u16 = 1 << 11;
     /// Its deadline has passed, and the handler has set no other.
-    pub const DUE: u16 = 1 << 12;
+    pub const DEADLINE_PASSED: u16 = 1 << 12;
     /// Nothing can be read from it or written to it: freed as soon as the handler knows.
     pub const LOST: u16 = 1 << 13;
     /// Closing, and in the queue of connections that are ended to make room.
-    pub const PARTING: u16 = 1 << 14;
+    pub const IN_CLOSING_QUEUE: u16 = 1 << 14;
     /// Not read since it was accepted.
     pub const NEW: u16 = 1 << 15;
 }
@@ -102,7 +102,7 @@ impl Peer {
     /// Returns whether it is open and, as far as is known, takes everything it gets, as most do.
     #[inline]
     pub fn takes_all(&self) -> bool {
-        let is_well = self.flags & (flag::WRITABLE | flag::GIVEN_UP) == flag::WRITABLE;
+        let is_well = self.flags & (flag::WRITABLE | flag::TOO_SLOW) == flag::WRITABLE;
         is_well && self.phase == Phase::Open && self.watch.is_none()
     }
 }

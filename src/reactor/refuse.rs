@@ -49,7 +49,7 @@ impl Reactor {
 
     /// Returns whether there is a place for one, or a closing connection that can be ended.
     pub(super) fn has_room(&self, door: Door) -> bool {
-        self.is_within(door) || (door != Door::Admin && self.io.parting.count > 0)
+        self.is_within(door) || (door != Door::Admin && self.io.closing.count > 0)
     }
 
     /// Returns whether one more connection can be turned away at this listener.
@@ -81,7 +81,7 @@ impl Reactor {
         if !self.has_room(door) {
             return Some(TurnedAway::Full);
         }
-        let is_crowd = door == Door::Web && self.gate.opens_at() > self.io.now.mono;
+        let is_crowd = door == Door::Web && self.admission.opens_at() > self.io.now.mono;
         is_crowd.then_some(TurnedAway::Crowd)
     }
 
@@ -93,7 +93,7 @@ impl Reactor {
             }
             match self.obstacle(listener.door).filter(|_| !self.can_refuse(listener)) {
                 None => Some(self.accept_from()),
-                Some(TurnedAway::Crowd) => Some(self.gate.opens_at().max(self.accept_from())),
+                Some(TurnedAway::Crowd) => Some(self.admission.opens_at().max(self.accept_from())),
                 // The end of a connection causes a turn.
                 Some(TurnedAway::Full) => None,
             }
@@ -124,13 +124,13 @@ impl Reactor {
             self.io.free(conn);
             return self.starve(&error);
         }
-        let seconds = self.gate.queue_up(self.io.now.mono, why);
+        let seconds = self.admission.queue_up(self.io.now.mono, why);
         // The response is all it gets, and it ends within that time.
         let io = &mut self.io;
         io.send(conn, words(why, seconds));
         let Some(peer) = io.peer(conn) else { return };
         peer.phase = Phase::Flushing;
-        peer.set(flag::HASTY | flag::TURNED_AWAY, true);
+        peer.set(flag::FAST_CLOSE | flag::TURNED_AWAY, true);
         io.turned_away.push(conn);
         io.set_timer(conn, Some(io.now.mono.plus(TURNED_AWAY_MS)));
         io.mark_ready(conn);
@@ -141,7 +141,7 @@ impl Reactor {
 /// Token bucket for browsers: so many per second, and a burst after a quiet time. Each client that
 /// is turned away gets the next place in a virtual queue, which moves at the same rate.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct AdmissionRate {
     /// Microseconds for one connection, and for a full burst.
     each_us: u64,
     burst_us: u64,
@@ -150,25 +150,25 @@ pub(super) struct Gate {
     line_us: u64,
 }
 
-impl Gate {
-    pub fn new(bounds: &Bounds) -> Gate {
+impl AdmissionRate {
+    pub fn new(bounds: &Bounds) -> AdmissionRate {
         let per_second = bounds.admissions_per_second.max(1) as u64;
         let each_us = (1_000_000 / per_second).max(1);
         let burst_us = each_us.saturating_mul(bounds.admissions_burst as u64);
-        Gate { each_us, burst_us, passed_us: 0, line_us: 0 }
+        AdmissionRate { each_us, burst_us, passed_us: 0, line_us: 0 }
     }
 
     /// Changes the rate. Connections let in so far count by their number, a burst of them at most;
     /// how long they take to work off depends on the new rate.
     pub fn set_pace(&mut self, bounds: &Bounds, now: Millis) {
-        let (now_us, next) = (now.0.saturating_mul(1000), Gate::new(bounds));
+        let (now_us, next) = (now.0.saturating_mul(1000), AdmissionRate::new(bounds));
         let ahead_us = |end_us: u64| {
             let ahead = end_us.saturating_sub(now_us).div_ceil(self.each_us);
             ahead.saturating_mul(next.each_us)
         };
         let passed_us = now_us.saturating_add(ahead_us(self.passed_us).min(next.burst_us));
         let line_us = now_us.saturating_add(ahead_us(self.line_us));
-        *self = Gate { passed_us, line_us, ..next };
+        *self = AdmissionRate { passed_us, line_us, ..next };
     }
 
     /// Returns from when on the next connection is let in.
@@ -207,7 +207,7 @@ mod tests {
             admissions_per_second,
             admissions_burst,
             control_reserve: 0,
-            control_unheard: 0,
+            control_unread_max: 0,
             admin_connections: 0,
             close_ms: 0,
             drain_ms: 0,
@@ -220,10 +220,10 @@ mod tests {
     fn who_has_come_counts_as_so_many_whatever_the_pace_was() {
         let now = Millis(5000);
         let after = |come: usize, before: Bounds, then: Bounds| {
-            let mut gate = Gate::new(&before);
-            (0..come).for_each(|_| gate.pass(now));
-            gate.set_pace(&then, now);
-            gate.opens_at().0.saturating_sub(now.0)
+            let mut admission = AdmissionRate::new(&before);
+            (0..come).for_each(|_| admission.pass(now));
+            admission.set_pace(&then, now);
+            admission.opens_at().0.saturating_sub(now.0)
         };
         // Slow, then fast: 2000 of 20,000 are no reason to wait, at whatever rate they came.
         assert_eq!(after(2000, bounds(10, 20_000), bounds(20_000, 20_000)), 0);
@@ -239,39 +239,40 @@ mod tests {
     #[test]
     fn a_line_moves_at_the_pace_in_force() {
         let now = Millis(5000);
-        let mut gate = Gate::new(&bounds(10, 3));
-        let told = |gate: &mut Gate| gate.queue_up(now, TurnedAway::Crowd);
-        assert_eq!((0..400).map(|_| told(&mut gate)).max(), Some(41));
-        gate.set_pace(&bounds(1000, 3), now);
-        assert_eq!(told(&mut gate), 1);
-        gate.set_pace(&bounds(1, 3), now);
-        assert_eq!(told(&mut gate), 1, "the line would be too long, and another begins");
+        let mut admission = AdmissionRate::new(&bounds(10, 3));
+        let told = |admission: &mut AdmissionRate| admission.queue_up(now, TurnedAway::Crowd);
+        assert_eq!((0..400).map(|_| told(&mut admission)).max(), Some(41));
+        admission.set_pace(&bounds(1000, 3), now);
+        assert_eq!(told(&mut admission), 1);
+        admission.set_pace(&bounds(1, 3), now);
+        assert_eq!(told(&mut admission), 1, "the line would be too long, and another begins");
     }
 
     #[test]
     fn a_burst_is_let_in_and_then_so_many_in_a_second() {
-        let mut gate = Gate::new(&bounds(10, 3));
-        let come = |gate: &mut Gate, now| {
-            let is_open = gate.opens_at() <= Millis(now);
+        let mut admission = AdmissionRate::new(&bounds(10, 3));
+        let come = |admission: &mut AdmissionRate, now| {
+            let is_open = admission.opens_at() <= Millis(now);
             if is_open {
-                gate.pass(Millis(now));
+                admission.pass(Millis(now));
             }
             is_open
         };
-        let first = [5000; 5].map(|now| come(&mut gate, now));
+        let first = [5000; 5].map(|now| come(&mut admission, now));
         assert_eq!(first, [true, true, true, false, false]);
-        assert_eq!(gate.opens_at(), Millis(5100));
-        assert!(!come(&mut gate, 5099));
-        let all = (5100..8100).filter(|now| come(&mut gate, *now)).count();
+        assert_eq!(admission.opens_at(), Millis(5100));
+        assert!(!come(&mut admission, 5099));
+        let all = (5100..8100).filter(|now| come(&mut admission, *now)).count();
         assert_eq!(all, 30, "ten in a second");
-        let again = [60_000; 5].map(|now| come(&mut gate, now));
+        let again = [60_000; 5].map(|now| come(&mut admission, now));
         assert_eq!(again.iter().filter(|is_in| **is_in).count(), 3);
         // The queue of clients that are turned away moves at the same rate.
         let told: Vec<u64> =
-            (0..20).map(|_| gate.queue_up(Millis(60_000), TurnedAway::Crowd)).collect();
+            (0..20).map(|_| admission.queue_up(Millis(60_000), TurnedAway::Crowd)).collect();
         assert_eq!((told[0], told[8], told[9], told[19]), (1, 1, 2, 3));
-        assert_eq!(gate.queue_up(Millis(62_000), TurnedAway::Full), FULL_SECONDS);
-        let longest = (0..5000).map(|_| gate.queue_up(Millis(62_000), TurnedAway::Crowd)).max();
+        assert_eq!(admission.queue_up(Millis(62_000), TurnedAway::Full), FULL_SECONDS);
+        let longest =
+            (0..5000).map(|_| admission.queue_up(Millis(62_000), TurnedAway::Crowd)).max();
         assert_eq!(longest, Some(LINE_SECONDS_MAX + 1));
     }
 }

@@ -15,9 +15,9 @@ use crate::time::Stopwatch;
 /// just published waits for these rounds, and an `auth` takes ten microseconds.
 pub(super) const READS_MAX: usize = 32;
 /// Back ends and admin clients read in one turn.
-const FIRST_READS_MAX: usize = 128;
+const CONTROL_READS_MAX: usize = 128;
 /// Bytes of those passed to the handler in one turn, after which no other of them is read.
-const FIRST_ROUND_BYTES: u64 = 128 * 1024;
+const CONTROL_ROUND_BYTES: u64 = 128 * 1024;
 /// The same for browsers. As frames without content alone, this is five thousand of them.
 const READ_ROUND_BYTES: u64 = 32 * 1024;
 /// Connections written to in one turn.
@@ -26,13 +26,13 @@ pub(super) const FLUSHES_MAX: usize = 128;
 const FLUSH_ROUND_BYTES: u64 = 256 * 1024;
 /// A connection with more queued is written to after all those with less, so that large
 /// publications to many connections delay no others.
-pub(super) const LIGHT_BYTES: usize = 16 * 1024;
+pub(super) const SMALL_BYTES: usize = 16 * 1024;
 /// Bytes written in one turn to connections with more queued, after which no other of them is
 /// written to. The kernel must find memory for each, and on a virtual machine so must the host: ten
 /// microseconds a page after an idle time. That is a third of a millisecond, and a tenth elsewhere.
-pub(super) const HEAVY_ROUND_BYTES: u64 = 128 * 1024;
+pub(super) const LARGE_ROUND_BYTES: u64 = 128 * 1024;
 /// Such connections written to in one turn; ending one takes ten microseconds.
-const HEAVY_FLUSHES_MAX: usize = 32;
+const LARGE_FLUSHES_MAX: usize = 32;
 /// Connections that one turn only moves to another list: those found to have more queued, and those
 /// found to be closing.
 const MOVED_MAX: usize = 1024;
@@ -43,7 +43,7 @@ pub(super) const DISCARD_ROUND_BYTES: u64 = 256 * 1024;
 /// reads one browser per turn, but hears its back ends as soon as others do.
 const ROUND_US: u64 = 50;
 /// The same for back ends, which nothing should delay.
-const FIRST_ROUND_US: u64 = 250;
+const CONTROL_ROUND_US: u64 = 250;
 
 /// One round, with its share of the time of a turn. The first connection is always served: the time
 /// runs from the second on, so that a round of one or none does not read the clock.
@@ -78,18 +78,18 @@ impl Reactor {
             let peer = self.io.peers.get(**conn).filter(|peer| peer.door == Door::Control);
             peer.is_some_and(|peer| peer.phase == Phase::Open && peer.is(flag::NEW))
         };
-        let most = self.bounds.control_unheard.min(ACCEPT_MAX);
-        let unheard = self.io.first.iter().filter(is_unheard).count();
-        let is_siege = handler.strangers() > unheard + most / 2;
+        let most = self.bounds.control_unread_max.min(ACCEPT_MAX);
+        let unheard = self.io.control_ready.iter().filter(is_unheard).count();
+        let is_siege = handler.unauthenticated() > unheard + most / 2;
         if is_siege { ACCEPT_MAX } else { most.saturating_sub(unheard) }
     }
 
     /// Reads the connections that have input, each once: back ends, which are few and trusted,
     /// before browsers. Discards the input of closing ones last.
     pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
-        self.has_read = !self.io.first.is_empty() || !self.io.ready.is_empty();
-        let first = (FIRST_READS_MAX, FIRST_ROUND_BYTES, FIRST_ROUND_US);
-        self.read_some(handler, first, Door::Control);
+        self.has_read = !self.io.control_ready.is_empty() || !self.io.web_ready.is_empty();
+        let control = (CONTROL_READS_MAX, CONTROL_ROUND_BYTES, CONTROL_ROUND_US);
+        self.read_some(handler, control, Door::Control);
         self.read_some(handler, (READS_MAX, READ_ROUND_BYTES, ROUND_US), Door::Web);
         self.discard_round();
     }
@@ -103,13 +103,13 @@ impl Reactor {
         door: Door,
     ) {
         fn list(io: &mut Io, door: Door) -> &mut VecDeque<ConnId> {
-            if door == Door::Control { &mut io.first } else { &mut io.ready }
+            if door == Door::Control { &mut io.control_ready } else { &mut io.web_ready }
         }
-        let (mut read, start) = (0, self.heard_bytes);
+        let (mut read, start) = (0, self.handled_bytes);
         let mut round = Round { us, ..Round::start() };
         for taken in 0..list(&mut self.io, door).len() {
-            let is_over = self.heard_bytes - start >= most_bytes || (read > 0 && round.is_late());
-            let is_enough = door == Door::Control && handler.has_heard_enough();
+            let is_over = self.handled_bytes - start >= most_bytes || (read > 0 && round.is_late());
+            let is_enough = door == Door::Control && handler.is_turn_full();
             if read == most || taken == read + MOVED_MAX || is_over || is_enough {
                 return;
             }
@@ -140,32 +140,32 @@ impl Reactor {
     /// thousand that are sent away must not delay those that stay.
     pub(super) fn flush_round(&mut self, handler: &mut impl Handler) {
         let (mut written, start) = (0, self.io.meters.sent_bytes);
-        for taken in 0..self.io.dirty.len() {
+        for taken in 0..self.io.to_flush.len() {
             if written == FLUSHES_MAX
                 || taken == written + MOVED_MAX
                 || self.io.meters.sent_bytes - start >= FLUSH_ROUND_BYTES
             {
                 break;
             }
-            let Some(conn) = self.io.dirty.pop_front() else { break };
-            match self.flush(handler, conn, LIGHT_BYTES) {
+            let Some(conn) = self.io.to_flush.pop_front() else { break };
+            match self.flush(handler, conn, SMALL_BYTES) {
                 true => written += 1,
-                false => self.io.heavy.push_back(conn),
+                false => self.io.to_flush_large.push_back(conn),
             }
         }
-        self.flush_heavy(handler, start);
-        self.io.cork.clear();
+        self.flush_large(handler, start);
+        self.io.joiner.clear();
     }
 
     /// At least one of these is written to in each turn.
-    fn flush_heavy(&mut self, handler: &mut impl Handler, start: u64) {
-        let end = (start + FLUSH_ROUND_BYTES).min(self.io.meters.sent_bytes + HEAVY_ROUND_BYTES);
+    fn flush_large(&mut self, handler: &mut impl Handler, start: u64) {
+        let end = (start + FLUSH_ROUND_BYTES).min(self.io.meters.sent_bytes + LARGE_ROUND_BYTES);
         let mut round = Round::start();
-        for taken in 0..self.io.heavy.len().min(HEAVY_FLUSHES_MAX) {
+        for taken in 0..self.io.to_flush_large.len().min(LARGE_FLUSHES_MAX) {
             if taken > 0 && (self.io.meters.sent_bytes >= end || round.is_late()) {
                 return;
             }
-            let Some(conn) = self.io.heavy.pop_front() else { return };
+            let Some(conn) = self.io.to_flush_large.pop_front() else { return };
             self.flush(handler, conn, usize::MAX);
         }
     }

@@ -72,7 +72,8 @@ impl Reactor {
     pub(super) fn part(&mut self, handler: &mut impl Handler) {
         let Some(until) = self.hear_until else { return };
         let is_heard = || {
-            let is_quiet = !self.has_read && self.io.ready.is_empty() && self.io.first.is_empty();
+            let is_quiet =
+                !self.has_read && self.io.web_ready.is_empty() && self.io.control_ready.is_empty();
             // If the kernel had more to report than fits, the rest comes in the next turn.
             let is_all_reported = self.reported < EVENTS_MAX;
             let has_more = |peer: &Peer| {

@@ -52,7 +52,7 @@ struct Crowd {
     is_curt: bool,
     has_enough: bool,
     /// How many connections have not authenticated.
-    strangers: usize,
+    unauthenticated: usize,
     heard: usize,
     heard_of: Vec<ConnId>,
     ended: usize,
@@ -90,11 +90,11 @@ impl Handler for Crowd {
     fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {
         self.expired += 1;
     }
-    fn has_heard_enough(&self) -> bool {
+    fn is_turn_full(&self) -> bool {
         self.has_enough
     }
-    fn strangers(&self) -> usize {
-        self.strangers
+    fn unauthenticated(&self) -> usize {
+        self.unauthenticated
     }
     fn due(&self, _: &impl Net) -> Option<Millis> {
         Some(Millis(0))
@@ -203,7 +203,7 @@ fn back_ends_that_have_spoken_are_heard_before_more_are_let_in() {
         assert!(waiting <= ACCEPT_MAX, "{waiting} have been let in and are not heard");
     }
     // A crowd that has been read and has not authenticated delays nobody: one of it may be evicted.
-    curt.strangers = 200;
+    curt.unauthenticated = 200;
     let _peers: Vec<_> = (0..100).map(connect).collect();
     let most = turns(&mut reactor, &mut curt, 200, |_, curt| curt.conns.len());
     assert!(curt.heard < 150 && most <= ACCEPT_MAX, "{} had to be heard before", curt.heard);
@@ -224,7 +224,7 @@ fn whoever_is_owed_little_does_not_wait_for_those_who_are_owed_much() {
     let before = reactor.io.meters.sent_bytes;
     reactor.turn(&mut crowd).unwrap();
     assert!(reactor.io.peer(last).unwrap().out.is_empty(), "it waits");
-    assert!(reactor.io.meters.sent_bytes - before <= rounds::HEAVY_ROUND_BYTES + 65_536);
+    assert!(reactor.io.meters.sent_bytes - before <= rounds::LARGE_ROUND_BYTES + 65_536);
     // And the others are not forgotten.
     let all = before as usize + many * 65_536 + 1;
     turns(&mut reactor, &mut crowd, all, |reactor, _| reactor.io.meters.sent_bytes as usize);
@@ -355,7 +355,7 @@ fn bounds() -> Bounds {
         admissions_per_second: 1_000_000,
         admissions_burst: 1_000_000,
         control_reserve: 0,
-        control_unheard: 1000,
+        control_unread_max: 1000,
         admin_connections: 0,
         close_ms: 1000,
         drain_ms: 1000,
@@ -378,7 +378,7 @@ fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
         if let Some(conn) = handler.conn {
             is_full = {
                 let peer = reactor.io.peers.get(conn).unwrap();
-                reactor.io.tails.counts(peer) == READ_BYTES
+                reactor.io.pending_input.counts(peer) == READ_BYTES
             };
             reactor.io.resume(conn);
         }
@@ -433,12 +433,12 @@ fn when_too_much_waits_in_all_the_largest_goes() {
         peer.write_all(&vec![b'x'; bytes]).unwrap();
         peers.push(peer);
         total += bytes;
-        while handler.closed.is_empty() && reactor.io.tails.bytes < total {
+        while handler.closed.is_empty() && reactor.io.pending_input.bytes < total {
             reactor.turn(&mut handler).unwrap();
         }
     }
     assert_eq!((handler.opened, &handler.closed[..]), (4, &[CloseReason::Full][..]));
-    assert_eq!(reactor.io.tails.bytes, 14_000);
+    assert_eq!(reactor.io.pending_input.bytes, 14_000);
     assert_eq!(reactor.io.meters.input_evicted, 1);
     drop(peers);
 }
@@ -480,17 +480,18 @@ fn lists_give_back_what_a_crowd_has_taken() {
     let mut io =
         super::io::Io::new(now, 1000, crate::slow::Rules::new(&crate::limits::Limits::default()));
     let conns = (0..20_000).map(|slot| ConnId::new(slot, 0));
-    io.dirty.extend(conns.clone());
-    io.ready.extend(conns);
-    io.ready.truncate(15_000);
-    let capacity = io.ready.capacity();
+    io.to_flush.extend(conns.clone());
+    io.web_ready.extend(conns);
+    io.web_ready.truncate(15_000);
+    let capacity = io.web_ready.capacity();
     io.shrink();
-    assert_eq!((io.dirty.len(), io.ready.capacity()), (20_000, capacity), "it is in use");
-    io.dirty.clear();
-    io.ready.truncate(3);
+    assert_eq!((io.to_flush.len(), io.web_ready.capacity()), (20_000, capacity), "it is in use");
+    io.to_flush.clear();
+    io.web_ready.truncate(3);
     io.shrink();
     assert!(
-        io.dirty.capacity() <= super::io::LIST_KEPT && io.ready.capacity() <= super::io::LIST_KEPT
+        io.to_flush.capacity() <= super::io::LIST_KEPT
+            && io.web_ready.capacity() <= super::io::LIST_KEPT
     );
-    assert_eq!(io.ready, [0, 1, 2].map(|slot| ConnId::new(slot, 0)));
+    assert_eq!(io.web_ready, [0, 1, 2].map(|slot| ConnId::new(slot, 0)));
 }

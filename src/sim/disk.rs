@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::StorageBackend;
 
 use super::Prng;
-use crate::journal::store::{Discard, Found, Home, Medium, Seal};
+use crate::journal::store::{Discard, Home, Medium, Seal, SealState};
 
 /// The unit that a power cut writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -307,7 +307,7 @@ struct Files {
     /// The store before a rename that is not durable yet, which a power cut could bring back.
     before: Option<Option<SimFile>>,
     /// The seals written: the durable one first, then those since.
-    seals: Vec<Found>,
+    seals: Vec<SealState>,
     trouble: Arc<Mutex<Trouble>>,
     /// Whether files keep only the calls that a power cut could still undo.
     is_forgetful: bool,
@@ -339,7 +339,7 @@ impl SimFolder {
     }
 
     /// Creates a directory with this store, if there is one, and this seal.
-    pub fn found(store: Option<Vec<u8>>, seal: Found) -> SimFolder {
+    pub fn with(store: Option<Vec<u8>>, seal: SealState) -> SimFolder {
         let store = store.map(SimFile::new);
         let trouble = store.as_ref().map(|file| file.trouble.clone()).unwrap_or_default();
         let files = Files { store, seals: vec![seal], trouble, ..Files::default() };
@@ -348,7 +348,8 @@ impl SimFolder {
 
     /// Creates an empty directory for long runs.
     pub fn forgetful() -> SimFolder {
-        let files = Files { is_forgetful: true, seals: vec![Found::Nothing], ..Files::default() };
+        let files =
+            Files { is_forgetful: true, seals: vec![SealState::Nothing], ..Files::default() };
         SimFolder(Arc::new(Mutex::new(files)))
     }
 
@@ -364,7 +365,7 @@ impl SimFolder {
     /// Returns the last seal written, if there is a valid one.
     pub fn sealed(&self) -> Option<Seal> {
         match self.lock().seals.last() {
-            Some(Found::Seal(seal)) => Some(seal.clone()),
+            Some(SealState::Seal(seal)) => Some(seal.clone()),
             _ => None,
         }
     }
@@ -472,7 +473,7 @@ impl Medium for SimFolder {
     fn seal(&self, seal: &Seal) -> Result<()> {
         let mut files = self.lock();
         files.enter()?;
-        files.seals.push(Found::Seal(seal.clone()));
+        files.seals.push(SealState::Seal(seal.clone()));
         if files.seals.len() > SEALS_MAX {
             files.seals.remove(1);
         }
@@ -497,8 +498,8 @@ impl Home for SimFolder {
         Ok(self.lock().store.is_some())
     }
 
-    fn found(&self) -> Result<Found> {
-        Ok(self.lock().seals.last().cloned().unwrap_or(Found::Nothing))
+    fn seal_state(&self) -> Result<SealState> {
+        Ok(self.lock().seals.last().cloned().unwrap_or(SealState::Nothing))
     }
 
     fn quarantine(&self) -> Result<PathBuf> {

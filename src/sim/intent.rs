@@ -14,7 +14,7 @@ pub(super) enum Intent {
     /// A control frame whose body is not JSON.
     NotJson,
     /// A PROXY header, which may name the client that the proxy speaks for.
-    Introduced(Option<IpAddr>),
+    ProxyHeader(Option<IpAddr>),
     /// The client address in an HTTP request, if the peer is trusted. It covers the same bytes as
     /// the request, which is the next intent.
     Named(Option<IpAddr>),

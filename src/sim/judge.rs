@@ -2,25 +2,25 @@
 //! the switch did, according to the tape, with what it had to do. Panics at the first difference.
 //! The world calls it after each call into the switch.
 //!
-//! This file has the connections and the comparison; `changes` has the effects of entries, `spread`
-//! those of long emits, `roles` of input, `clock` of time, `terms` of changed limits, `intake` of
-//! reading large commands, `recovery` what must be there after a crash.
+//! This file has the connections and the comparison; `changes` has the effects of entries,
+//! `long_emit` those of long emits, `roles` of input, `clock` of time, `deadlines` of changed
+//! limits, `intake` of reading large commands, `recovery` what must be there after a crash.
 
 mod addresses;
 mod changes;
 mod clock;
+mod conn_model;
+mod deadlines;
 mod expected;
 mod full;
 mod intake;
-mod line;
-mod owed;
+mod long_emit;
+mod pending_replies;
 mod queues;
 mod recovery;
 mod renewal;
 mod replica;
 mod roles;
-mod spread;
-mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -34,21 +34,21 @@ use crate::limits::Limits;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
-use addresses::{Whereabouts, household};
+use addresses::{Whereabouts, prefix};
+use deadlines::{Deadline, Deadlines, Half};
 use expected::Expected;
-use full::Clog;
+use full::DiskWait;
+use long_emit::LongEmit;
 use queues::Queue;
 use recovery::{Disk, Past};
 use replica::Replica;
-use spread::Spread;
-use terms::{Half, Term, Terms};
 
 pub(super) use expected::{BOUNDS, Seen};
 pub(super) use recovery::Found;
 
 /// The judge's view of one connection.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct ConnModel {
     pub role: Role,
     /// What the client has sent and the server has not executed yet: first byte, byte after the
     /// last, meaning.
@@ -88,7 +88,7 @@ struct Due {
 pub(super) enum Role {
     Controller(Controller),
     /// The deadline of the current request.
-    Http(Term),
+    Http(Deadline),
     Browser(Browser),
 }
 
@@ -100,7 +100,7 @@ pub(super) struct Controller {
     pub auth: Option<(u32, String)>,
     waits: bool,
     /// Its last command, which waits for room for its reply.
-    wants: Option<Command>,
+    deferred: Option<Command>,
     /// It sends no more, or is no longer read.
     is_ended: bool,
     /// It broke a rule, for which it is to be closed.
@@ -110,14 +110,14 @@ pub(super) struct Controller {
     /// How long that may last at most, in milliseconds; when it was last seen being read.
     held_ms: usize,
     heard_at: Millis,
-    auth_by: Term,
+    auth_by: Deadline,
     /// Time has passed while it was paused; and by when it must then authenticate.
     was_unheard: bool,
     auth_at_last: Millis,
     /// Its number among the unauthenticated, if it is one: without an `auth`, or its key has ended.
-    stranger: Option<u64>,
+    unauthenticated: Option<u64>,
     /// It has been authenticated before, whatever became of that.
-    was_somebody: bool,
+    was_authenticated: bool,
     wrong_keys: usize,
 }
 
@@ -133,18 +133,18 @@ pub(super) struct Browser {
     /// Channels that it lost by revocations that may still be undone: the numbers of those entries.
     held: BTreeMap<String, Vec<u64>>,
     /// It counts as unauthenticated: no `auth` yet, and not told to go.
-    is_stranger: bool,
+    is_unauthenticated: bool,
     /// It is to be closed for this reason within some turns, and receives nothing until then.
     parting: Option<CloseReason>,
     /// When its token ends, in seconds since 1970.
     expires: Option<u64>,
     /// When it was first seen with a token that had ended.
     overdue_since: Option<Millis>,
-    auth_by: Term,
+    auth_by: Deadline,
     /// The deadline of the next ping, from the start or from the answer to the last one.
-    ping_at: Term,
+    ping_at: Deadline,
     /// The deadline of the answer to the outstanding ping.
-    pong_by: Option<Term>,
+    pong_by: Option<Deadline>,
     /// Something was queued in front of that ping when it was sent.
     is_pong_behind: bool,
     /// The same, or much had been taken just before.
@@ -159,7 +159,7 @@ pub(super) struct Browser {
     /// Events that wait behind more answers than it has taken, or for room.
     pending: VecDeque<Event>,
     /// The first of them waits for room for its answer.
-    is_hungry: bool,
+    waits_for_room: bool,
     /// Its token has ended, and its further input is read to see if it renews the token.
     is_read_ahead: bool,
     /// When that began.
@@ -199,7 +199,7 @@ struct Pending {
     key: String,
     change: Change<'static>,
     /// The long emit that it is a part of.
-    of: Option<Box<Spread>>,
+    of: Option<Box<LongEmit>>,
 }
 
 #[derive(Debug)]
@@ -209,13 +209,13 @@ pub(super) struct Judge {
     input_max: usize,
     pub record: Record,
     replica: Replica,
-    pub lines: BTreeMap<ConnId, Line>,
+    pub lines: BTreeMap<ConnId, ConnModel>,
     pub now: Now,
     /// The date at the zero of the monotonic clock, as of the start.
     epoch: u64,
     pending: BTreeMap<u64, Pending>,
     /// Emits that go on in later turns, in order.
-    spreads: VecDeque<Spread>,
+    long_emits: VecDeque<LongEmit>,
     /// The connections reached by the last message.
     reached: BTreeSet<ConnId>,
     /// Number of the last entry.
@@ -230,7 +230,7 @@ pub(super) struct Judge {
     past: VecDeque<Past>,
     /// The hub's id of each namespace.
     names: BTreeMap<u32, NsId>,
-    terms: Terms,
+    deadlines: Deadlines,
     /// How often there was no room, by cause ([`super::Report::full`]).
     pub full: BTreeMap<String, u64>,
     /// How many tokens were renewed behind unread answers.
@@ -256,12 +256,12 @@ pub(super) struct Judge {
     /// There was no limit on connections per address before this change.
     is_cap_new: bool,
     /// How many times a controller has become unauthenticated.
-    strangers: u64,
+    unauthenticated: u64,
     pub is_stopping: bool,
     disk: Disk,
     /// The disk hangs, so that paused connections may be waiting for it.
     pub is_disk_stuck: bool,
-    pub clog: Clog,
+    pub disk_wait: DiskWait,
     /// The server is stopping, and all browsers have gone.
     is_last_call: bool,
     /// How many browsers there have been.
@@ -276,7 +276,7 @@ impl Judge {
             input_max: limits.control_input_bytes,
             record: Record::new(limits.clone()),
             replica: Replica::new(limits.clone(), now.unix.0),
-            terms: Terms::new(limits.clone()),
+            deadlines: Deadlines::new(limits.clone()),
             full: BTreeMap::new(),
             renewed: 0,
             limits,
@@ -284,7 +284,7 @@ impl Judge {
             now,
             epoch: now.unix.0 - now.mono.0,
             pending: BTreeMap::new(),
-            spreads: VecDeque::new(),
+            long_emits: VecDeque::new(),
             reached: BTreeSet::new(),
             applied: 0,
             durable: 0,
@@ -302,11 +302,11 @@ impl Judge {
             gathered: None,
             has_date_jumped: false,
             is_cap_new: false,
-            strangers: 0,
+            unauthenticated: 0,
             is_stopping: false,
             disk: Disk::default(),
             is_disk_stuck: false,
-            clog: Clog::default(),
+            disk_wait: DiskWait::default(),
             is_last_call: false,
             browsers: 0,
             meter: Meter::default(),
@@ -320,7 +320,7 @@ impl Judge {
         self.input_max = self.input_max.max(limits.control_input_bytes);
         self.record.set_limits(limits.clone());
         self.replica.set_limits(limits.clone());
-        self.terms.change(self.now.mono, limits);
+        self.deadlines.change(self.now.mono, limits);
         self.limits = limits.clone();
         self.reload_halves();
     }
@@ -346,16 +346,16 @@ impl Judge {
         intents: Vec<(u64, u64, Intent)>,
         items: &[Item],
     ) {
-        let is_controller = |line: &&Line| !line.is_gone && line.door() == Door::Control;
+        let is_controller = |line: &&ConnModel| !line.is_gone && line.door() == Door::Control;
         let controllers = self.lines.values().filter(is_controller).count();
         let role = match door {
             Door::Control => {
-                let (place, heard_at) = (household(from), self.now.mono);
+                let (place, heard_at) = (prefix(from), self.now.mono);
                 Role::Controller(Controller { place, heard_at, ..Controller::default() })
             }
-            Door::Web | Door::Admin => Role::Http(self.term("http_head_ms")),
+            Door::Web | Door::Admin => Role::Http(self.deadline("http_head_ms")),
         };
-        let line = Line {
+        let line = ConnModel {
             role,
             intents: intents.into(),
             expected: VecDeque::new(),
@@ -377,7 +377,7 @@ impl Judge {
         if door == Door::Control {
             let is_full =
                 controllers >= self.limits.control_connections && !self.is_room_made(items);
-            self.is_nobody(conn, is_full);
+            self.note_unauthenticated(conn, is_full);
         }
     }
 
@@ -413,7 +413,7 @@ impl Judge {
         self.note_partings(items);
         for (at, item) in items.iter().enumerate() {
             match item {
-                Item::PutOff { conn, is_waiting: false } => self.fed(*conn, &items[at..]),
+                Item::PutOff { conn, is_waiting: false } => self.resumed(*conn, &items[at..]),
                 Item::Taken { conn, bytes } => {
                     let line = self.lines.get_mut(conn).expect("only of the known is taken");
                     line.queue.take(*bytes, now, &self.limits);
@@ -531,7 +531,7 @@ impl Judge {
 
     /// A controller must be closed in this call, or once it has been sent the replies it is owed.
     fn let_go_answered(&mut self, conn: ConnId, reason: CloseReason) {
-        let is_answered = self.lines.get(&conn).is_some_and(Line::is_answered);
+        let is_answered = self.lines.get(&conn).is_some_and(ConnModel::is_answered);
         let Some(controller) = self.controller(conn) else { return };
         let reason = *controller.fault.get_or_insert(reason);
         controller.is_ended = true;
@@ -543,7 +543,7 @@ impl Judge {
     /// The connection must be told why, and closed; it leaves the hub at once.
     fn dismiss(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(browser) = self.browser(conn) {
-            browser.is_stranger = false;
+            browser.is_unauthenticated = false;
         }
         let Some(line) = self.lines.get_mut(&conn).filter(|line| line.closing.is_none()) else {
             return;

@@ -11,7 +11,7 @@ use std::io::IoSlice;
 use super::Prng;
 use super::tape::{Item, Tape};
 use crate::address::Address;
-use crate::edge::{ConnId, Kept, Net, Owed};
+use crate::edge::{ConnId, Net, Owed, QueueMemory};
 use crate::frame::{Frame, FramePool, Kind, OutQueue};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -514,19 +514,19 @@ impl Net for FakeNet {
         self.drop_waiting(conn, true);
     }
 
-    fn keep(&mut self, frame: &Frame, kind: Kind) {
-        self.frames.ledger.add_aside(frame, kind);
+    fn add_outside(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.add_outside(frame, kind);
     }
 
-    fn unkeep(&mut self, frame: &Frame, kind: Kind) {
-        self.frames.ledger.remove_aside(frame, kind);
+    fn remove_outside(&mut self, frame: &Frame, kind: Kind) {
+        self.frames.ledger.remove_outside(frame, kind);
     }
 
-    fn kept(&self) -> Kept {
+    fn queue_memory(&self) -> QueueMemory {
         let ledger = &self.frames.ledger;
         let (bytes, answers) = (ledger.weight(Kind::Published), ledger.weight(Kind::Asked));
-        let aside = ledger.aside(Kind::Published);
-        Kept { bytes, aside, answers, answers_aside: ledger.aside(Kind::Asked) }
+        let outside = ledger.outside(Kind::Published);
+        QueueMemory { bytes, outside, answers, answers_outside: ledger.outside(Kind::Asked) }
     }
 
     fn owed(&self, each: &mut dyn FnMut(Owed)) {

@@ -38,7 +38,7 @@ pub(super) struct Record {
     limits: Limits,
     pub spaces: BTreeMap<u32, Space>,
     /// Changes are being undone; no state expires meanwhile.
-    pub is_taking_back: bool,
+    pub is_undoing: bool,
     next: u32,
     /// Every key that has ever existed, with the name of its namespace.
     pub keys: Vec<(String, String)>,
@@ -59,7 +59,7 @@ impl Space {
 
 impl Record {
     pub fn new(limits: Limits) -> Record {
-        Record { limits, spaces: BTreeMap::new(), is_taking_back: false, next: 1, keys: Vec::new() }
+        Record { limits, spaces: BTreeMap::new(), is_undoing: false, next: 1, keys: Vec::new() }
     }
 
     pub fn set_limits(&mut self, limits: Limits) {
@@ -86,7 +86,7 @@ impl Record {
 
     /// Forgets the states that have expired by then.
     pub fn advance(&mut self, at: u64) {
-        if self.is_taking_back {
+        if self.is_undoing {
             return;
         }
         for space in self.spaces.values_mut() {

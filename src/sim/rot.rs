@@ -25,8 +25,8 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use super::disk::{SimFile, SimFolder};
-use crate::hub::{Cursor, Hub, Key, Place, Row};
-use crate::journal::store::{Batch, Facts, Found, Home, Opened, Salvage, Seal, Writer};
+use crate::hub::{Cursor, Hub, Key, Row, StateKey};
+use crate::journal::store::{Batch, Home, Opened, Salvage, Seal, SealState, StoreMeta, Writer};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -53,15 +53,15 @@ struct Moment {
 fn history() -> &'static [Moment] {
     static HISTORY: OnceLock<Vec<Moment>> = OnceLock::new();
     HISTORY.get_or_init(|| {
-        let facts = |batch| Facts { key: KEY, term: 1, batch, clock: (AT, AT) };
+        let meta = |batch| StoreMeta { key: KEY, term: 1, batch, clock: (AT, AT) };
         let file = SimFile::default();
-        let writer = Writer::create(file.clone(), &facts(0));
+        let writer = Writer::create(file.clone(), &meta(0));
         drop(writer.expect("the disk is well"));
         let mut moments = vec![Moment { store: file.bytes(), rows: Rows::new() }];
         for number in 1..=BATCHES {
             let mut rows = moments[number - 1].rows.clone();
             let mut batch = batch(number as u64, &mut rows);
-            let writer = Writer::open(file.clone(), &facts(number as u64 - 1), 0);
+            let writer = Writer::open(file.clone(), &meta(number as u64 - 1), 0);
             writer.and_then(|mut writer| writer.write(&mut batch)).expect("the disk is well");
             moments.push(Moment { store: file.bytes(), rows });
         }
@@ -88,11 +88,12 @@ fn batch(number: u64, rows: &mut Rows) -> Batch {
         let (channel, user) = (format!("#{number}").into(), "1".into());
         put(Key::Grant { ns, channel, user }, Row::Grant);
         let text = format!("\"{}\"", "x".repeat(700 * number as usize)).into();
-        let place = Place { channel: "c".into(), user: None };
-        put(Key::State { ns, place }, Row::State { text, expires: None });
-        let place = Place { channel: "@c".into(), user: Some(format!("user {number}").into()) };
+        let state_key = StateKey { channel: "c".into(), user: None };
+        put(Key::State { ns, state_key }, Row::State { text, expires: None });
+        let state_key =
+            StateKey { channel: "@c".into(), user: Some(format!("user {number}").into()) };
         let expires = Some(AT.plus(60_000 * number));
-        put(Key::State { ns, place }, Row::State { text: "[1,2]".into(), expires });
+        put(Key::State { ns, state_key }, Row::State { text: "[1,2]".into(), expires });
     }
     batch
 }
@@ -193,14 +194,14 @@ fn moment(script: &mut &[u8]) -> Option<&'static Moment> {
 pub fn fuzz_store_recovery(data: &[u8]) {
     crate::log::mute(true);
     let Damaged { store, seal } = Damaged::by(data);
-    let found = Found::in_file(&seal);
-    let folder = SimFolder::found(store, found.clone());
+    let found = SealState::in_file(&seal);
+    let folder = SimFolder::with(store, found.clone());
     save(&folder, &found);
     match start(&folder) {
         Ok((batch, rows)) => {
             let there = history().get(batch as usize).map(|moment| &moment.rows);
             assert_eq!(Some(&rows), there, "what was recorded with batch {batch}");
-            if let Found::Seal(seal) = found {
+            if let SealState::Seal(seal) = found {
                 assert!(seal.batch <= batch, "batch {} was durable", seal.batch);
             }
             assert_eq!(start(&folder), Ok((batch, rows)), "the next start");
@@ -212,10 +213,10 @@ pub fn fuzz_store_recovery(data: &[u8]) {
 }
 
 /// Salvages a damaged file, and checks that each row found is one that was written.
-fn save(folder: &SimFolder, found: &Found) {
+fn save(folder: &SimFolder, found: &SealState) {
     let key = match found {
-        Found::Seal(seal) => Some(seal.key),
-        Found::Nothing | Found::Damaged => None,
+        SealState::Seal(seal) => Some(seal.key),
+        SealState::Nothing | SealState::Damaged => None,
     };
     let Ok(salvage) = Salvage::open(|| folder.read(), key) else { return };
     salvage.each(&mut |key, row| {
@@ -228,7 +229,7 @@ fn save(folder: &SimFolder, found: &Found) {
 /// Starts, and returns the last batch found and the rows of the hub; or why the start failed.
 fn start(folder: &SimFolder) -> Result<(u64, Rows), String> {
     let opened = Opened::verify(folder.clone(), NOW).map_err(|error| error.to_string())?;
-    let batch = opened.content().facts.batch;
+    let batch = opened.content().meta.batch;
     let mut hub = Hub::new(Limits::default(), opened.at(NOW));
     let started = opened.start_stepped(&mut hub, NOW, SyncPolicy::Always, &Limits::default());
     started.map_err(|error| error.to_string())?;
@@ -248,7 +249,7 @@ mod tests {
 
     fn served(script: &[u8]) -> Result<u64, String> {
         let Damaged { store, seal } = Damaged::by(script);
-        let folder = SimFolder::found(store, Found::in_file(&seal));
+        let folder = SimFolder::with(store, SealState::in_file(&seal));
         start(&folder).map(|(batch, rows)| {
             assert_eq!(rows, history()[batch as usize].rows);
             batch

@@ -1,5 +1,5 @@
 //! Fuzz target for the whole server: switch, web, hub and a journal on the fake network. Owns the
-//! turn, which is that of the reactor without `hung_up` and `has_heard_enough`, and does what an
+//! turn, which is that of the reactor without `hung_up` and `is_turn_full`, and does what an
 //! input says; what the network does by itself follows a seed that the input gives. Called by the
 //! fuzzer and by the test that replays its corpus, never by the server.
 //!
@@ -31,13 +31,13 @@
 mod peers;
 
 use super::Prng;
-use super::ground::{End, Ground, Plain, Start, Store};
 use super::net::{FakeNet, Flushed, Phase};
+use super::storage::{Diskless, End, FaultyStore, Start, Storage};
 use super::tape::{Tape, Traced};
 use crate::admin::AdminDoor;
 use crate::edge::{ConnId, Handler, Net, TurnedAway};
 use crate::hub::{Cursor, Hub};
-use crate::journal::{LateJournal, MemoryJournal};
+use crate::journal::{DelayedJournal, MemoryJournal};
 use crate::limits::{Limits, SyncPolicy};
 use crate::switch::{Demo, Settings, SockJs, Switch};
 use crate::time::{Millis, Now, UnixMillis};
@@ -70,15 +70,15 @@ pub fn fuzz_server(data: &[u8]) {
     let (seed, script) = rest.split_first().unwrap_or((&0, &[]));
     let seed = u64::from(*seed);
     match first {
-        b's' => play(seed, Store::new(SyncPolicy::Always), script),
-        b'S' => play(seed, Store::new(SyncPolicy::Every(1000)), script),
-        b'l' => play(seed, Plain::new(LateJournal::new(1, seed, 4)), script),
-        _ => play(seed, Plain::new(MemoryJournal::new(1)), script),
+        b's' => play(seed, FaultyStore::new(SyncPolicy::Always), script),
+        b'S' => play(seed, FaultyStore::new(SyncPolicy::Every(1000)), script),
+        b'l' => play(seed, Diskless::new(DelayedJournal::new(1, seed, 4)), script),
+        _ => play(seed, Diskless::new(MemoryJournal::new(1)), script),
     }
 }
 
-fn play(seed: u64, ground: impl Ground, script: &[u8]) {
-    let mut stage = Stage::new(seed, ground);
+fn play(seed: u64, storage: impl Storage, script: &[u8]) {
+    let mut stage = Stage::new(seed, storage);
     for line in script.split(|byte| *byte == b'\n').take(LINES_MAX) {
         match line.strip_suffix(b"+") {
             Some(line) => stage.line(line),
@@ -92,10 +92,10 @@ fn play(seed: u64, ground: impl Ground, script: &[u8]) {
 }
 
 /// The server, its network and its peers.
-struct Stage<G: Ground> {
+struct Stage<G: Storage> {
     seed: u64,
     limits: Limits,
-    ground: G,
+    storage: G,
     door: AdminDoor,
     net: FakeNet,
     peers: Peers,
@@ -128,13 +128,13 @@ fn limits(seed: u64) -> Limits {
     }
 }
 
-impl<G: Ground> Stage<G> {
-    fn new(seed: u64, mut ground: G) -> Stage<G> {
+impl<G: Storage> Stage<G> {
+    fn new(seed: u64, mut storage: G) -> Stage<G> {
         let (mut prng, limits, tape) = (Prng::new(seed), limits(seed), Tape::default());
-        let start = ground.start(&mut prng, START, &limits);
+        let start = storage.start(&mut prng, START, &limits);
         let door = door(start, &limits, START, &tape);
         let net = FakeNet::new(prng, START, &limits, tape.clone());
-        Stage { seed, limits, ground, door, net, peers: Peers::default(), tape }
+        Stage { seed, limits, storage, door, net, peers: Peers::default(), tape }
     }
 
     fn line(&mut self, line: &[u8]) {
@@ -147,12 +147,12 @@ impl<G: Ground> Stage<G> {
             b'@' => self.reload(),
             b'%' => {
                 let now = self.net.now.mono;
-                if let Some(store) = self.ground.store() {
+                if let Some(store) = self.storage.store() {
                     store.trouble(&mut self.net.prng, now);
                 }
             }
             b'&' => {
-                if let Some(store) = self.ground.store() {
+                if let Some(store) = self.storage.store() {
                     store.mend();
                 }
             }
@@ -206,7 +206,7 @@ impl<G: Ground> Stage<G> {
     /// Runs one turn, in the order of the reactor's. Returns whether anything happened in it.
     fn turn(&mut self) -> bool {
         let mut is_busy = self.peers.move_bytes(&mut self.net);
-        is_busy |= self.ground.step(&mut self.net.prng, self.net.now);
+        is_busy |= self.storage.step(&mut self.net.prng, self.net.now);
         for conn in self.net.events() {
             self.net.lose(conn);
         }
@@ -220,7 +220,7 @@ impl<G: Ground> Stage<G> {
         self.expire();
         is_busy |= self.forget();
         self.door.settle(&mut self.net);
-        if let Some(store) = self.ground.store() {
+        if let Some(store) = self.storage.store() {
             store.take_sent();
         }
         is_busy |= self.forget();
@@ -312,7 +312,7 @@ impl<G: Ground> Stage<G> {
             if now >= until {
                 return;
             }
-            let due = [self.net.next_at(), self.door.due(&self.net), self.ground.due()];
+            let due = [self.net.next_at(), self.door.due(&self.net), self.storage.due()];
             let next = due.into_iter().flatten().min().unwrap_or(until);
             let ms = next.max(now.plus(1)).min(until).0 - now.0;
             let Now { mono, unix } = self.net.now;
@@ -328,7 +328,7 @@ impl<G: Ground> Stage<G> {
             self.walk(DRAIN_MS);
         }
         let now = self.net.now;
-        let Some(store) = self.ground.store() else { return };
+        let Some(store) = self.storage.store() else { return };
         let rows = if how == End::Closed {
             self.door.switch_mut().close(now, &mut || false);
             let meters = self.door.switch().journal().meters(now).unwrap_or_default();
@@ -338,7 +338,7 @@ impl<G: Ground> Stage<G> {
             None
         };
         store.end(&mut self.net.prng, how, now.mono);
-        let start = self.ground.start(&mut self.net.prng, now, &self.limits);
+        let start = self.storage.start(&mut self.net.prng, now, &self.limits);
         if let Some(left) = rows.filter(|_| !start.power_went) {
             assert_eq!(self::rows(&start.hub), left, "what a server finds that another has left");
         }
@@ -351,7 +351,7 @@ impl<G: Ground> Stage<G> {
 
     /// Lets all peers read and leave, and checks that nothing is left; then stops the server.
     fn end(mut self) {
-        if let Some(store) = self.ground.store() {
+        if let Some(store) = self.storage.store() {
             store.mend();
         }
         self.peers.leave(&mut self.net);
@@ -360,7 +360,7 @@ impl<G: Ground> Stage<G> {
         }
         assert!(self.net.sockets.is_empty(), "left: {:?}", self.net.sockets);
         assert!(self.net.frames.is_empty() && self.net.wheel.is_empty(), "frames or timers left");
-        assert_eq!(self.net.kept().bytes, 0, "publications are left");
+        assert_eq!(self.net.queue_memory().bytes, 0, "publications are left");
         assert!(self.net.is_nobody_watched(), "somebody is watched");
         let switch = self.door.switch();
         let [_, channels, users, peers, _] = switch.hub().sizes();

@@ -10,8 +10,8 @@
 mod model;
 
 use super::Prng;
-use super::ground::{Ground, Plain, Store};
 use super::net::{FakeNet, Flushed, Phase};
+use super::storage::{Diskless, FaultyStore, Storage};
 use super::tape::Tape;
 use crate::address::Address;
 use crate::codec::{control, jwt};
@@ -105,9 +105,9 @@ impl Visitor {
     }
 }
 
-struct World<G: Ground> {
+struct World<G: Storage> {
     seed: u64,
-    ground: G,
+    storage: G,
     switch: Switch,
     net: FakeNet,
     tape: Tape,
@@ -134,7 +134,7 @@ fn limits() -> Limits {
 /// # Panics
 /// If a visitor receives anything but what it must.
 pub fn run_sessions(seed: u64, steps: usize, journal: impl Journal + 'static) -> Met {
-    run_on(seed, steps, Plain::new(journal))
+    run_on(seed, steps, Diskless::new(journal))
 }
 
 /// Runs one seed on the store, over a disk that fails and hangs, which no visitor may notice.
@@ -142,12 +142,12 @@ pub fn run_sessions(seed: u64, steps: usize, journal: impl Journal + 'static) ->
 /// # Panics
 /// As [`run_sessions`].
 pub fn run_sessions_on_store(seed: u64, steps: usize) -> Met {
-    run_on(seed, steps, Store::new(SyncPolicy::Always))
+    run_on(seed, steps, FaultyStore::new(SyncPolicy::Always))
 }
 
-fn run_on(seed: u64, steps: usize, ground: impl Ground) -> Met {
+fn run_on(seed: u64, steps: usize, storage: impl Storage) -> Met {
     crate::log::mute(true);
-    let mut world = World::new(seed, ground);
+    let mut world = World::new(seed, storage);
     for step in 0..steps {
         let done = world.step();
         world.look(&format!("step {step}: {done}"));
@@ -157,15 +157,15 @@ fn run_on(seed: u64, steps: usize, ground: impl Ground) -> Met {
     met
 }
 
-impl<G: Ground> World<G> {
-    fn new(seed: u64, mut ground: G) -> World<G> {
+impl<G: Storage> World<G> {
+    fn new(seed: u64, mut storage: G) -> World<G> {
         let mut prng = Prng::new(seed ^ 0x5E55_1045);
         let now = Now {
             mono: Millis(prng.next() >> 30),
             unix: UnixMillis(1_800_000_000_000 + (prng.next() >> 30)),
         };
         let tape = Tape::default();
-        let start = ground.start(&mut prng, now, &limits());
+        let start = storage.start(&mut prng, now, &limits());
         let settings = Settings { at: start.at, ..Settings::new(limits(), "server", now) };
         let mut switch = Switch::over(start.hub, settings, start.journal);
         assert!(switch.declare(SPACE, KEY).is_some(), "there is room for one");
@@ -174,7 +174,7 @@ impl<G: Ground> World<G> {
         switch.opened(&mut net, back_end, Door::Control, Address::Unix);
         let mut world = World {
             seed,
-            ground,
+            storage,
             switch,
             net,
             tape,
@@ -191,7 +191,7 @@ impl<G: Ground> World<G> {
 
     fn step(&mut self) -> String {
         self.model.now = self.net.now.mono;
-        let of_disk = usize::from(self.ground.store().is_some());
+        let of_disk = usize::from(self.storage.store().is_some());
         match self.net.prng.weighted(&[40, 40, 90, 6, 14, 3, 3, 6 * of_disk]) {
             0 => self.receive(),
             1 => self.send(),
@@ -207,7 +207,7 @@ impl<G: Ground> World<G> {
                 self.walk(ms);
                 format!("{ms} ms pass")
             }
-            7 => match self.ground.store() {
+            7 => match self.storage.store() {
                 Some(store) => store.trouble(&mut self.net.prng, self.net.now.mono),
                 None => "there is no disk".into(),
             },
@@ -366,7 +366,7 @@ impl<G: Ground> World<G> {
         loop {
             let now = self.net.now.mono;
             let dues =
-                [self.net.next_at(), self.switch.due(&self.net), self.ground.due(), Some(until)];
+                [self.net.next_at(), self.switch.due(&self.net), self.storage.due(), Some(until)];
             let next = dues.into_iter().flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);
             let unix = self.net.now.unix.plus(next.0 - now.0);
@@ -396,7 +396,7 @@ impl<G: Ground> World<G> {
 
     /// Runs one turn, in the order of `Reactor::turn`. Returns whether anything happened in it.
     fn turn(&mut self) -> bool {
-        let mut is_busy = self.ground.step(&mut self.net.prng, self.net.now) | self.move_bytes();
+        let mut is_busy = self.storage.step(&mut self.net.prng, self.net.now) | self.move_bytes();
         for conn in self.net.events() {
             self.net.lose(conn);
         }
@@ -568,7 +568,7 @@ impl<G: Ground> World<G> {
         }
         self.switch.check_invariants();
         assert_eq!(self.switch.sessions(), 0, "seed {}", self.seed);
-        if let Some(store) = self.ground.store() {
+        if let Some(store) = self.storage.store() {
             store.mend();
         }
         let ms = (limits().close_ms + limits().store_retry_ms) as u64;

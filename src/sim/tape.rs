@@ -26,7 +26,7 @@ pub(super) enum Item {
     /// `stays`, is kept whatever becomes of the mark.
     Changed { mark: u64, stays: bool },
     /// The last recorded change was undone; if `is_end`, the expiry of a state, which has no entry.
-    TakenBack { is_end: bool },
+    Undone { is_end: bool },
     /// Everything recorded after mark `from`, up to mark `upto`, has been undone.
     Lost { from: u64, upto: u64 },
     /// A frame was sent to an open connection; `is_published` if another client published it.
@@ -151,8 +151,8 @@ impl Journal for Traced {
         proposal
     }
 
-    fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
-        let stays = self.journal.stays(key, bytes);
+    fn needs_no_undo(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
+        let stays = self.journal.needs_no_undo(key, bytes);
         if stays {
             let Mark(mark) = self.journal.mark();
             self.tape.write(Item::Changed { mark, stays });
@@ -160,13 +160,13 @@ impl Journal for Traced {
         stays
     }
 
-    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
-        self.journal.changes(key, row);
+    fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.journal.before_change(key, row);
     }
 
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         let (is_end, Mark(before)) = (undo.is_end(), self.journal.mark());
-        self.journal.changed(undo);
+        self.journal.after_change(undo);
         if !is_end {
             let Mark(mark) = self.journal.mark();
             self.tape.write(Item::Changed { mark, stays: mark == before });
@@ -194,7 +194,7 @@ impl Journal for Traced {
                 self.tape.write(Item::Lost { from: from.0, upto: upto.0 });
             }
             Some(Event::Undo(undo)) => {
-                self.tape.write(Item::TakenBack { is_end: undo.is_end() });
+                self.tape.write(Item::Undone { is_end: undo.is_end() });
             }
             None => {}
         }

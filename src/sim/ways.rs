@@ -37,7 +37,7 @@ pub(super) struct Way {
     /// The address of the peer.
     pub from: Address,
     /// The PROXY header that is sent first, and its meaning.
-    introduction: Option<(Vec<u8>, Intent)>,
+    proxy_header: Option<(Vec<u8>, Intent)>,
     /// The `X-Forwarded-For` line of each request, or nothing.
     header: String,
     /// The client that this line names, if it is trusted.
@@ -54,12 +54,12 @@ impl Way {
         };
         let header = |list: &str| format!("X-Forwarded-For: {list}\r\n");
         let says = |command, source| {
-            let intent = Intent::Introduced(if command == 0x21 { source } else { None });
-            Some((introduction(command, source), intent))
+            let intent = Intent::ProxyHeader(if command == 0x21 { source } else { None });
+            Some((proxy_header(command, source), intent))
         };
         let straight =
-            |header| Way { from: ip(client).into(), introduction: None, header, named: None };
-        let by = |introduction, header, named| Way { from: proxy, introduction, header, named };
+            |header| Way { from: ip(client).into(), proxy_header: None, header, named: None };
+        let by = |proxy_header, header, named| Way { from: proxy, proxy_header, header, named };
         match prng.weighted(&[40, 8, 20, 8, 4, 4, 10, 4, 4, 2]) {
             0 => straight(String::new()),
             1 => straight(header(other)),
@@ -74,15 +74,15 @@ impl Way {
             7 => by(says(0x20, Some(ip(other))), header(client), Some(ip(client))),
             8 => by(says(0x21, Some(ip("10.9.9.9"))), header(client), Some(ip(client))),
             _ => Way {
-                introduction: Some((introduction(0x21, Some(ip(other))), Intent::BadRequest(400))),
+                proxy_header: Some((proxy_header(0x21, Some(ip(other))), Intent::BadRequest(400))),
                 ..straight(String::new())
             },
         }
     }
 
     /// Writes the PROXY header, if there is one.
-    pub fn introduce(&self, client: &mut Client, judge: &mut Judge) {
-        if let Some((bytes, intent)) = &self.introduction {
+    pub fn send_proxy_header(&self, client: &mut Client, judge: &mut Judge) {
+        if let Some((bytes, intent)) = &self.proxy_header {
             client.write(judge, bytes, intent.clone());
         }
     }
@@ -96,7 +96,7 @@ impl Way {
 }
 
 /// Encodes a PROXY protocol version 2 header, with a TLV behind the addresses.
-fn introduction(command: u8, source: Option<IpAddr>) -> Vec<u8> {
+fn proxy_header(command: u8, source: Option<IpAddr>) -> Vec<u8> {
     let (family, addresses) = match source {
         Some(IpAddr::V4(ip)) => (0x11, [&ip.octets()[..], &[127, 0, 0, 1, 0, 1, 0, 2]].concat()),
         Some(IpAddr::V6(ip)) => (0x21, [&ip.octets()[..], &[0; 16], &[0, 1, 0, 2]].concat()),

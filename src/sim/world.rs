@@ -2,16 +2,16 @@
 //! and the judge, and runs step after step. The turn is that of the real reactor, call by call.
 
 mod actions;
-mod clog;
+mod disk_wait;
 mod lives;
 
 use std::io::Write;
 
 use super::client::{Client, End};
-use super::ground::Ground;
 use super::intent::Intent;
 use super::judge::{Judge, Seen, View};
 use super::net::{FakeNet, Flushed, Phase};
+use super::storage::Storage;
 use super::tape::Tape;
 use super::{Options, Prng, Report};
 use crate::codec::ws::Opcode;
@@ -25,10 +25,10 @@ use lives::{found, switch};
 const TURNS_MAX: usize = 20_000;
 
 /// The whole state of a run.
-pub(super) struct World<G: Ground> {
+pub(super) struct World<G: Storage> {
     options: Options,
     limits: Limits,
-    ground: G,
+    storage: G,
     switch: Switch,
     net: FakeNet,
     clients: Vec<Client>,
@@ -61,7 +61,7 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-impl<G: Ground> Drop for World<G> {
+impl<G: Storage> Drop for World<G> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Options { seed, steps, .. } = self.options;
@@ -73,24 +73,24 @@ impl<G: Ground> Drop for World<G> {
     }
 }
 
-impl<G: Ground> World<G> {
-    pub fn new(options: Options, limits: Limits, mut ground: G) -> World<G> {
+impl<G: Storage> World<G> {
+    pub fn new(options: Options, limits: Limits, mut storage: G) -> World<G> {
         let mut prng = Prng::new(options.seed);
         let now = Now {
             mono: Millis(prng.next() >> 30),
             unix: UnixMillis(1_800_000_000_000 + (prng.next() >> 30)),
         };
-        let start = ground.start(&mut prng, now, &limits);
-        let wait_ms = ground.store().and_then(|store| store.wait_ms());
+        let start = storage.start(&mut prng, now, &limits);
+        let wait_ms = storage.store().and_then(|store| store.wait_ms());
         let mut judge = Judge::over(limits.clone(), now, wait_ms.is_some());
-        if ground.store().is_some() {
+        if storage.store().is_some() {
             judge.restarted(&start.hub, found(&start, now));
         }
         let tape = Tape::default();
         World {
             options,
             switch: switch(start, &limits, now, &tape),
-            ground,
+            storage,
             net: FakeNet::new(prng, now, &limits, tape.clone()),
             clients: Vec::new(),
             judge,
@@ -170,7 +170,7 @@ impl<G: Ground> World<G> {
         for conn in ready.drain(..most) {
             let line = self.judge.lines.get(&conn);
             let is_back_end = line.is_some_and(|line| line.door() == Door::Control);
-            match is_back_end && self.switch.has_heard_enough() {
+            match is_back_end && self.switch.is_turn_full() {
                 true => left.push(conn),
                 false => self.read(conn),
             }
@@ -202,7 +202,7 @@ impl<G: Ground> World<G> {
             assert!(sizes[1] >= expected[1], "channels of the hub");
             expected[1] = sizes[1];
         }
-        if self.judge.is_taking_back() {
+        if self.judge.is_undoing() {
             // Some expired states are back for now; those whose expiry is durable are not.
             let living = self.judge.record.living(self.judge.at());
             assert!(sizes[4] >= living, "states of the hub");
@@ -222,8 +222,16 @@ impl<G: Ground> World<G> {
         self.switch.check_invariants();
         self.judge.compare_replica();
         self.look_at_disk();
-        assert_eq!(self.net.kept().bytes, self.judge.kept_bytes(), "publications that wait");
-        assert_eq!(self.net.kept().answers, self.judge.answers_bytes(), "answers that wait");
+        assert_eq!(
+            self.net.queue_memory().bytes,
+            self.judge.kept_bytes(),
+            "publications that wait"
+        );
+        assert_eq!(
+            self.net.queue_memory().answers,
+            self.judge.answers_bytes(),
+            "answers that wait"
+        );
         let clients = &self.clients;
         self.judge.lines.retain(|conn, line| {
             !line.is_gone || clients.iter().any(|client| client.conn == Some(*conn))
@@ -505,7 +513,7 @@ impl<G: Ground> World<G> {
                 self.clients.iter().any(|client| client.is_sipping || is_trickling(client));
             let byte = is_slow.then(|| now.plus(super::client::SLOW_MS));
             let accept_at = Some(self.accept_at).filter(|at| *at > now);
-            let inside = [self.switch.due(&self.net), self.ground.due(), self.judge.next_cut()];
+            let inside = [self.switch.due(&self.net), self.storage.due(), self.judge.next_cut()];
             let outside = [due, byte, accept_at, Some(until)];
             let next = inside.into_iter().chain(outside).flatten().min();
             let next = next.unwrap_or(until).max(now.plus(1)).min(until);

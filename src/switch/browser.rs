@@ -2,16 +2,16 @@
 //! browser are carried out strictly one after the other, so a `subscribe` right behind `auth`
 //! always works. Called by the web door.
 
-use super::concerned::Concerned;
+use super::answer_pressure::has_reserve;
 use super::page::Demo;
+use super::refusal_tally::RefusalTally;
 use super::shared::SharedStates;
-use super::shortage::has_reserve;
 use crate::codec::http::{Head, Response};
 use crate::codec::json;
 use crate::codec::jwt::{self, Claims};
 use crate::codec::ws::Bounds;
 use crate::edge::Net;
-use crate::hub::{Denied, Hub, Key, NsId, PeerId, Place};
+use crate::hub::{Denied, Hub, Key, NsId, PeerId, StateKey};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -31,23 +31,23 @@ const NEVER: UnixMillis = UnixMillis(u64::MAX);
 #[derive(Debug)]
 pub(super) enum Browser {
     /// It has not authenticated, and must do so in time.
-    Stranger { auth_by: Millis },
+    Unauthenticated { auth_by: Millis },
     /// Its authenticated peer, and when its token expires: [`NEVER`] if the token does not say.
-    Known { peer: PeerId, expires: UnixMillis },
+    Authenticated { peer: PeerId, expires: UnixMillis },
 }
 
 impl Browser {
     /// Returns its peer, if it has authenticated.
     pub fn peer(&self) -> Option<PeerId> {
         match self {
-            Browser::Stranger { .. } => None,
-            Browser::Known { peer, .. } => Some(*peer),
+            Browser::Unauthenticated { .. } => None,
+            Browser::Authenticated { peer, .. } => Some(*peer),
         }
     }
 
     /// Whether its token has expired, even if its deadline has not fired yet.
     fn has_expired(&self, now: Now) -> bool {
-        matches!(self, Browser::Known { expires, .. } if *expires <= now.unix)
+        matches!(self, Browser::Authenticated { expires, .. } if *expires <= now.unix)
     }
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Site<'a> {
     /// Encoded frames of large states on their way to subscribers.
     pub shared: &'a mut SharedStates,
     /// The namespaces whose refusals they were.
-    pub concerned: &'a mut Concerned,
+    pub refusal_tally: &'a mut RefusalTally,
     pub limits: &'a Limits,
     pub demo: Option<&'a Demo>,
     /// Queued answers take too much memory, or did until a moment ago.
@@ -72,7 +72,7 @@ impl Application for Site<'_> {
 
     fn opened(&mut self, outlet: &mut Outlet<'_, impl Net>, _: usize) -> Result<Browser, Parting> {
         let auth_by = outlet.now().mono.plus(self.limits.auth_ms as u64);
-        Ok(Browser::Stranger { auth_by })
+        Ok(Browser::Unauthenticated { auth_by })
     }
 
     fn message(
@@ -91,7 +91,7 @@ impl Application for Site<'_> {
     }
 
     fn is_short(&self, net: &impl Net) -> bool {
-        self.is_short || net.kept().answers > self.limits.answers_bytes
+        self.is_short || net.queue_memory().answers > self.limits.answers_bytes
     }
 
     /// Only an answer that shows a state can be too large.
@@ -101,21 +101,21 @@ impl Application for Site<'_> {
 
     fn bounds(&self, browser: &Browser) -> Bounds {
         let message_bytes = match browser {
-            Browser::Known { .. } => self.limits.message_bytes,
-            Browser::Stranger { .. } => self.limits.message_unauthenticated_bytes,
+            Browser::Authenticated { .. } => self.limits.message_bytes,
+            Browser::Unauthenticated { .. } => self.limits.message_unauthenticated_bytes,
         };
         Bounds { message_bytes, fragments: self.limits.message_fragments }
     }
 
-    fn is_known(&self, browser: &Browser) -> bool {
-        matches!(browser, Browser::Known { .. })
+    fn is_authenticated(&self, browser: &Browser) -> bool {
+        matches!(browser, Browser::Authenticated { .. })
     }
 
     fn deadline(&self, browser: &Browser, now: Now) -> Option<Millis> {
         match browser {
-            Browser::Stranger { auth_by } => Some(*auth_by),
-            Browser::Known { expires: NEVER, .. } => None,
-            Browser::Known { expires, .. } => {
+            Browser::Unauthenticated { auth_by } => Some(*auth_by),
+            Browser::Authenticated { expires: NEVER, .. } => None,
+            Browser::Authenticated { expires, .. } => {
                 Some(now.mono.plus(expires.0.saturating_sub(now.unix.0)))
             }
         }
@@ -123,7 +123,7 @@ impl Application for Site<'_> {
 
     fn timed_out(&mut self, browser: &mut Browser, now: Now) -> Result<(), Parting> {
         match browser {
-            Browser::Stranger { auth_by } if *auth_by <= now.mono => {
+            Browser::Unauthenticated { auth_by } if *auth_by <= now.mono => {
                 Err(CloseReason::AuthTimeout.into())
             }
             _ if browser.has_expired(now) => Err(CloseReason::TokenExpired.into()),
@@ -244,7 +244,7 @@ impl Site<'_> {
         let (ns, token) = self.named(data)?;
         let proved = self.prove(outlet, browser, ns, token);
         if let (Err(_), Some(name)) = (proved, self.hub.name(ns)) {
-            self.concerned.note(name);
+            self.refusal_tally.note(name);
         }
         proved
     }
@@ -295,7 +295,7 @@ impl Site<'_> {
             }
         };
         let expires = claims.expires.map_or(NEVER, |end| UnixMillis(end.saturating_mul(1000)));
-        *browser = Browser::Known { peer, expires };
+        *browser = Browser::Authenticated { peer, expires };
         outlet.reschedule();
         let left = claims.expires.map_or(String::new(), |end| {
             // Rounded down: these whole seconds are certain to be left.
@@ -334,7 +334,10 @@ impl Site<'_> {
                 let Some(state) = state else { return };
                 let publication = Publication::new(&channel, state);
                 if let Some((ns, user)) = owner.filter(|_| self.shared.is_worth(state.len())) {
-                    let key = Key::State { ns, place: Place { channel: (&*channel).into(), user } };
+                    let key = Key::State {
+                        ns,
+                        state_key: StateKey { channel: (&*channel).into(), user },
+                    };
                     self.shared.lend(&key, &publication);
                     publication.frame(outlet.form());
                     self.shared.keep(key, &publication, outlet.now().mono);

@@ -24,11 +24,11 @@ pub struct Census {
     /// waiting for messages of a session.
     pub http: usize,
     /// Browsers that have not authenticated.
-    pub strangers: usize,
+    pub unauthenticated: usize,
     /// Memory held for request bodies.
     pub bodies: Bodies,
     /// Bytes of replies to back ends that wait for the disk.
-    pub replies_owed: usize,
+    pub pending_reply_bytes: usize,
     /// Bytes reserved for large frames of back ends that are arriving.
     pub control_input: usize,
     /// How often such a frame had to wait for room.
@@ -69,22 +69,22 @@ impl Switch {
     }
 
     /// Returns how many sessions over HTTP have ended, by [`CloseReason`].
-    pub fn parted(&self) -> &[u64; CloseReason::ALL.len()] {
-        self.web.parted()
+    pub fn http_sessions_closed(&self) -> &[u64; CloseReason::ALL.len()] {
+        self.web.http_sessions_closed()
     }
 
     /// Counts the open connections of each kind.
     pub fn census(&self) -> Census {
         let ways = self.web.ways();
         let http = self.web_connections().saturating_sub(ways.raw + ways.sockjs);
-        let (strangers, bodies) = (self.web.strangers(), self.web.bodies());
+        let (unauthenticated, bodies) = (self.web.unauthenticated(), self.web.bodies());
         Census {
-            control: self.seats.controllers(),
+            control: self.connections.controllers(),
             ways,
             http,
-            strangers,
+            unauthenticated,
             bodies,
-            replies_owed: self.replies_owed(),
+            pending_reply_bytes: self.pending_reply_bytes(),
             control_input: self.intake.reserved(),
             control_input_waits: self.intake.waits,
             control_input_evicted: self.intake.evicted,
@@ -107,19 +107,19 @@ impl Switch {
         self.check_census();
         self.check_intake();
         self.check_owed();
-        let is_known = |browser: &&Browser| {
+        let is_authenticated = |browser: &&Browser| {
             browser.peer().is_some_and(|peer| self.hub.identity(peer).is_some())
         };
-        let peers = self.web.peers().filter(is_known);
+        let peers = self.web.peers().filter(is_authenticated);
         assert_eq!(peers.count(), self.hub.sizes()[3], "a peer without a connection");
-        let controllers = self.seats.all_controllers();
-        assert!(self.strangers.iter().all(|stranger| controllers.contains(&stranger)));
-        self.strangers.check_invariants();
-        let is_served = |conn: &ConnId| self.seats.look_at(*conn).is_none();
+        let controllers = self.connections.all_controllers();
+        assert!(self.unauthenticated.iter().all(|conn| controllers.contains(&conn)));
+        self.unauthenticated.check_invariants();
+        let is_served = |conn: &ConnId| self.connections.look_at(*conn).is_none();
         assert!(!controllers.iter().any(is_served), "one is not put back");
         for (ticket, waiter) in &self.waiting {
             let Waiter::Command(conn) = waiter else { continue };
-            let controller = self.seats.look_at(*conn);
+            let controller = self.connections.look_at(*conn);
             assert!(controller.is_some_and(|c| c.waits == Some(*ticket)));
         }
     }
@@ -129,14 +129,24 @@ impl Switch {
     /// # Panics
     /// If anything is left.
     pub fn check_drained(&self, now: Now) {
-        assert_eq!(self.seats.browsers().count(), 0, "a browser is kept");
-        let queues = [self.seats.controllers(), self.strangers.len(), self.waiting.len()];
+        assert_eq!(self.connections.browsers().count(), 0, "a browser is kept");
+        let queues =
+            [self.connections.controllers(), self.unauthenticated.len(), self.waiting.len()];
         assert_eq!(queues, [0; 3], "controllers, strangers, and who waits for a place");
-        let queues = [self.owing.len(), self.crowded.len(), self.leaving.len(), self.spreads.len()];
+        let queues = [
+            self.pending_durable.len(),
+            self.waiting_for_room.len(),
+            self.leaving.len(),
+            self.long_emits.len(),
+        ];
         assert_eq!(queues, [0; 4], "who is owed, held back, leaving, or not done with");
-        assert!(self.crowd.is_empty(), "what was gathered is not handed out");
+        assert!(self.publish_batch.is_empty(), "what was gathered is not handed out");
         assert!(self.shared.due().is_none(), "a large state is on its way to nobody");
-        assert_eq!((self.hungry.len(), self.owed.reserved()), (0, 0), "who waits for answers");
+        assert_eq!(
+            (self.room_queue.len(), self.reply_reserve.reserved()),
+            (0, 0),
+            "who waits for answers"
+        );
         self.intake.check_drained();
         self.web.check_drained();
         let meters = self.journal.meters(now).unwrap_or_default();
@@ -148,30 +158,41 @@ impl Switch {
     /// Checks that each waiting controller is in the right queue, once; for tests.
     fn check_owed(&self) {
         let mut reserved = 0;
-        for conn in self.seats.all_controllers() {
-            let Some(controller) = self.seats.look_at(conn) else { continue };
+        for conn in self.connections.all_controllers() {
+            let Some(controller) = self.connections.look_at(conn) else { continue };
             let is_owed = !controller.replies.is_empty();
             let bytes: usize = controller.replies.iter().map(|(_, owed)| owed.body().len()).sum();
             assert_eq!(bytes, controller.replies_bytes, "bytes that {conn:?} is owed");
-            assert!(is_owed || controller.owes.is_none(), "{conn:?} is owed nothing");
-            reserved += controller.owes.as_ref().map_or(0, Room::bytes);
+            assert!(is_owed || controller.reply_room.is_none(), "{conn:?} is owed nothing");
+            reserved += controller.reply_room.as_ref().map_or(0, Room::bytes);
             let places = |line: &mut dyn Iterator<Item = &ConnId>| {
                 line.filter(|other| **other == conn).count()
             };
-            let owing = places(&mut self.owing.iter());
-            let hungry = places(&mut self.hungry.iter());
-            let wants = usize::from(controller.wants.is_some());
-            assert!(owing >= usize::from(is_owed) && hungry <= wants, "{conn:?} waits for nothing");
-            assert_eq!(owing + hungry, wants.max(usize::from(is_owed)), "places of {conn:?}");
+            let pending_durable = places(&mut self.pending_durable.iter());
+            let queued = places(&mut self.room_queue.iter());
+            let deferred = usize::from(controller.deferred.is_some());
+            assert!(
+                pending_durable >= usize::from(is_owed) && queued <= deferred,
+                "{conn:?} waits for nothing"
+            );
+            assert_eq!(
+                pending_durable + queued,
+                deferred.max(usize::from(is_owed)),
+                "places of {conn:?}"
+            );
         }
-        assert_eq!(reserved, self.owed.reserved(), "room for replies that are owed");
+        assert_eq!(reserved, self.reply_reserve.reserved(), "room for replies that are owed");
     }
 
     /// Checks the counters against what there is; for tests.
     fn check_census(&self) {
-        let count = self.seats.browsers().count();
+        let count = self.connections.browsers().count();
         assert_eq!(count, self.web_connections(), "connections of the web door");
-        let strangers = self.web.peers().filter(|browser| browser.peer().is_none());
-        assert_eq!(strangers.count(), self.web.strangers(), "who has not authenticated");
+        let unauthenticated = self.web.peers().filter(|browser| browser.peer().is_none());
+        assert_eq!(
+            unauthenticated.count(),
+            self.web.unauthenticated(),
+            "who has not authenticated"
+        );
     }
 }

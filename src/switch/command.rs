@@ -14,7 +14,7 @@ use crate::limits::Limits;
 use crate::uuid::Uuid;
 use fields::{FIELD_BYTES, Fields, Params};
 
-pub(super) use fields::{Outline, outline};
+pub(super) use fields::{MemberScanner, scanner};
 
 /// An error reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,17 +127,17 @@ pub(super) struct StoreOptions<'a> {
     pub emit: bool,
 }
 
-/// Parses a request, from its outline if it was scanned while it arrived.
+/// Parses a request, from its scanner if it was scanned while it arrived.
 pub(super) fn parse<'a>(
     body: &'a str,
-    outline: Option<&Outline>,
+    scanner: Option<&MemberScanner>,
     is_authenticated: bool,
     limits: &Limits,
 ) -> Result<Command<'a>, Refused> {
     let mut fields = Fields::default();
-    let is_read = match outline {
-        Some(outline) => {
-            outline.members(body).map(|found| fields = found.unwrap_or_default().into())
+    let is_read = match scanner {
+        Some(scanner) => {
+            scanner.members(body).map(|found| fields = found.unwrap_or_default().into())
         }
         None => fields.read(body),
     };

@@ -9,17 +9,17 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use super::command::{self, Command, EmitOptions, Outline, Refused, StoreOptions};
+use super::answer_pressure::DeferredRequest;
+use super::command::{self, Command, EmitOptions, MemberScanner, Refused, StoreOptions};
 use super::deadlines::Deadlines;
 use super::full::Next;
 use super::intake::Room;
-use super::replies::{Body, Owed, ReplySink, SUCCESS, WORK_BYTES, info, refused, success};
-use super::shortage::Wanted;
+use super::replies::{Body, PendingReply, ReplySink, SUCCESS, WORK_BYTES, info, refused, success};
 use super::{Switch, WHOLE, Waiter, text};
-use crate::address::Household;
+use crate::address::ClientPrefix;
 use crate::codec::{control, jwt};
 use crate::edge::{ConnId, Net};
-use crate::hub::{Change, LOOKED_INTO_BYTES, NsId, Outcome, Refusal, Spot};
+use crate::hub::{Change, LOOKED_INTO_BYTES, NsId, Outcome, Refusal, StateKeyRef};
 use crate::journal::{Mark, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -31,27 +31,27 @@ use crate::uuid::Uuid;
 pub(super) struct Controller {
     pub decoder: control::Decoder,
     /// What is known of a large request while it arrives.
-    outline: Option<Box<Outline>>,
+    scanner: Option<Box<MemberScanner>>,
     /// Room for the large frame that is arriving, or its place in the queue for that.
     pub room: Option<Room>,
     pub place: Option<u64>,
-    /// The address or network that it comes from, by which strangers are evicted.
-    pub household: Household,
+    /// The address or network that it comes from, by which the unauthenticated are evicted.
+    pub prefix: ClientPrefix,
     /// The namespace it acts in, and the epoch of the key it used.
     pub auth: Option<(NsId, u32)>,
     /// Its last command has no place in the order yet.
     pub waits: Option<Ticket>,
     /// Its last command is an emit that takes several turns.
-    pub is_spreading: bool,
+    pub has_long_emit: bool,
     /// Its last command waits for room for its reply.
-    pub wants: Option<Wanted>,
+    pub deferred: Option<DeferredRequest>,
     /// The reply to the command that waits, or is a long emit, tells how many it has reached.
     pub counts: bool,
     /// Replies that wait until their mark is durable, and their bytes.
-    pub replies: VecDeque<(Mark, Owed)>,
+    pub replies: VecDeque<(Mark, PendingReply)>,
     pub replies_bytes: usize,
     /// The reservation for a large reply among those.
-    pub owes: Option<Room>,
+    pub reply_room: Option<Room>,
     /// It is not read until its replies have been sent.
     pub is_held: bool,
     /// It is not read because its next command waits for room in the journal, and for nothing else.
@@ -84,8 +84,8 @@ impl Answer {
 
 impl Controller {
     /// Creates the controller of a new connection.
-    pub fn new(household: Household) -> Controller {
-        Controller { household, ..Controller::default() }
+    pub fn new(prefix: ClientPrefix) -> Controller {
+        Controller { prefix, ..Controller::default() }
     }
 
     /// All replies have gone to the kernel: reads it again if it was held for that.
@@ -110,7 +110,7 @@ impl Controller {
 
     /// Whether its last command has no reply yet.
     fn is_waiting(&self) -> bool {
-        self.waits.is_some() || self.is_spreading || self.wants.is_some()
+        self.waits.is_some() || self.has_long_emit || self.deferred.is_some()
     }
 
     /// Whether a command, a reply or part of a frame is pending.
@@ -173,23 +173,23 @@ impl Controller {
     /// Carries out no more of it: a partial frame is of no use then.
     pub fn end(&mut self) {
         self.is_ended = true;
-        (self.decoder, self.outline, self.room) = Default::default();
+        (self.decoder, self.scanner, self.room) = Default::default();
     }
 
     /// Takes what has arrived of an incomplete request. A large one is scanned as it arrives:
     /// scanning eight megabytes at once would block everybody for ten milliseconds.
     fn read_on(&mut self, arrived: &[u8], limits: &Limits) {
         if arrived.len() > limits.control_frame_unauthenticated_bytes {
-            self.outline.get_or_insert_with(|| Box::new(command::outline())).read(arrived);
+            self.scanner.get_or_insert_with(|| Box::new(command::scanner())).read(arrived);
         }
     }
 
     /// Completes the scan of a large request; `None` for a small one.
     #[inline]
-    fn whole(&mut self, body: &[u8]) -> Option<Box<Outline>> {
-        let mut outline = self.outline.take()?;
-        outline.read(body);
-        Some(outline)
+    fn whole(&mut self, body: &[u8]) -> Option<Box<MemberScanner>> {
+        let mut scanner = self.scanner.take()?;
+        scanner.read(body);
+        Some(scanner)
     }
 
     /// Notes that it has authenticated (`None`), or when it must have.
@@ -265,8 +265,8 @@ impl Switch {
                     return Ok(used);
                 }
             }
-            let owed = queued + self.reply_buffer.len() + controller.replies_bytes;
-            if owed >= self.limits.control_replies_pause_bytes {
+            let pending = queued + self.reply_buffer.len() + controller.replies_bytes;
+            if pending >= self.limits.control_replies_pause_bytes {
                 controller.hold(net, conn, &self.limits);
                 return Ok(used);
             }
@@ -292,7 +292,7 @@ impl Switch {
                 controller.read_on(decoder.arrived(), &self.limits);
                 break;
             };
-            let mut outline = controller.whole(body);
+            let mut scanner = controller.whole(body);
             commands += 1;
             self.metrics.commands += 1;
             if commands == 1 {
@@ -301,7 +301,7 @@ impl Switch {
             }
             self.look_again_at_key(net, controller, &mut keys);
             let is_large = controller.room.is_some();
-            self.command(net, conn, controller, (body, outline.as_deref_mut()))?;
+            self.command(net, conn, controller, (body, scanner.as_deref_mut()))?;
             if is_large {
                 decoder.release();
                 controller.room = None;
@@ -318,15 +318,15 @@ impl Switch {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        (body, mut outline): (&[u8], Option<&mut Outline>),
+        (body, mut scanner): (&[u8], Option<&mut MemberScanner>),
     ) -> Result<(), CloseReason> {
         let max = self.limits.control_frame_bytes;
-        let body = match text::of_body(body, outline.as_deref_mut(), max) {
+        let body = match text::of_body(body, scanner.as_deref_mut(), max) {
             Ok(body) => body,
             Err(refused) => return self.refuse(net, conn, controller, &refused),
         };
         let is_authenticated = controller.auth.is_some();
-        let command = command::parse(&body, outline.as_deref(), is_authenticated, &self.limits);
+        let command = command::parse(&body, scanner.as_deref(), is_authenticated, &self.limits);
         let answer = match &command {
             Ok(command) if self.puts_off(net, conn, controller, command) => return Ok(()),
             Ok(command) => self.execute(net, conn, controller, command),
@@ -366,8 +366,8 @@ impl Switch {
                 return Ok(Answer::now(SUCCESS));
             }
             Command::Get { channel, user } => {
-                let spot = Spot { channel, user: user.as_deref() };
-                self.show(conn, controller, (ns?, spot), at);
+                let state_key = StateKeyRef { channel, user: user.as_deref() };
+                self.show(conn, controller, (ns?, state_key), at);
                 return Ok(Answer::Said);
             }
             Command::Info { channel } => return self.list(net, ns?, channel),
@@ -376,7 +376,7 @@ impl Switch {
                 let ns = ns?;
                 let EmitOptions { user, except, .. } = options;
                 if self.is_long(ns, channels, user.as_deref()) {
-                    return Ok(self.begin_spread(conn, controller, (ns, channels, *data), options));
+                    return Ok(self.begin_long(conn, controller, (ns, channels, *data), options));
                 }
                 let (channels, data) = (Cow::Borrowed(&**channels), Cow::Borrowed(*data));
                 let user = user.as_deref().map(Cow::Borrowed);
@@ -385,8 +385,8 @@ impl Switch {
             Command::Store { channel, data, options, is_push } => {
                 let StoreOptions { user, ttl_ms, emit } = options;
                 self.check_publication(usize::from(*emit), data)?;
-                let (ns, spot) = (ns?, Spot { channel, user: user.as_deref() });
-                self.check_state((ns, spot), data, *is_push, at)?;
+                let (ns, state_key) = (ns?, StateKeyRef { channel, user: user.as_deref() });
+                self.check_state((ns, state_key), data, *is_push, at)?;
                 let (channel, data) = (Cow::Borrowed(&**channel), Cow::Borrowed(*data));
                 let (user, ttl_ms, emit) = (user.as_deref().map(Cow::Borrowed), *ttl_ms, *emit);
                 match is_push {
@@ -411,14 +411,14 @@ impl Switch {
         &mut self,
         conn: ConnId,
         controller: &mut Controller,
-        (ns, spot): (NsId, Spot<'_>),
+        (ns, state_key): (NsId, StateKeyRef<'_>),
         at: UnixMillis,
     ) {
-        let mark = self.mark_of(ns, spot);
-        let state = self.hub.state(ns, spot.channel, spot.user, at);
+        let mark = self.mark_of(ns, state_key);
+        let state = self.hub.state(ns, state_key.channel, state_key.user, at);
         let state = state.unwrap_or("null");
-        let (durable, owing) = (self.journal.durable(), &mut self.owing);
-        let mut sink = ReplySink { buffer: &mut self.reply_buffer, owing, durable };
+        let (durable, pending_durable) = (self.journal.durable(), &mut self.pending_durable);
+        let mut sink = ReplySink { buffer: &mut self.reply_buffer, pending_durable, durable };
         sink.reply(conn, controller, state.as_bytes(), mark);
     }
 
@@ -480,8 +480,8 @@ impl Switch {
         result: Option<Result<Outcome, Refusal>>,
         mark: Mark,
     ) {
-        let Some(mut controller) = self.seats.take(conn) else { return };
-        (controller.waits, controller.is_spreading) = (None, false);
+        let Some(mut controller) = self.connections.take(conn) else { return };
+        (controller.waits, controller.has_long_emit) = (None, false);
         let refused = match result {
             Some(Ok(outcome)) => {
                 let body = success(&outcome, controller.counts);
@@ -500,24 +500,24 @@ impl Switch {
             controller.hear(net, conn);
         }
         self.close_when_answered(net, conn, &mut controller);
-        self.seats.put_back(conn, controller);
+        self.connections.put_back(conn, controller);
     }
 
     /// Whether there is room for another long emit. They outlive their back ends, so they are
     /// bounded separately.
-    pub(super) fn has_room_to_spread(&self) -> bool {
-        self.spreads.len() < self.limits.control_connections
+    pub(super) fn has_room_for_long_emit(&self) -> bool {
+        self.long_emits.len() < self.limits.control_connections
     }
 
-    /// Reads the `crowded` connections again for which there is room now.
+    /// Reads the `waiting_for_room` connections again for which there is room now.
     pub(super) fn readmit(&mut self, net: &mut impl Net) {
-        if !self.has_room_to_spread() || self.flood.is_some() {
+        if !self.has_room_for_long_emit() || self.publish_pressure.is_some() {
             return;
         }
         let is_full = !self.journal.has_room();
-        let (seats, limits) = (&mut self.seats, &self.limits);
-        self.crowded.retain(|conn| {
-            let Some(controller) = seats.controller(*conn) else { return false };
+        let (connections, limits) = (&mut self.connections, &self.limits);
+        self.waiting_for_room.retain(|conn| {
+            let Some(controller) = connections.controller(*conn) else { return false };
             if controller.is_behind(limits) || is_full && controller.waits_for_disk {
                 return true;
             }
@@ -563,7 +563,7 @@ impl Switch {
         let acts_in = controller.auth.and_then(|(ns, _)| self.hub.name(ns));
         // A wrong key concerns the namespace that was named: see `key_epoch`.
         if let (302 | 313, Some(name)) = (refused.code, acts_in) {
-            self.concerned.note(name);
+            self.refusal_tally.note(name);
         }
         self.report_soon(net.now());
     }

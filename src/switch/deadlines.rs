@@ -49,7 +49,7 @@ impl Deadlines {
 
     /// It is not read from now on, for a reason that it must remove itself.
     pub fn unheard(&mut self, now: Millis) {
-        self.fed(now);
+        self.resumed(now);
         self.unheard_since.get_or_insert(now);
     }
 
@@ -60,7 +60,7 @@ impl Deadlines {
     }
 
     /// Lack of room is no longer the reason that it is not read: extends `auth_by` by that time.
-    fn fed(&mut self, now: Millis) {
+    fn resumed(&mut self, now: Millis) {
         if let Some(since) = self.starved_since.take() {
             self.auth_by = self.auth_by.map(|by| by.plus(now.0.saturating_sub(since.0)));
         }
@@ -68,7 +68,7 @@ impl Deadlines {
 
     /// It is read again: its frame and its `auth` get the time that they had left, and no more.
     pub fn heard(&mut self, now: Millis) {
-        self.fed(now);
+        self.resumed(now);
         if let Some(since) = self.unheard_since.take() {
             let unheard_ms = now.0.saturating_sub(since.0);
             self.frame_by = self.frame_by.map(|by| by.plus(unheard_ms));

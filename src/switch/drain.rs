@@ -111,7 +111,7 @@ impl Switch {
         let mut left = count.min(PER_TURN);
         for _ in 0..SEATS_PER_TURN {
             let Some(drain) = self.drain.as_mut().filter(|_| left > 0) else { return };
-            let Some(seat) = self.seats.browser(drain.slot) else {
+            let Some(seat) = self.connections.browser(drain.slot) else {
                 // Those that are left opened in slots that had been passed already: start over.
                 drain.slot = 0;
                 return;
@@ -128,14 +128,14 @@ impl Switch {
 
     pub(super) fn drain_control(&mut self, net: &mut impl Net) {
         let last = self.drain.as_ref().and_then(|drain| drain.last);
-        let mut left = self.seats.all_controllers();
+        let mut left = self.connections.all_controllers();
         left.retain(|conn| last.is_none_or(|last| *conn > last));
         for conn in left.iter().take(PER_TURN) {
-            let Some(mut controller) = self.seats.take(*conn) else { continue };
+            let Some(mut controller) = self.connections.take(*conn) else { continue };
             // Commands carried out are answered first; no others are begun.
             controller.end();
             self.close_when_answered(net, *conn, &mut controller);
-            self.seats.put_back(*conn, controller);
+            self.connections.put_back(*conn, controller);
         }
         if let Some(drain) = &mut self.drain {
             drain.last = left.get(PER_TURN - 1).copied().or(drain.last);

@@ -35,9 +35,12 @@ impl Switch {
         decoder: &control::Decoder,
         input: &[u8],
     ) -> Next {
-        let is_flooded = self.is_flooded(net)
+        let has_publish_pressure = self.has_publish_pressure(net)
             && !self.is_short_enough(net, decoder.next_length(input).unwrap_or(0));
-        if is_flooded || controller.is_behind(&self.limits) || !self.has_room_to_spread() {
+        if has_publish_pressure
+            || controller.is_behind(&self.limits)
+            || !self.has_room_for_long_emit()
+        {
             return Next::Waits { for_disk: false };
         }
         match self.journal.has_room() {
@@ -55,7 +58,7 @@ impl Switch {
         for_disk: bool,
     ) {
         controller.waits_for_disk = for_disk;
-        self.crowded.push(conn);
+        self.waiting_for_room.push(conn);
         controller.unhear(net, conn);
     }
 
@@ -86,17 +89,17 @@ impl Switch {
         let missing = length + 1 - arrived.len();
         let Some(rest) = input.get(head..head + missing) else { return Next::Half };
         match [arrived, rest].concat().split_last() {
-            Some((0, body)) => self.next_of_body(self.is_somebody(net, controller), body),
+            Some((0, body)) => self.next_of_body(self.is_authenticated(net, controller), body),
             _ => Next::Heard,
         }
     }
 
-    fn next_of_body(&self, is_somebody: bool, body: &[u8]) -> Next {
+    fn next_of_body(&self, is_authenticated: bool, body: &[u8]) -> Next {
         let Ok(body) = text::of_body(body, None, self.limits.control_frame_bytes) else {
             return Next::Heard;
         };
         // A command that is refused for its content changes nothing.
-        match command::parse(&body, None, is_somebody, &self.limits) {
+        match command::parse(&body, None, is_authenticated, &self.limits) {
             Ok(command) if command.is_recorded() && self.has_right_key(&command) => WAITS,
             _ => Next::Heard,
         }

@@ -18,9 +18,9 @@
 //!
 //! A peer that is not connected connects first. After each line the switch runs until it is idle,
 //! except after a line that ends in `+`: its bytes arrive together with those of the next. A script
-//! that begins with `*` uses a [`LateJournal`].
+//! that begins with `*` uses a [`DelayedJournal`].
 
-use super::concerned::REPORT_MS;
+use super::refusal_tally::REPORT_MS;
 use super::{Demo, Settings, Switch};
 use crate::address::Address;
 use crate::codec::json::JsonError;
@@ -28,7 +28,7 @@ use crate::codec::ws::{Bounds, Event, Opcode, Reader, Side};
 use crate::codec::{control, http, json, jwt, sockjs, ws};
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::frame::Frame;
-use crate::journal::{Journal, LateJournal, MemoryJournal};
+use crate::journal::{DelayedJournal, Journal, MemoryJournal};
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 use limits::limits;
@@ -72,7 +72,7 @@ pub fn fuzz_commands(data: &[u8]) {
 fn run(audience: &[(char, &str)], data: &[u8]) {
     let opening = opening(audience);
     match data.strip_prefix(b"*") {
-        Some(script) => play(LateJournal::new(1, data.len() as u64, 4), &opening, script),
+        Some(script) => play(DelayedJournal::new(1, data.len() as u64, 4), &opening, script),
         None => play(MemoryJournal::new(1), &opening, data),
     }
 }

@@ -1,11 +1,11 @@
-//! Memory for frames that back ends are sending. A frame of which more has arrived than a stranger
-//! may send reserves its declared length out of `control_input_bytes`. While there is no room for
-//! it, its connection is not read; small commands of others wait for nothing. Room goes to the
-//! namespace that would then have the least, and the deadline of a frame that has waited starts
-//! when it gets room. While a frame waits, connections are evicted that send too slowly to finish
-//! in time, or whose namespace has more than the waiting one would have, the largest first. So
-//! incomplete frames block nobody, however many there are. Called by the switch before each frame,
-//! and at the end of each turn.
+//! Memory for frames that back ends are sending. A frame of which more has arrived than the
+//! unauthenticated may send reserves its declared length out of `control_input_bytes`. While there
+//! is no room for it, its connection is not read; small commands of others wait for nothing. Room
+//! goes to the namespace that would then have the least, and the deadline of a frame that has
+//! waited starts when it gets room. While a frame waits, connections are evicted that send too
+//! slowly to finish in time, or whose namespace has more than the waiting one would have, the
+//! largest first. So incomplete frames block nobody, however many there are. Called by the switch
+//! before each frame, and at the end of each turn.
 
 use std::cell::Cell;
 use std::cmp::Reverse;
@@ -243,7 +243,7 @@ impl Switch {
     /// The waiters that may still be admitted.
     fn waiters(&self) -> Vec<InLine> {
         let waiter = |(place, conn, bytes): &(u64, ConnId, usize)| {
-            let controller = self.seats.look_at(*conn).filter(|it| !it.is_ended)?;
+            let controller = self.connections.look_at(*conn).filter(|it| !it.is_ended)?;
             let tenant = controller.namespace();
             Some(InLine { place: *place, conn: *conn, tenant, bytes: *bytes })
         };
@@ -252,7 +252,7 @@ impl Switch {
 
     fn holders(&self, now: Millis) -> Vec<Holder> {
         let holder = |conn: ConnId| {
-            let controller = self.seats.look_at(conn)?;
+            let controller = self.connections.look_at(conn)?;
             let bytes = controller.room.as_ref()?.bytes;
             let arrived = controller.decoder.arrived().len();
             let missing = bytes.saturating_sub(arrived);
@@ -268,14 +268,14 @@ impl Switch {
             let tenant = controller.namespace();
             Some(Holder { conn, tenant, bytes, missing, is_late, is_ripe })
         };
-        self.seats.all_controllers().into_iter().filter_map(holder).collect()
+        self.connections.all_controllers().into_iter().filter_map(holder).collect()
     }
 
     /// Gives a waiter its room: the deadline of its frame starts now.
     fn let_in(&mut self, net: &mut impl Net, InLine { place, conn, bytes, .. }: InLine) {
         self.intake.leave(place);
         let room = self.intake.reserve.room(bytes);
-        let Some(controller) = self.seats.controller(conn) else { return };
+        let Some(controller) = self.connections.controller(conn) else { return };
         (controller.place, controller.room) = (None, Some(room));
         controller.watch_frame(net, conn, false, &self.limits);
         controller.watch_frame(net, conn, true, &self.limits);
@@ -284,7 +284,7 @@ impl Switch {
 
     /// Evicts a connection.
     fn turn_out(&mut self, net: &mut impl Net, conn: ConnId) {
-        if let Some(controller) = self.seats.controller(conn) {
+        if let Some(controller) = self.connections.controller(conn) {
             controller.end();
             net.close(conn, CloseReason::Full);
             self.intake.evicted += 1;
@@ -293,20 +293,20 @@ impl Switch {
 
     /// Checks that reservations and queue agree with the controllers; for tests.
     pub(super) fn check_intake(&self) {
-        let conns = self.seats.all_controllers();
-        let controllers = || conns.iter().filter_map(|conn| self.seats.look_at(*conn));
-        let spreads = self.spreads.iter().filter_map(|spread| spread.room.as_ref());
+        let conns = self.connections.all_controllers();
+        let controllers = || conns.iter().filter_map(|conn| self.connections.look_at(*conn));
+        let long_emits = self.long_emits.iter().filter_map(|long_emit| long_emit.room.as_ref());
         let waiting = self.waiting.values().filter_map(|waiter| match waiter {
-            Waiter::Spread(spread, _) => spread.room.as_ref(),
+            Waiter::LongEmit(long_emit, _) => long_emit.room.as_ref(),
             Waiter::Command(_) => None,
         });
         let rooms = controllers().filter_map(|controller| controller.room.as_ref());
-        let rooms = rooms.chain(spreads).chain(waiting);
+        let rooms = rooms.chain(long_emits).chain(waiting);
         assert_eq!(rooms.map(|room| room.bytes).sum::<usize>(), self.intake.reserved());
         let places = controllers().filter_map(|controller| controller.place);
         assert_eq!(places.count(), self.intake.line.len(), "who waits for room");
         for (place, conn, _) in &self.intake.line {
-            let controller = self.seats.look_at(*conn);
+            let controller = self.connections.look_at(*conn);
             assert!(controller.is_some_and(|c| c.place == Some(*place) && c.room.is_none()));
         }
     }

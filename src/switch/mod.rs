@@ -3,34 +3,35 @@
 //! or a simulator calls it through [`Handler`].
 //!
 //! One file per role. Back ends: `control`, with `text`, `command`, `deadlines`, `replies` and
-//! `strangers`. Browsers: `browser` for their messages (the web door, [`Web`], owns their
-//! connections and sessions), `page` for the demo page. `seats` keeps the role of each connection,
-//! `crowd` gathers publications to a whole channel, `spread` splits an emit to many channels over
-//! several turns. `flood`, `shortage` and `intake` handle overload, `full` a full journal, `drain`
-//! the shutdown, `concerned` names the namespaces in the log line about refusals. This file has
-//! what lies between the roles: the order of changes, delivery, and the end of connections.
+//! `unauthenticated`. Browsers: `browser` for their messages (the web door, [`Web`], owns their
+//! connections and sessions), `page` for the demo page. `connections` keeps the role of each
+//! connection, `publish_batch` gathers publications to a whole channel, `long_emit` splits an emit
+//! to many channels over several turns. `publish_pressure`, `answer_pressure` and `intake` handle
+//! overload, `full` a full journal, `drain` the shutdown, `refusal_tally` names the namespaces in
+//! the log line about refusals. This file has what lies between the roles: the order of changes,
+//! delivery, and the end of connections.
 
+mod answer_pressure;
 mod browser;
 mod census;
 mod command;
-mod concerned;
+mod connections;
 mod control;
-mod crowd;
 mod deadlines;
 mod drain;
-mod flood;
 mod full;
 mod fuzz;
 mod intake;
+mod long_emit;
 mod page;
+mod publish_batch;
+mod publish_pressure;
+mod refusal_tally;
 mod replies;
-mod seats;
 mod settings;
 mod shared;
-mod shortage;
-mod spread;
-mod strangers;
 mod text;
+mod unauthenticated;
 
 use std::collections::VecDeque;
 
@@ -48,20 +49,20 @@ use crate::publication::Publication;
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now, UnixMillis};
 use crate::web::{SessionId, Web};
+use answer_pressure::AnswerPressure;
 use browser::{Browser, Site};
-use concerned::Concerned;
+use connections::Connections;
 use control::Controller;
-use crowd::Crowd;
 use drain::Drain;
-use flood::Flood;
 use intake::{Intake, Reserve};
+use long_emit::LongEmit;
+use publish_batch::PublishBatch;
+use publish_pressure::PublishPressure;
+use refusal_tally::RefusalTally;
 use replies::WORK_BYTES;
-use seats::Seats;
 use settings::service;
 use shared::SharedStates;
-use shortage::Shortage;
-use spread::Spread;
-use strangers::{KeyWatch, Strangers};
+use unauthenticated::{KeyWatch, Unauthenticated};
 
 pub use census::Census;
 #[doc(hidden)]
@@ -78,7 +79,7 @@ enum Waiter {
     /// A back end's command.
     Command(ConnId),
     /// A part of a long emit, and whether it is the first part.
-    Spread(Box<Spread>, bool),
+    LongEmit(Box<LongEmit>, bool),
 }
 
 /// How an entry relates to the command it came from.
@@ -100,9 +101,9 @@ pub struct Switch {
     hub: Hub,
     journal: Box<dyn Journal>,
     /// The open connections and their roles.
-    seats: Seats,
+    connections: Connections,
     /// Back ends that have not authenticated.
-    strangers: Strangers,
+    unauthenticated: Unauthenticated,
     key_watch: KeyWatch,
     /// The sessions of all browsers.
     web: Web<Browser>,
@@ -111,29 +112,29 @@ pub struct Switch {
     /// What waits until the journal has ordered its change, by ticket.
     waiting: HashMap<Ticket, Waiter>,
     /// Emits to several channels that go on in the next turns, round-robin.
-    spreads: VecDeque<Spread>,
+    long_emits: VecDeque<LongEmit>,
     /// Replies to the back end whose input is being handled; they are sent as one frame.
     reply_buffer: Vec<u8>,
     /// Controllers with replies, or a request, that wait until something is durable.
-    owing: Vec<ConnId>,
-    /// Some of `owing` had no turn yet, or the limits have changed.
+    pending_durable: Vec<ConnId>,
+    /// Some of `pending_durable` had no turn yet, or the limits have changed.
     is_releasing: bool,
-    /// Some of `owing` may be ended: see [`Switch::dismiss_ended`].
+    /// Some of `pending_durable` may be ended: see [`Switch::dismiss_ended`].
     may_be_ended: bool,
     /// Bytes reserved for large replies that wait for the disk.
-    owed: Reserve,
+    reply_reserve: Reserve,
     /// Controllers not read until there is room, of any kind that [`Switch::next`] checks.
-    crowded: Vec<ConnId>,
+    waiting_for_room: Vec<ConnId>,
     /// Bytes reserved for large frames that are arriving, and the queue for them.
     intake: Intake,
     /// Publications to a whole channel, gathered from the back end whose input is being handled.
-    crowd: Crowd,
+    publish_batch: PublishBatch,
     /// Set while queued publications take too much memory.
-    flood: Option<Flood>,
+    publish_pressure: Option<PublishPressure>,
     /// Set while queued answers take too much memory.
-    shortage: Option<Shortage>,
+    answer_pressure: Option<AnswerPressure>,
     /// Back ends with a request that waits for room for its answer.
-    hungry: VecDeque<ConnId>,
+    room_queue: VecDeque<ConnId>,
     /// Encoded frames of large states on their way to subscribers.
     shared: SharedStates,
     /// Peers to disconnect once the hub call in progress has returned.
@@ -150,7 +151,7 @@ pub struct Switch {
     report_at: Option<Millis>,
     reported: Refusals,
     /// The namespaces whose refusals they were, since the last report.
-    concerned: Concerned,
+    refusal_tally: RefusalTally,
 }
 
 impl Switch {
@@ -172,23 +173,23 @@ impl Switch {
             server_key,
             demo,
             journal,
-            seats: Seats::default(),
-            strangers: Strangers::default(),
+            connections: Connections::default(),
+            unauthenticated: Unauthenticated::default(),
             key_watch: KeyWatch::default(),
             count_from: None,
             waiting: HashMap::new(),
-            spreads: VecDeque::new(),
+            long_emits: VecDeque::new(),
             reply_buffer: Vec::new(),
-            owing: Vec::new(),
+            pending_durable: Vec::new(),
             is_releasing: false,
             may_be_ended: false,
-            owed: Reserve::default(),
-            crowded: Vec::new(),
+            reply_reserve: Reserve::default(),
+            waiting_for_room: Vec::new(),
             intake: Intake::default(),
-            crowd: Crowd::default(),
-            flood: None,
-            shortage: None,
-            hungry: VecDeque::new(),
+            publish_batch: PublishBatch::default(),
+            publish_pressure: None,
+            answer_pressure: None,
+            room_queue: VecDeque::new(),
             leaving: Vec::new(),
             reported: Metrics::default().refusals(),
             metrics: Metrics::default(),
@@ -196,7 +197,7 @@ impl Switch {
             epoch,
             drain: None,
             report_at: None,
-            concerned: Concerned::default(),
+            refusal_tally: RefusalTally::default(),
         }
     }
 
@@ -215,7 +216,7 @@ impl Switch {
         let delivery = Delivery {
             net,
             web: &mut self.web,
-            crowd: &mut self.crowd,
+            publish_batch: &mut self.publish_batch,
             gathers_in: None,
             reached: None,
             leaving: &mut self.leaving,
@@ -259,10 +260,10 @@ impl Switch {
     }
 
     /// Continues disconnecting the peers that are leaving, up to the limit of one turn.
-    fn depart(&mut self, net: &mut impl Net) {
+    fn reap(&mut self, net: &mut impl Net) {
         let steps = self.limits.leaves_per_turn;
         let (hub, mut delivery) = self.delivery(net);
-        hub.depart(steps, &mut delivery);
+        hub.reap(steps, &mut delivery);
         self.dismiss_leaving(net);
     }
 
@@ -285,10 +286,10 @@ impl Switch {
         let site = Site {
             hub: &mut self.hub,
             shared: &mut self.shared,
-            concerned: &mut self.concerned,
+            refusal_tally: &mut self.refusal_tally,
             limits: &self.limits,
             demo: self.demo.as_ref(),
-            is_short: self.shortage.is_some(),
+            is_short: self.answer_pressure.is_some(),
             epoch: self.epoch,
         };
         (&mut self.web, site)
@@ -319,7 +320,7 @@ impl Switch {
                 return self.dismiss_leaving(net);
             }
             Event::Lost { from, upto } => {
-                self.hub.all_taken_back();
+                self.hub.undo_finished();
                 self.lose(net, from, upto);
                 // A state that was restored may have expired meanwhile.
                 return self.advance(net);
@@ -327,15 +328,17 @@ impl Switch {
         };
         let mut waiter = ticket.and_then(|ticket| self.waiting.remove(&ticket));
         let part = match &mut waiter {
-            Some(Waiter::Spread(spread, is_first)) => {
-                Part { is_first: *is_first, reached: spread.reached.as_mut() }
+            Some(Waiter::LongEmit(long_emit, is_first)) => {
+                Part { is_first: *is_first, reached: long_emit.reached.as_mut() }
             }
             _ => WHOLE,
         };
         let result = entry.map(|entry| self.apply(net, (entry.at, &entry.change), None, part));
         match waiter {
             Some(Waiter::Command(conn)) => self.answer_late(net, conn, result, mark),
-            Some(Waiter::Spread(spread, _)) => self.spread_on(net, *spread, result, mark),
+            Some(Waiter::LongEmit(long_emit, _)) => {
+                self.continue_long_emit(net, *long_emit, result, mark)
+            }
             None => {}
         }
     }
@@ -346,7 +349,7 @@ struct Delivery<'a, N> {
     net: &'a mut N,
     web: &'a mut Web<Browser>,
     /// Gathers what goes to all of a channel in the namespace `gathers_in`.
-    crowd: &'a mut Crowd,
+    publish_batch: &'a mut PublishBatch,
     gathers_in: Option<NsId>,
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
     journal: &'a mut dyn Journal,
@@ -378,7 +381,7 @@ impl<N: Net> Outbox for Delivery<'_, N> {
 
     fn gather(&mut self, channel: ChannelId, count: usize, name: &str, data: &str) -> bool {
         let Some(ns) = self.gathers_in else { return false };
-        let is_taken = self.crowd.gather(ns, channel, name, data);
+        let is_taken = self.publish_batch.gather(ns, channel, name, data);
         *self.deliveries += if is_taken { count as u64 } else { 0 };
         is_taken
     }
@@ -387,28 +390,28 @@ impl<N: Net> Outbox for Delivery<'_, N> {
         self.leaving.push((route, reason));
     }
 
-    fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
-        let stays = self.journal.stays(key, bytes);
-        if stays {
+    fn needs_no_undo(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
+        let is_settled = self.journal.needs_no_undo(key, bytes);
+        if is_settled {
             self.shared.forget(key);
         }
-        stays
+        is_settled
     }
 
-    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
-        self.journal.changes(key, row);
+    fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.journal.before_change(key, row);
     }
 
     fn mark(&self) -> u64 {
         self.journal.mark().0
     }
 
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         // A `push` that made a list of a text has parsed the text, and dropped elements may be
         // long. Expiry is no command's work, and must not keep commands from being carried out.
         *self.work += if undo.is_end() { 0 } else { undo.bytes() / WORK_BYTES };
         self.shared.forget(undo.key.as_ref());
-        self.journal.changed(undo);
+        self.journal.after_change(undo);
     }
 }
 
@@ -417,14 +420,14 @@ impl Handler for Switch {
         self.metrics.opened += 1;
         match door {
             Door::Control => {
-                let is_full = self.seats.controllers() >= self.limits.control_connections
+                let is_full = self.connections.controllers() >= self.limits.control_connections
                     && !self.dismiss_ended(net);
-                self.seats.seat_controller(conn, Controller::new(from.into()));
+                self.connections.add_controller(conn, Controller::new(from.into()));
                 self.meet(net, conn, is_full);
             }
             Door::Web => {
                 self.metrics.web_opened += 1;
-                self.seats.seat_browser(conn);
+                self.connections.add_browser(conn);
                 self.web.opened(net, conn, from);
             }
             // The admin door has a handler of its own.
@@ -448,10 +451,10 @@ impl Handler for Switch {
         conn: ConnId,
         input: &mut [u8],
     ) -> Result<usize, CloseReason> {
-        if let Some(mut controller) = self.seats.take(conn) {
+        if let Some(mut controller) = self.connections.take(conn) {
             let used = self.controller_received(net, conn, &mut controller, input);
             self.hand_out(net);
-            self.seats.put_back(conn, controller);
+            self.connections.put_back(conn, controller);
             return used;
         }
         let (web, mut site) = self.split();
@@ -459,33 +462,33 @@ impl Handler for Switch {
     }
 
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
-        let Some(mut controller) = self.seats.take(conn) else {
+        let Some(mut controller) = self.connections.take(conn) else {
             return self.web.ended(net, conn);
         };
         controller.end();
         self.close_when_answered(net, conn, &mut controller);
-        self.seats.put_back(conn, controller);
+        self.connections.put_back(conn, controller);
     }
 
     fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
         // A back end's commands are carried out all the same.
-        if !self.seats.is_controller(conn) {
+        if !self.connections.is_controller(conn) {
             self.web.hung_up(net, conn);
         }
     }
 
     fn drained(&mut self, net: &mut impl Net, conn: ConnId) {
-        let Some(mut controller) = self.seats.take(conn) else {
+        let Some(mut controller) = self.connections.take(conn) else {
             let (web, mut site) = self.split();
             return web.drained(net, &mut site, conn);
         };
         controller.drained(net, conn);
         self.close_when_answered(net, conn, &mut controller);
-        self.seats.put_back(conn, controller);
+        self.connections.put_back(conn, controller);
     }
 
     fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
-        if let Some(controller) = self.seats.controller(conn) {
+        if let Some(controller) = self.connections.controller(conn) {
             return controller.timed_out(net, conn);
         }
         let (web, mut site) = self.split();
@@ -502,11 +505,11 @@ impl Handler for Switch {
         if !reason.is_ordinary() {
             self.report_soon(net.now());
         }
-        if let Some(controller) = self.seats.leave_controller(conn) {
-            self.strangers.remove(conn);
+        if let Some(controller) = self.connections.remove_controller(conn) {
+            self.unauthenticated.remove(conn);
             self.leave_lines(conn, &controller);
-        } else if self.seats.is_browser(conn) {
-            self.seats.leave_browser(conn);
+        } else if self.connections.is_browser(conn) {
+            self.connections.remove_browser(conn);
             self.metrics.web_closed += 1;
             let (web, mut site) = self.split();
             web.closed(net, &mut site, conn);
@@ -520,12 +523,12 @@ impl Handler for Switch {
         self.drain(net);
     }
 
-    fn has_heard_enough(&self) -> bool {
+    fn is_turn_full(&self) -> bool {
         self.has_worked_enough()
     }
 
-    fn strangers(&self) -> usize {
-        self.strangers.len()
+    fn unauthenticated(&self) -> usize {
+        self.unauthenticated.len()
     }
 
     fn message_bytes(&mut self, conn: ConnId) -> usize {
@@ -535,11 +538,16 @@ impl Handler for Switch {
 
     fn due(&self, net: &impl Net) -> Option<Millis> {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
-        let has_more = self.flood.is_none() && !self.spreads.is_empty()
+        let has_more = self.publish_pressure.is_none() && !self.long_emits.is_empty()
             || self.count_from.is_some()
             || self.is_releasing;
-        let spread = has_more.then_some(Millis(0));
-        let much = [self.flood_due(net), self.shortage_due(net), self.intake.due(), spread];
+        let long_emit = has_more.then_some(Millis(0));
+        let much = [
+            self.publish_pressure_due(net),
+            self.answer_pressure_due(net),
+            self.intake.due(),
+            long_emit,
+        ];
         let parts = [self.journal.due(), self.shared.due(), self.web.due(), self.keys_due()];
         [end, self.report_at, self.drain_due()].into_iter().chain(much).chain(parts).flatten().min()
     }
@@ -547,9 +555,9 @@ impl Handler for Switch {
     fn tick(&mut self, net: &mut impl Net) {
         self.work = 0;
         self.shared.tick(net.now().mono);
-        self.is_flooded(net);
+        self.has_publish_pressure(net);
         self.note_shortage(net);
-        self.depart(net);
+        self.reap(net);
         // Only up to the horizon: an entry that comes late still meets the states of its own time.
         self.advance(net);
         self.hear_journal(net);
@@ -564,8 +572,8 @@ impl Handler for Switch {
     fn settle(&mut self, net: &mut impl Net) {
         self.journal.commit(&self.hub, self.at(net.now()), net.now());
         self.hear_journal(net);
-        self.spread(net);
-        self.relieve(net);
+        self.continue_long_emits(net);
+        self.relieve_publish_pressure(net);
         self.make_room(net);
         self.release(net);
         self.take_in(net);

@@ -9,7 +9,7 @@ use super::control::{Answer, Controller};
 use crate::codec::{control, json};
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
-use crate::hub::{KeyRef, NsId, Outcome, Presence, Refusal, Spot};
+use crate::hub::{KeyRef, NsId, Outcome, Presence, Refusal, StateKeyRef};
 use crate::journal::Mark;
 use crate::reason::CloseReason;
 
@@ -29,7 +29,7 @@ pub(super) type Body = Cow<'static, [u8]>;
 
 /// A reply that waits for the disk.
 #[derive(Debug)]
-pub(super) enum Owed {
+pub(super) enum PendingReply {
     /// [`SUCCESS`]
     Success,
     /// Any other result of a command.
@@ -40,17 +40,17 @@ pub(super) enum Owed {
     Lost,
 }
 
-impl Owed {
-    fn of(body: &[u8]) -> Owed {
-        if body == SUCCESS { Owed::Success } else { Owed::Said(body.into()) }
+impl PendingReply {
+    fn of(body: &[u8]) -> PendingReply {
+        if body == SUCCESS { PendingReply::Success } else { PendingReply::Said(body.into()) }
     }
 
     /// Returns the bytes that are sent.
     pub fn body(&self) -> &[u8] {
         match self {
-            Owed::Success => SUCCESS,
-            Owed::Said(body) | Owed::Refusal(body) => body,
-            Owed::Lost => LOST,
+            PendingReply::Success => SUCCESS,
+            PendingReply::Said(body) | PendingReply::Refusal(body) => body,
+            PendingReply::Lost => LOST,
         }
     }
 }
@@ -59,7 +59,7 @@ impl Owed {
 /// wait for the disk.
 pub(super) struct ReplySink<'a> {
     pub buffer: &'a mut Vec<u8>,
-    pub owing: &'a mut Vec<ConnId>,
+    pub pending_durable: &'a mut Vec<ConnId>,
     pub durable: Mark,
 }
 
@@ -70,7 +70,7 @@ impl ReplySink<'_> {
         if controller.replies.is_empty() && mark <= self.durable {
             return control::encode_into(self.buffer, body);
         }
-        self.owe(conn, controller, Owed::of(body), mark);
+        self.queue_reply(conn, controller, PendingReply::of(body), mark);
     }
 
     /// The same for a refusal.
@@ -79,16 +79,22 @@ impl ReplySink<'_> {
         if controller.replies.is_empty() && mark <= self.durable {
             return control::encode_into(self.buffer, &body);
         }
-        self.owe(conn, controller, Owed::Refusal(body.into()), mark);
+        self.queue_reply(conn, controller, PendingReply::Refusal(body.into()), mark);
     }
 
     /// Queues a reply until its mark is durable and all replies before it have left.
-    fn owe(&mut self, conn: ConnId, controller: &mut Controller, owed: Owed, mark: Mark) {
+    fn queue_reply(
+        &mut self,
+        conn: ConnId,
+        controller: &mut Controller,
+        pending: PendingReply,
+        mark: Mark,
+    ) {
         if controller.replies.is_empty() {
-            self.owing.push(conn);
+            self.pending_durable.push(conn);
         }
-        controller.replies_bytes += owed.body().len();
-        controller.replies.push_back((mark, owed));
+        controller.replies_bytes += pending.body().len();
+        controller.replies.push_back((mark, pending));
     }
 }
 
@@ -96,13 +102,18 @@ impl Switch {
     /// Borrows the reply sink.
     pub(super) fn reply_sink(&mut self) -> ReplySink<'_> {
         let durable = self.journal.durable();
-        ReplySink { buffer: &mut self.reply_buffer, owing: &mut self.owing, durable }
+        ReplySink {
+            buffer: &mut self.reply_buffer,
+            pending_durable: &mut self.pending_durable,
+            durable,
+        }
     }
 
     /// Returns the bytes of all replies that wait for the disk.
-    pub(super) fn replies_owed(&self) -> usize {
-        let owing = self.owing.iter().filter_map(|conn| self.seats.look_at(*conn));
-        owing.map(|controller| controller.replies_bytes).sum()
+    pub(super) fn pending_reply_bytes(&self) -> usize {
+        let pending_durable =
+            self.pending_durable.iter().filter_map(|conn| self.connections.look_at(*conn));
+        pending_durable.map(|controller| controller.replies_bytes).sum()
     }
 
     /// Sends the answer to a command, or queues it.
@@ -153,20 +164,20 @@ impl Switch {
     /// Tells the waiting back ends that what was recorded between these marks is lost and undone.
     pub(super) fn lose(&mut self, net: &mut impl Net, from: Mark, upto: Mark) {
         let mut lost = 0;
-        for conn in &self.owing {
-            let Some(controller) = self.seats.controller(*conn) else { continue };
+        for conn in &self.pending_durable {
+            let Some(controller) = self.connections.controller(*conn) else { continue };
             let acts_in = controller.auth.and_then(|(ns, _)| self.hub.name(ns));
             let is_lost = |mark: Mark| from < mark && mark <= upto;
-            for (_, owed) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
-                let is_news = !matches!(owed, Owed::Refusal(_));
-                *owed = Owed::Lost;
+            for (_, pending) in controller.replies.iter_mut().filter(|(mark, _)| is_lost(*mark)) {
+                let is_news = !matches!(pending, PendingReply::Refusal(_));
+                *pending = PendingReply::Lost;
                 lost += u64::from(is_news);
                 if let Some(name) = acts_in.filter(|_| is_news) {
-                    self.concerned.note(name);
+                    self.refusal_tally.note(name);
                 }
             }
             controller.replies_bytes =
-                controller.replies.iter().map(|(_, owed)| owed.body().len()).sum();
+                controller.replies.iter().map(|(_, pending)| pending.body().len()).sum();
         }
         self.metrics.store_failures += lost;
         self.metrics.count_refused(command::STORE_FAILED.code, lost);
@@ -176,9 +187,9 @@ impl Switch {
     /// Removes a back end that has gone from all queues.
     pub(super) fn leave_lines(&mut self, conn: ConnId, controller: &Controller) {
         let is_another = |other: &ConnId| *other != conn;
-        self.owing.retain(is_another);
-        self.crowded.retain(is_another);
-        self.hungry.retain(is_another);
+        self.pending_durable.retain(is_another);
+        self.waiting_for_room.retain(is_another);
+        self.room_queue.retain(is_another);
         if let Some(ticket) = controller.waits {
             self.waiting.remove(&ticket);
         }
@@ -188,31 +199,31 @@ impl Switch {
     }
 
     /// Returns the mark that a reply showing this state waits for.
-    pub(super) fn mark_of(&self, ns: NsId, spot: Spot<'_>) -> Mark {
+    pub(super) fn mark_of(&self, ns: NsId, state_key: StateKeyRef<'_>) -> Mark {
         let number = self.hub.number(ns).unwrap_or_default();
-        self.journal.mark_of(KeyRef::State { ns: number, spot })
+        self.journal.mark_of(KeyRef::State { ns: number, state_key })
     }
 
     /// Makes a place when all connections are taken: of the back ends that are ended and wait only
     /// for the disk, the one that has waited longest is closed without its replies. Most of those
     /// have nobody left to read them. Returns whether there was one.
     pub(super) fn dismiss_ended(&mut self, net: &mut impl Net) -> bool {
-        // Saves a search of all of `owing` for each newcomer.
+        // Saves a search of all of `pending_durable` for each newcomer.
         if !self.may_be_ended {
             return false;
         }
-        let seats = &self.seats;
+        let connections = &self.connections;
         let may_go = |conn: &ConnId| {
-            let controller = seats.look_at(*conn);
-            controller.is_some_and(|it| it.is_ended && it.waits.is_none() && !it.is_spreading)
+            let controller = connections.look_at(*conn);
+            controller.is_some_and(|it| it.is_ended && it.waits.is_none() && !it.has_long_emit)
         };
-        let at = self.owing.iter().position(may_go);
+        let at = self.pending_durable.iter().position(may_go);
         self.may_be_ended = at.is_some();
         let Some(at) = at else { return false };
-        let conn = self.owing.remove(at);
-        if let Some(controller) = self.seats.controller(conn) {
+        let conn = self.pending_durable.remove(at);
+        if let Some(controller) = self.connections.controller(conn) {
             (controller.replies, controller.replies_bytes) = Default::default();
-            (controller.owes, controller.wants) = (None, None);
+            (controller.reply_room, controller.deferred) = (None, None);
             net.expel(conn, controller.fault.unwrap_or(CloseReason::Full));
         }
         true
@@ -221,34 +232,34 @@ impl Switch {
     /// Sends the replies that have become durable, within the budget of a turn.
     pub(super) fn release(&mut self, net: &mut impl Net) {
         let (durable, mut work) = (self.journal.durable(), 0);
-        let mut owing = std::mem::take(&mut self.owing).into_iter();
+        let mut pending_durable = std::mem::take(&mut self.pending_durable).into_iter();
         while work < self.limits.deliveries_per_turn
-            && let Some(conn) = owing.next()
+            && let Some(conn) = pending_durable.next()
         {
-            let Some(mut controller) = self.seats.take(conn) else { continue };
+            let Some(mut controller) = self.connections.take(conn) else { continue };
             while controller.replies.front().is_some_and(|(mark, _)| *mark <= durable) {
-                let Some((_, owed)) = controller.replies.pop_front() else { break };
-                controller.replies_bytes -= owed.body().len();
-                control::encode_into(&mut self.reply_buffer, owed.body());
+                let Some((_, pending)) = controller.replies.pop_front() else { break };
+                controller.replies_bytes -= pending.body().len();
+                control::encode_into(&mut self.reply_buffer, pending.body());
             }
             work += self.reply_buffer.len().div_ceil(WORK_BYTES);
             self.send_replies(net, conn);
             if controller.replies.is_empty() {
-                controller.owes = None;
+                controller.reply_room = None;
             }
             if !controller.replies.is_empty() || self.still_wants(net, conn, &controller) {
-                self.owing.push(conn);
+                self.pending_durable.push(conn);
                 self.may_be_ended |= controller.is_ended;
             }
             self.close_when_answered(net, conn, &mut controller);
-            self.seats.put_back(conn, controller);
+            self.connections.put_back(conn, controller);
         }
         // The rest follow in the next turn.
-        self.is_releasing = owing.len() > 0;
+        self.is_releasing = pending_durable.len() > 0;
         self.may_be_ended |= self.is_releasing;
-        let seen = std::mem::replace(&mut self.owing, owing.collect());
-        self.owing.extend(seen);
-        self.feed(net);
+        let seen = std::mem::replace(&mut self.pending_durable, pending_durable.collect());
+        self.pending_durable.extend(seen);
+        self.resume_waiting(net);
         self.readmit(net);
     }
 

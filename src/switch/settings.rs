@@ -75,11 +75,11 @@ impl Switch {
         impl Outbox for Recorded<'_> {
             fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
             fn close(&mut self, _: Route, _: CloseReason) {}
-            fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
-                self.0.changes(key, row);
+            fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+                self.0.before_change(key, row);
             }
-            fn changed(&mut self, undo: Undo) {
-                self.0.changed(undo);
+            fn after_change(&mut self, undo: Undo) {
+                self.0.after_change(undo);
             }
         }
         self.hub.declare(name, key, &mut Recorded(&mut *self.journal))
@@ -98,8 +98,8 @@ impl Switch {
         // Waiting connections may find room now, and nothing else may wake the loop for long.
         self.is_releasing = true;
         // A command that waits for the disk may be refused under the new limits: look at it again.
-        for conn in &self.crowded {
-            if let Some(controller) = self.seats.controller(*conn) {
+        for conn in &self.waiting_for_room {
+            if let Some(controller) = self.connections.controller(*conn) {
                 controller.waits_for_disk = false;
             }
         }
@@ -112,7 +112,7 @@ impl Switch {
         let Some(from) = self.count_from else { return };
         let slots = from..from + COUNTED_PER_TURN;
         for slot in slots.clone() {
-            let Some(conn) = self.seats.browser(slot) else {
+            let Some(conn) = self.connections.browser(slot) else {
                 self.count_from = None;
                 return;
             };

@@ -124,7 +124,7 @@ impl SharedStates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::Place;
+    use crate::hub::StateKey;
 
     /// Shares every state that is not empty.
     fn shared() -> SharedStates {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn key(channel: &str) -> Key {
-        Key::State { ns: 1, place: Place { channel: channel.into(), user: None } }
+        Key::State { ns: 1, state_key: StateKey { channel: channel.into(), user: None } }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::command::{Outline, Refused};
+use super::command::{MemberScanner, Refused};
 
 /// Bytes searched for invalid UTF-8 one by one, before the fast scan of all the rest.
 const NEAR_BYTES: usize = 64;
@@ -13,7 +13,7 @@ const INVALID_BYTES_MAX: usize = 3;
 const REPLACED_MAX: usize = 512 * 1024;
 
 /// Returns a body as text. Bytes that are not UTF-8 become U+FFFD, as in the original server. The
-/// outline of a large body is adjusted to the new positions: invalid bytes are in strings, or the
+/// scanner of a large body is adjusted to the new positions: invalid bytes are in strings, or the
 /// body is not JSON, whatever they become.
 ///
 /// # Errors
@@ -21,21 +21,21 @@ const REPLACED_MAX: usize = 512 * 1024;
 #[inline]
 pub(super) fn of_body<'a>(
     body: &'a [u8],
-    outline: Option<&mut Outline>,
+    scanner: Option<&mut MemberScanner>,
     body_max: usize,
 ) -> Result<Cow<'a, str>, Refused> {
     match str::from_utf8(body) {
         Ok(body) => Ok(Cow::Borrowed(body)),
-        Err(_) => made_text(body, outline, body_max).map(Cow::Owned),
+        Err(_) => made_text(body, scanner, body_max).map(Cow::Owned),
     }
 }
 
 fn made_text(
     body: &[u8],
-    outline: Option<&mut Outline>,
+    scanner: Option<&mut MemberScanner>,
     body_max: usize,
 ) -> Result<String, Refused> {
-    let places = outline.map(|outline| outline.places()).unwrap_or_default();
+    let places = scanner.map(|scanner| scanner.places()).unwrap_or_default();
     let (mut places, mut read, mut replaced) = (places.into_iter().peekable(), 0, 0);
     let mut text = String::with_capacity(body.len());
     while let Some(rest) = body.get(read..).filter(|rest| !rest.is_empty()) {
@@ -118,12 +118,12 @@ mod tests {
         ] {
             let body: Vec<u8> = body.bytes().map(|b| if b == b'?' { 0xFF } else { b }).collect();
             let lossy = String::from_utf8_lossy(&body).into_owned();
-            let mut outline = command::outline();
-            outline.read(&body);
-            let text = of_body(&body, Some(&mut outline), 1 << 20).unwrap();
+            let mut scanner = command::scanner();
+            scanner.read(&body);
+            let text = of_body(&body, Some(&mut scanner), 1 << 20).unwrap();
             assert_eq!(text, lossy);
             let whole = command::parse(&lossy, None, true, &limits);
-            assert_eq!(command::parse(&text, Some(&outline), true, &limits), whole);
+            assert_eq!(command::parse(&text, Some(&scanner), true, &limits), whole);
         }
     }
 }

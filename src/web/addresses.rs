@@ -1,4 +1,4 @@
-//! Counts the connections of each household (an IPv4 address or IPv6 /64), and refuses those over
+//! Counts the connections of each prefix (an IPv4 address or IPv6 /64), and refuses those over
 //! the limit. A direct connection is counted when accepted. One from a trusted proxy is counted for
 //! the client that the proxy names: in a PROXY header at the start, or in each request. Without a
 //! limit nothing is kept; when one is set, the kernel is asked for the addresses of existing
@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use hashbrown::HashMap;
 
 use super::{Web, answers};
-use crate::address::{Address, Household, Proxies};
+use crate::address::{Address, ClientPrefix, Proxies};
 use crate::codec::http::{Head, Response};
 use crate::codec::proxy;
 use crate::edge::{ConnId, Net};
@@ -26,9 +26,9 @@ const KEPT: usize = 64;
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     /// The proxy it comes from, which may name its client with each request.
-    proxy: Option<Household>,
-    /// The household it is counted for; `None` until a proxy has named it.
-    counted: Option<Household>,
+    proxy: Option<ClientPrefix>,
+    /// The prefix it is counted for; `None` until a proxy has named it.
+    counted: Option<ClientPrefix>,
 }
 
 /// Shrinks a table that has become much too large.
@@ -39,17 +39,17 @@ fn fit<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     }
 }
 
-/// All counted connections, and how many each household has.
+/// All counted connections, and how many each prefix has.
 #[derive(Debug)]
 pub(super) struct Addresses {
-    /// Connections per household; 0: no limit, and only connections with a PROXY header are kept.
+    /// Connections per prefix; 0: no limit, and only connections with a PROXY header are kept.
     max: usize,
     /// The highest limit that has been in force.
     most: usize,
     pub proxies: Proxies,
     /// Indexed by the slot of the connection.
     places: HashMap<u32, Place>,
-    counts: HashMap<Household, usize>,
+    counts: HashMap<ClientPrefix, usize>,
 }
 
 impl Addresses {
@@ -65,36 +65,36 @@ impl Addresses {
         self.most = if max == 0 { usize::MAX } else { self.most.max(max) };
     }
 
-    /// Counts a connection for that household; returns false if the household is at its limit.
-    fn count(&mut self, conn: ConnId, household: Household) -> bool {
+    /// Counts a connection for that prefix; returns false if the prefix is at its limit.
+    fn count(&mut self, conn: ConnId, prefix: ClientPrefix) -> bool {
         let place = self.places.get(&conn.slot).copied().unwrap_or_default();
-        if place.counted == Some(household) {
+        if place.counted == Some(prefix) {
             return true;
         }
         self.leave(conn);
-        let count = self.counts.get(&household).copied().unwrap_or_default();
+        let count = self.counts.get(&prefix).copied().unwrap_or_default();
         let is_in = self.max == 0 || count < self.max;
         if is_in {
-            self.add(conn, household, place);
+            self.add(conn, prefix, place);
         }
         is_in
     }
 
-    fn add(&mut self, conn: ConnId, household: Household, place: Place) {
-        *self.counts.entry(household).or_insert(0) += 1;
-        self.places.insert(conn.slot, Place { counted: Some(household), ..place });
+    fn add(&mut self, conn: ConnId, prefix: ClientPrefix, place: Place) {
+        *self.counts.entry(prefix).or_insert(0) += 1;
+        self.places.insert(conn.slot, Place { counted: Some(prefix), ..place });
     }
 
     /// Stops counting a connection.
     pub fn leave(&mut self, conn: ConnId) {
-        let Some(household) = self.places.remove(&conn.slot).and_then(|place| place.counted) else {
+        let Some(prefix) = self.places.remove(&conn.slot).and_then(|place| place.counted) else {
             return fit(&mut self.places);
         };
         fit(&mut self.places);
-        if let Some(count) = self.counts.get_mut(&household) {
+        if let Some(count) = self.counts.get_mut(&prefix) {
             *count -= 1;
             if *count == 0 {
-                self.counts.remove(&household);
+                self.counts.remove(&prefix);
                 fit(&mut self.counts);
             }
         }
@@ -107,8 +107,8 @@ impl Addresses {
             "somebody has left and counts"
         );
         let mut counts = HashMap::new();
-        for household in self.places.values().filter_map(|place| place.counted) {
-            *counts.entry(household).or_insert(0) += 1;
+        for prefix in self.places.values().filter_map(|place| place.counted) {
+            *counts.entry(prefix).or_insert(0) += 1;
         }
         assert_eq!(counts, self.counts);
         assert!(self.counts.values().all(|count| *count <= self.most));
@@ -149,7 +149,7 @@ impl<P> Web<P> {
     }
 
     /// A PROXY header has named the client's address; `None` if the proxy speaks for itself.
-    pub(super) fn introduced(
+    pub(super) fn note_proxy_header(
         &mut self,
         net: &mut impl Net,
         conn: ConnId,
@@ -175,7 +175,7 @@ impl<P> Web<P> {
     ) -> Result<(), CloseReason> {
         let Addresses { max, places, proxies, .. } = &mut self.addresses;
         let client = || proxy::forwarded_for(head, proxies).map(|ip| Address::from(ip).into());
-        let household = match places.get(&conn.slot) {
+        let prefix = match places.get(&conn.slot) {
             Some(Place { proxy: None, .. }) => return Ok(()),
             Some(Place { proxy: Some(proxy), .. }) => client().unwrap_or(*proxy),
             // Accepted when there was no limit: not counted until it names a client.
@@ -187,16 +187,16 @@ impl<P> Web<P> {
                 client
             }
         };
-        self.admit(net, conn, household)
+        self.admit(net, conn, prefix)
     }
 
     fn admit(
         &mut self,
         net: &mut impl Net,
         conn: ConnId,
-        household: Household,
+        prefix: ClientPrefix,
     ) -> Result<(), CloseReason> {
-        if self.addresses.count(conn, household) {
+        if self.addresses.count(conn, prefix) {
             return Ok(());
         }
         let response = Response::new(503).header("Retry-After", RETRY_AFTER_SECONDS);
@@ -216,7 +216,7 @@ mod tests {
         let mut addresses = Addresses::new(2);
         let crowd = 0..50_000;
         for slot in crowd.clone() {
-            assert!(addresses.count(ConnId::new(slot, 0), Household::V4(slot)));
+            assert!(addresses.count(ConnId::new(slot, 0), ClientPrefix::V4(slot)));
         }
         assert!(addresses.places.capacity() >= 50_000 && addresses.counts.capacity() >= 50_000);
         for slot in crowd.skip(10) {
@@ -226,7 +226,7 @@ mod tests {
         let room = [addresses.places.capacity(), addresses.counts.capacity()];
         assert!(room.iter().all(|room| *room <= 8 * KEPT), "{room:?}");
         // Those still connected are counted.
-        assert!(addresses.count(ConnId::new(10, 0), Household::V4(3)));
-        assert!(!addresses.count(ConnId::new(11, 0), Household::V4(3)));
+        assert!(addresses.count(ConnId::new(10, 0), ClientPrefix::V4(3)));
+        assert!(!addresses.count(ConnId::new(11, 0), ClientPrefix::V4(3)));
     }
 }

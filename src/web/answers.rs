@@ -130,7 +130,7 @@ pub(super) fn send(net: &mut impl Net, conn: ConnId, response: Response) {
 }
 
 /// Sends a SockJS frame as the answer to a poll: as a line, or as a call for `jsonp`.
-pub(super) fn send_polled(
+pub(super) fn send_http_session(
     net: &mut impl Net,
     conn: ConnId,
     response: Response,

@@ -13,7 +13,7 @@ pub struct Ways {
     /// SockJS over WebSocket.
     pub sockjs: usize,
     /// Sessions over HTTP, including those without a receiver.
-    pub polled: usize,
+    pub http: usize,
 }
 
 impl<P> Web<P> {
@@ -25,13 +25,13 @@ impl<P> Web<P> {
     /// The number of sessions of each kind.
     pub fn ways(&self) -> Ways {
         let (raw, sockjs) = (self.raw_sockets, self.sockjs_sockets);
-        Ways { raw, sockjs, polled: self.sessions.len() }
+        Ways { raw, sockjs, http: self.sessions.len() }
     }
 
     /// Which kinds of sessions there are.
     pub fn kinds(&self) -> Kinds {
-        let Ways { raw, sockjs, polled } = self.ways();
-        Kinds { raw: raw > 0, sockjs: sockjs > 0, polled: polled > 0 }
+        let Ways { raw, sockjs, http } = self.ways();
+        Kinds { raw: raw > 0, sockjs: sockjs > 0, http: http > 0 }
     }
 
     /// The memory of request bodies.
@@ -46,8 +46,8 @@ impl<P> Web<P> {
 
     /// The number of sessions over HTTP that have ended, by [`CloseReason`], including those whose
     /// client was not told.
-    pub fn parted(&self) -> &[u64; CloseReason::ALL.len()] {
-        &self.parted
+    pub fn http_sessions_closed(&self) -> &[u64; CloseReason::ALL.len()] {
+        &self.http_sessions_closed
     }
 
     /// The application's state of all live sessions.

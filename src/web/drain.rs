@@ -2,7 +2,7 @@
 //! decides which connection ends when.
 
 use super::answers;
-use super::polled::PolledId;
+use super::http_session::HttpSessionId;
 use super::{Application, Line, Parting, Web};
 use crate::codec::http::Response;
 use crate::edge::{ConnId, Net};
@@ -40,16 +40,17 @@ impl<P> Web<P> {
                 net.close(conn, CloseReason::GoingAway);
             }
             // The answer in flight goes out, and its session ends: it could not ask for more.
-            Line::Taking(_) => net.close(conn, CloseReason::GoingAway),
+            Line::AnswerInFlight(_) => net.close(conn, CloseReason::GoingAway),
             Line::Receiver(id) | Line::Sender(id, _) => {
                 let (id, is_receiver) = (*id, matches!(line, Line::Receiver(_)));
-                self.dismiss_polled(net, app, id, parting);
+                self.dismiss_session(net, app, id, parting);
                 if is_receiver
                     && app.is_short(net)
-                    && let Some(polled) = self.polled(id).filter(|polled| polled.owes_much())
+                    && let Some(http_session) =
+                        self.session(id).filter(|http_session| http_session.owes_much())
                 {
                     // No room for its output, and no time to wait: at least it is told of the end.
-                    polled.clear_inbox(net);
+                    http_session.clear_inbox(net);
                 }
                 self.serve(net, app, id);
                 net.close(conn, CloseReason::GoingAway);
@@ -65,8 +66,8 @@ impl<P> Web<P> {
         app: &mut A,
         count: usize,
     ) -> bool {
-        let alone = self.sessions.iter().filter(|(_, session)| !session.polled.has_receiver());
-        let ids: Vec<PolledId> = alone.map(|(id, _)| id).take(count).collect();
+        let alone = self.sessions.iter().filter(|(_, entry)| !entry.session.has_receiver());
+        let ids: Vec<HttpSessionId> = alone.map(|(id, _)| id).take(count).collect();
         for id in &ids {
             self.destroy(net, app, *id);
         }

@@ -7,7 +7,7 @@ use crate::address::{Address, Proxies};
 use crate::codec::http::{self, Head, Response};
 use crate::codec::sockjs;
 use crate::codec::ws::Bounds;
-use crate::edge::{ConnId, Door, Handler, Kept, Net};
+use crate::edge::{ConnId, Door, Handler, Net, QueueMemory};
 use crate::frame::{FRAME_COST_BYTES, Frame};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -136,8 +136,8 @@ impl Net for FakeNet {
         self.is_stuck
     }
 
-    fn kept(&self) -> Kept {
-        Kept { answers: self.answers, ..Kept::default() }
+    fn queue_memory(&self) -> QueueMemory {
+        QueueMemory { answers: self.answers, ..QueueMemory::default() }
     }
 
     fn queued(&self, conn: ConnId) -> usize {
@@ -160,7 +160,7 @@ impl Net for FakeNet {
         }
     }
 
-    fn keeps(&mut self, conn: ConnId, bytes: usize) {
+    fn note_input_bytes(&mut self, conn: ConnId, bytes: usize) {
         if let Some(peer) = self.open(conn) {
             peer.kept = bytes;
         }
@@ -458,7 +458,7 @@ mod tests {
             let publication = Publication::new("c", &data);
             let World { door, net } = &mut world;
             let ids: Vec<SessionId> =
-                door.web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).collect();
+                door.web.sessions.iter().map(|(id, _)| SessionId::of_http(id)).collect();
             for id in ids {
                 assert!(!door.web.publish(net, id, &publication));
             }
@@ -479,10 +479,10 @@ mod tests {
         let conn = world.connect(Address::Unix);
         world.give(conn, b"POST /socket/0/0/xhr_streaming HTTP/1.1\r\nHost: a\r\n\r\n");
         let World { door: Standalone { web, .. }, net } = &mut world;
-        let (id, session) = web.sessions.iter_mut().next().unwrap();
-        session.polled.took_ms = 10_000;
+        let (id, entry) = web.sessions.iter_mut().next().unwrap();
+        entry.session.took_ms = 10_000;
         (net.now, net.is_stuck) = (Millis(5000), true);
-        assert!(web.publish(net, SessionId::of_polled(id), &Publication::new("c", "1")));
+        assert!(web.publish(net, SessionId::of_http(id), &Publication::new("c", "1")));
         world.end();
     }
 
@@ -494,14 +494,14 @@ mod tests {
         world.door.app.is_short = true;
         let data = format!("\"{}\"", "x".repeat(10_000));
         let World { door: Standalone { web, app, .. }, net } = &mut world;
-        let id = web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).next().unwrap();
+        let id = web.sessions.iter().map(|(id, _)| SessionId::of_http(id)).next().unwrap();
         assert!(!web.publish(net, id, &Publication::new("c", &data)));
         web.settle(net, app);
-        assert!(web.is_hungry());
+        assert!(web.waits_for_room());
         web.dismiss(net, app, id, CloseReason::Disconnected.into());
         web.settle(net, app);
         // So many stale ids that the queue is cleaned up.
-        (0..10_000).for_each(|_| web.hungry.push(SessionId::NOWHERE));
+        (0..10_000).for_each(|_| web.room_queue.push(SessionId::NOWHERE));
         web.settle(net, app);
         app.is_short = false;
         web.settle(net, app);
@@ -520,7 +520,7 @@ mod tests {
             world.give(conn, b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n");
             let data = format!("\"{}\"", "x".repeat(10_000));
             let World { door: Standalone { web, .. }, net } = &mut world;
-            let id = web.sessions.iter().map(|(id, _)| SessionId::of_polled(id)).next().unwrap();
+            let id = web.sessions.iter().map(|(id, _)| SessionId::of_http(id)).next().unwrap();
             assert!(!web.publish(net, id, &Publication::new("c", &data)));
             // What fills the room is not this session's own output: that would be sent.
             (world.door.app.is_short, world.net.answers) = (true, usize::MAX);

@@ -1,14 +1,14 @@
 //! HTTP/1.1 on the web listener: one request at a time, head and body, each answered before the
 //! next is parsed (RFC 9112). Ambiguous input is refused and ends the connection.
 
-use super::polled::PolledId;
+use super::http_session::HttpSessionId;
 use super::uploads::Upload;
 use super::{Application, Line, Web};
 use super::{answers, origin};
 use crate::codec::http::{
     self, BodyReader, CONTINUE, Head, HeadBounds, HttpError, Response, Upgrade,
 };
-use crate::codec::proxy::{self, Introduction};
+use crate::codec::proxy::{self, ProxyHeader};
 use crate::codec::sockjs::{self, Route, Transport};
 use crate::codec::ws;
 use crate::edge::{ConnId, Net};
@@ -115,7 +115,7 @@ impl<P> Web<P> {
                 continue;
             }
             if http.may_introduce {
-                match self.introduction(net, conn, rest)? {
+                match self.proxy_header(net, conn, rest)? {
                     Some(length) => used += length,
                     None => return Ok(used),
                 }
@@ -168,28 +168,28 @@ impl<P> Web<P> {
 
     /// Handles the PROXY header at the start of a connection from a trusted proxy. Returns its
     /// length, 0 if there is none, or `None` if it is incomplete.
-    fn introduction(
+    fn proxy_header(
         &mut self,
         net: &mut impl Net,
         conn: ConnId,
         input: &[u8],
     ) -> Result<Option<usize>, CloseReason> {
         let Line::Http(http) = &mut self.lines[conn.index()] else { return Ok(None) };
-        match proxy::introduction(input, self.limits.http_head_bytes) {
-            Introduction::None => {
+        match proxy::parse(input, self.limits.http_head_bytes) {
+            ProxyHeader::None => {
                 *http = Http::new(false);
                 Ok(Some(0))
             }
-            Introduction::Incomplete => {
+            ProxyHeader::Incomplete => {
                 http.scanned = input.len() as u32;
                 Ok(None)
             }
-            Introduction::Whole { length, source } => {
+            ProxyHeader::Whole { length, source } => {
                 *http = Http::new(false);
-                self.introduced(net, conn, source)?;
+                self.note_proxy_header(net, conn, source)?;
                 Ok(Some(length))
             }
-            Introduction::Malformed => Err(refuse(net, conn, HttpError::Malformed)),
+            ProxyHeader::Malformed => Err(refuse(net, conn, HttpError::Malformed)),
         }
     }
 
@@ -317,17 +317,17 @@ impl<P> Web<P> {
     }
 
     /// Removes a sender from those that the session must answer.
-    pub(super) fn forget_sender(&mut self, id: PolledId, conn: ConnId) {
-        if let Some(polled) = self.polled(id) {
-            polled.senders.retain(|sender| *sender != conn);
+    pub(super) fn forget_sender(&mut self, id: HttpSessionId, conn: ConnId) {
+        if let Some(http_session) = self.session(id) {
+            http_session.senders.retain(|sender| *sender != conn);
         }
     }
 
     /// Sends a sender its answer; the connection goes on.
-    pub(super) fn release_sender(&mut self, net: &mut impl Net, conn: ConnId, id: PolledId) {
+    pub(super) fn release_sender(&mut self, net: &mut impl Net, conn: ConnId, id: HttpSessionId) {
         let Line::Sender(of, reply) = std::mem::take(&mut self.lines[conn.index()]) else { return };
         debug_assert_eq!(of, id);
-        net.keeps(conn, 0);
+        net.note_input_bytes(conn, 0);
         net.send(conn, reply.frame);
         self.release(net, conn, reply.closes.then_some(CloseReason::Answered), 0);
     }

@@ -9,19 +9,22 @@ impl<P> Web<P> {
     /// # Panics
     /// If one is broken.
     pub fn check_invariants(&self) {
-        for (id, Session { peer, polled }) in self.sessions.iter() {
-            assert_eq!(self.names.get(&polled.key), Some(&id));
-            polled.check_invariants(peer.is_some());
-            if let Some(conn) = polled.receiver_conn() {
+        for (id, Session { peer, session }) in self.sessions.iter() {
+            assert_eq!(self.names.get(&session.key), Some(&id));
+            session.check_invariants(peer.is_some());
+            if let Some(conn) = session.receiver_conn() {
                 let line = &self.lines[conn.index()];
                 assert!(matches!(line, Line::Receiver(of) if *of == id), "not its receiver's");
             }
-            if let Some(conn) = polled.taking {
+            if let Some(conn) = session.in_flight {
                 let line = &self.lines[conn.index()];
-                assert!(matches!(line, Line::Taking(of) if of.id == Some(id)), "not what it takes");
+                assert!(
+                    matches!(line, Line::AnswerInFlight(of) if of.id == Some(id)),
+                    "not what it takes"
+                );
             }
-            assert!(polled.has_timer() || self.dirty.contains(&id), "never looked at");
-            for sender in &polled.senders {
+            assert!(session.has_timer() || self.dirty.contains(&id), "never looked at");
+            for sender in &session.senders {
                 let line = &self.lines[sender.index()];
                 assert!(matches!(line, Line::Sender(of, _) if *of == id), "not its sender's");
             }
@@ -30,7 +33,7 @@ impl<P> Web<P> {
         let (mut raw, mut sockjs) = (0, 0);
         for line in &self.lines {
             match line {
-                Line::None | Line::Http(_) | Line::Taking(_) => {}
+                Line::None | Line::Http(_) | Line::AnswerInFlight(_) => {}
                 Line::Receiver(id) | Line::Sender(id, _) => {
                     assert!(self.sessions.contains(*id), "{id:?} is gone");
                 }
@@ -47,12 +50,12 @@ impl<P> Web<P> {
         let is_much = self.lines.capacity() > room && !self.is_shrinking;
         assert!(!is_much, "memory of those who have gone");
         self.wheel.check_invariants();
-        self.check_strangers();
+        self.check_unauthenticated();
         let bodies = self.lines.iter().map(|line| match line {
             Line::Http(http) => http.upload.as_ref().map_or(0, |upload| upload.bytes()),
             _ => 0,
         });
-        let pending = self.sessions.iter().map(|(_, session)| session.polled.pending_bytes());
+        let pending = self.sessions.iter().map(|(_, entry)| entry.session.pending_bytes());
         assert_eq!(bodies.chain(pending).sum::<usize>(), self.bodies.bytes);
         let is_open = |slot: usize| !matches!(self.lines.get(slot), None | Some(Line::None));
         self.addresses.check_invariants(is_open);
@@ -64,7 +67,7 @@ impl<P> Web<P> {
     /// If anything is kept.
     pub fn check_drained(&self) {
         assert!(self.lines.is_empty() && self.lines.capacity() < LINES_KEPT, "lines are kept");
-        assert_eq!(self.sessions() + self.strangers(), 0, "sessions that are counted");
+        assert_eq!(self.sessions() + self.unauthenticated(), 0, "sessions that are counted");
         let kept = [self.sessions.len(), self.names.len(), self.wheel.len(), self.dirty.len()];
         assert_eq!(kept, [0; 4], "sessions, their names, their deadlines, and those that changed");
         self.check_nobody_waits();

@@ -9,30 +9,31 @@
 //! One file per role: `http` parses and routes requests, `answers` answers those that need no
 //! session, `service` says what is served where, `addresses` counts connections per client address,
 //! `origin` checks the sites whose pages may connect, `pace` limits message rates, `publish`
-//! delivers publications, `hungry` queues sessions while memory for answers is short, `polled` is a
-//! session over HTTP, `transports` its life cycle, `taking` its answers that are slow to leave,
-//! `socket` serves WebSockets, `drain` ends all connections when the server stops.
+//! delivers publications, `room_queue` queues sessions while memory for answers is short,
+//! `http_session` is a session over HTTP, `transports` its life cycle, `answer_in_flight` its
+//! answers that are slow to leave, `socket` serves WebSockets, `drain` ends all connections when
+//! the server stops.
 
 mod addresses;
+mod answer_in_flight;
 mod answers;
 mod census;
 mod drain;
 mod fuzz;
 mod http;
-mod hungry;
+mod http_session;
 mod invariants;
 mod origin;
 mod outlet;
 mod pace;
-mod polled;
 mod publish;
+mod room_queue;
 mod service;
 mod session;
 mod socket;
 mod standalone;
-mod strangers;
-mod taking;
 mod transports;
+mod unauthenticated;
 mod uploads;
 
 use std::borrow::Cow;
@@ -51,15 +52,15 @@ use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
 use addresses::Addresses;
+use answer_in_flight::AnswerInFlight;
 use answers::Pages;
 use http::{Http, SenderReply};
-use hungry::Hungry;
+use http_session::{HttpSession, HttpSessionId, HttpSessionKind};
 use pace::Pace;
-use polled::{Polled, PolledId, PolledKind};
+use room_queue::RoomQueue;
 use session::Link;
 use socket::Socket;
-use strangers::Strangers;
-use taking::Taking;
+use unauthenticated::Unauthenticated;
 
 pub use census::Ways;
 #[doc(hidden)]
@@ -163,7 +164,7 @@ pub trait Application {
 
     /// Whether the session has authenticated. Before that its limits are lower: for what it sends,
     /// and for what may wait for it.
-    fn is_known(&self, _peer: &Self::Peer) -> bool {
+    fn is_authenticated(&self, _peer: &Self::Peer) -> bool {
         true
     }
 
@@ -205,11 +206,11 @@ enum Line<P> {
     /// Between requests or inside one. Next: any.
     Http(Http),
     /// A request waits for output of a session. Next: `Http`.
-    Receiver(PolledId),
+    Receiver(HttpSessionId),
     /// An answer is complete but has not all been sent. Next: `Http`.
-    Taking(Box<Taking>),
+    AnswerInFlight(Box<AnswerInFlight>),
     /// A request that sent messages waits until its session has handled them all. Next: `Http`.
-    Sender(PolledId, Box<SenderReply>),
+    Sender(HttpSessionId, Box<SenderReply>),
     /// A WebSocket, which is a session. Next: `None`.
     Socket(Socket<P>),
 }
@@ -219,7 +220,7 @@ enum Line<P> {
 struct Session<P> {
     /// The application's state; `None` once it has been told of the end.
     peer: Option<P>,
-    polled: Box<Polled>,
+    session: Box<HttpSession>,
 }
 
 /// Identifies a session over HTTP: its service, and the name chosen by the client.
@@ -244,24 +245,24 @@ pub struct Web<P> {
     /// How often a browser was not read because it sent too fast.
     held: u64,
     /// Sessions over HTTP that have ended, by [`CloseReason`].
-    parted: [u64; CloseReason::ALL.len()],
+    http_sessions_closed: [u64; CloseReason::ALL.len()],
     services: Vec<Service>,
     pages: Vec<Pages>,
     /// Indexed by the slot of the connection.
     lines: Vec<Line<P>>,
     /// Sessions over HTTP, and their ids by key.
-    sessions: Arena<Session<P>, PolledKind>,
-    names: HashMap<Key, PolledId>,
+    sessions: Arena<Session<P>, HttpSessionKind>,
+    names: HashMap<Key, HttpSessionId>,
     /// Memory of arriving request bodies, and of messages in them that wait.
     bodies: Bodies,
     /// Sessions that have not authenticated.
-    strangers: Strangers,
+    unauthenticated: Unauthenticated,
     /// Timers of sessions over HTTP.
-    wheel: Wheel<PolledId>,
+    wheel: Wheel<HttpSessionId>,
     /// Sessions that wait for room for an answer.
-    hungry: Hungry,
+    room_queue: RoomQueue,
     /// Sessions over HTTP that have changed and wait to be served.
-    dirty: VecDeque<PolledId>,
+    dirty: VecDeque<HttpSessionId>,
     /// Bytes of messages given to receivers in this turn.
     given: usize,
     /// More memory can be given back.
@@ -281,15 +282,15 @@ impl<P> Web<P> {
             addresses: Addresses::new(limits.connections_per_address),
             pace: Pace::new(&limits),
             held: 0,
-            parted: [0; CloseReason::ALL.len()],
+            http_sessions_closed: [0; CloseReason::ALL.len()],
             services,
             lines: Vec::new(),
             sessions: Arena::default(),
             names: HashMap::new(),
             bodies: Bodies::default(),
-            strangers: Strangers::new(limits.sessions_unauthenticated),
+            unauthenticated: Unauthenticated::new(limits.sessions_unauthenticated),
             wheel: Wheel::new(now.mono.0),
-            hungry: Hungry::default(),
+            room_queue: RoomQueue::default(),
             dirty: VecDeque::new(),
             given: 0,
             is_shrinking: false,
@@ -307,7 +308,7 @@ impl<P> Web<P> {
         self.pages = services.iter().map(Pages::new).collect();
         self.pace.change(&limits, now.mono);
         self.addresses.set_max(limits.connections_per_address);
-        self.strangers.set_max(limits.sessions_unauthenticated);
+        self.unauthenticated.set_max(limits.sessions_unauthenticated);
         (self.services, self.limits) = (services, limits);
     }
 
@@ -359,7 +360,7 @@ impl<P> Web<P> {
             Line::Socket(_) => Ok(self.socket_received(net, app, conn, input)),
             // The next request waits for the answer to this one. The connection is still read while
             // little input waits, to notice the end of the stream.
-            Line::Receiver(_) | Line::Taking(_) | Line::Sender(..) => {
+            Line::Receiver(_) | Line::AnswerInFlight(_) | Line::Sender(..) => {
                 if input.len() >= self.limits.http_head_bytes {
                     net.pause(conn);
                 }
@@ -390,7 +391,7 @@ impl<P> Web<P> {
         app: &mut A,
         conn: ConnId,
     ) {
-        self.hungry.has_gone(conn);
+        self.room_queue.has_gone(conn);
         match &self.lines[conn.index()] {
             Line::None => {}
             Line::Http(_) => net.resume(conn),
@@ -398,7 +399,7 @@ impl<P> Web<P> {
                 let id = *id;
                 self.receiver_drained(net, id);
             }
-            Line::Taking(_) => self.taken(net, conn),
+            Line::AnswerInFlight(_) => self.taken(net, conn),
             Line::Sender(..) => {}
             Line::Socket(_) => self.socket_drained(net, app, conn),
         }
@@ -421,7 +422,7 @@ impl<P> Web<P> {
                 let reason = http.time_out(net, conn);
                 net.close(conn, reason);
             }
-            Line::Taking(taking) => taking.timed_out(net, conn, &self.limits),
+            Line::AnswerInFlight(answer) => answer.timed_out(net, conn, &self.limits),
             Line::Socket(_) => self.socket_timed_out(net, app, conn),
             Line::Sender(id, _) => {
                 let id = *id;
@@ -440,18 +441,20 @@ impl<P> Web<P> {
         app: &mut A,
         conn: ConnId,
     ) {
-        self.hungry.has_gone(conn);
+        self.room_queue.has_gone(conn);
         self.addresses.leave(conn);
-        self.strangers.forget_maker(conn);
+        self.unauthenticated.forget_maker(conn);
         self.take_upload(conn);
         match std::mem::take(&mut self.lines[conn.index()]) {
             Line::None | Line::Http(_) => {}
             Line::Sender(id, _) => self.forget_sender(id, conn),
             // Output on its way to it is lost, so its session ends.
             Line::Receiver(id) => self.destroy(net, app, id),
-            Line::Taking(taking) => {
-                if let Some(id) = taking.id
-                    && self.polled(id).is_some_and(|polled| polled.taking == Some(conn))
+            Line::AnswerInFlight(answer) => {
+                if let Some(id) = answer.id
+                    && self
+                        .session(id)
+                        .is_some_and(|http_session| http_session.in_flight == Some(conn))
                 {
                     self.destroy(net, app, id);
                 }
@@ -477,7 +480,7 @@ impl<P> Web<P> {
 
     /// When the next turn is needed at the latest.
     pub fn due(&self) -> Option<Millis> {
-        let is_busy = !self.dirty.is_empty() || self.is_shrinking || self.hungry.is_due;
+        let is_busy = !self.dirty.is_empty() || self.is_shrinking || self.room_queue.is_due;
         if is_busy { Some(Millis(0)) } else { self.wheel.next_at().map(Millis) }
     }
 
@@ -488,13 +491,13 @@ impl<P> Web<P> {
         self.wheel.advance(net.now().mono.0);
         for _ in 0..SESSIONS_PER_TURN {
             let Some((_, id)) = self.wheel.pop_expired() else { return };
-            self.polled_timed_out(net, app, id);
+            self.session_timed_out(net, app, id);
         }
     }
 
     /// Runs once a turn, after its input: answers polls and resumes sessions that waited.
     pub fn settle<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
-        self.feed(net, app);
+        self.resume_waiting(net, app);
         for served in 0..SESSIONS_PER_TURN {
             if served > 0 && self.given >= GIVEN_PER_TURN {
                 return;
@@ -511,11 +514,11 @@ impl<P> Web<P> {
     pub fn message_bytes<A: Application<Peer = P>>(&self, app: &A, conn: ConnId) -> usize {
         let peer = match self.lines.get(conn.index()) {
             Some(Line::Socket(socket)) => socket.peer.as_ref(),
-            Some(Line::Receiver(id) | Line::Sender(id, _)) => self.peer(SessionId::of_polled(*id)),
+            Some(Line::Receiver(id) | Line::Sender(id, _)) => self.peer(SessionId::of_http(*id)),
             _ => None,
         };
-        let stranger = self.limits.message_unauthenticated_bytes;
-        peer.map_or(stranger, |peer| app.bounds(peer).message_bytes)
+        let unauthenticated = self.limits.message_unauthenticated_bytes;
+        peer.map_or(unauthenticated, |peer| app.bounds(peer).message_bytes)
     }
 
     /// Ends a session: the browser is told why, and receives nothing more.
@@ -528,7 +531,7 @@ impl<P> Web<P> {
     ) {
         match id.link() {
             Link::Socket(conn, _) => self.dismiss_socket(net, app, conn, parting),
-            Link::Polled(id) => self.dismiss_polled(net, app, id, parting),
+            Link::Http(id) => self.dismiss_session(net, app, id, parting),
         }
     }
 
@@ -536,7 +539,7 @@ impl<P> Web<P> {
     fn peer(&self, id: SessionId) -> Option<&P> {
         match id.link() {
             Link::Socket(conn, _) => self.socket(conn)?.peer.as_ref(),
-            Link::Polled(id) => self.sessions.get(id)?.peer.as_ref(),
+            Link::Http(id) => self.sessions.get(id)?.peer.as_ref(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What an application uses to write to a session while that session is being served.
 
 use super::SessionId;
-use super::polled::Polled;
+use super::http_session::HttpSession;
 use crate::codec::ws;
 use crate::edge::{ConnId, Net};
 use crate::frame::Frame;
@@ -12,7 +12,7 @@ use crate::time::Now;
 #[derive(Debug)]
 pub(super) enum Way<'a> {
     Socket(ConnId, Form),
-    Polled(&'a mut Polled),
+    Http(&'a mut HttpSession),
 }
 
 /// Writes to one session. Its output was asked for, so it is never a reason to end the session.
@@ -59,7 +59,7 @@ impl<'a, N: Net> Outlet<'a, N> {
     pub fn form(&self) -> Form {
         match &self.way {
             Way::Socket(_, form) => *form,
-            Way::Polled(polled) => polled.form(),
+            Way::Http(http_session) => http_session.form(),
         }
     }
 
@@ -78,7 +78,7 @@ impl<'a, N: Net> Outlet<'a, N> {
     fn send_as(&mut self, frame: impl FnOnce(Form) -> Frame) {
         match &mut self.way {
             Way::Socket(conn, form) => self.net.send(*conn, frame(*form)),
-            Way::Polled(polled) => polled.send(self.net, frame),
+            Way::Http(http_session) => http_session.send(self.net, frame),
         }
     }
 }

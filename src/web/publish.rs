@@ -1,6 +1,6 @@
 //! Delivers publications to browsers, and ends those that do not take them.
 
-use super::polled::PolledId;
+use super::http_session::HttpSessionId;
 use super::session::Link;
 use super::{Application, GIVEN_PER_TURN, Line, Session, SessionId, Web};
 use crate::edge::{ConnId, Net};
@@ -20,31 +20,31 @@ impl<P> Web<P> {
         match id.link() {
             // The `Net` recognizes a stale connection id.
             Link::Socket(conn, form) => net.publish(conn, publication.frame(form).clone()),
-            Link::Polled(id) => self.publish_polled(net, id, publication),
+            Link::Http(id) => self.publish_session(net, id, publication),
         }
     }
 
-    fn publish_polled(
+    fn publish_session(
         &mut self,
         net: &mut impl Net,
-        id: PolledId,
+        id: HttpSessionId,
         publication: &Publication<'_>,
     ) -> bool {
         let max = self.limits.backlog_bytes;
-        let Some(polled) = self.polled(id) else { return false };
-        let is_too_much = polled.publish(net, publication, max);
+        let Some(session) = self.session(id) else { return false };
+        let is_too_much = session.publish(net, publication, max);
         // On a streaming answer the `Net` has decided, and queues nothing more.
-        let is_lost = is_too_much && (polled.has_receiver() || self.is_lost(net, id));
-        let Some(Session { polled, .. }) = self.sessions.get_mut(id) else { return false };
+        let is_lost = is_too_much && (session.has_receiver() || self.is_lost(net, id));
+        let Some(Session { session, .. }) = self.sessions.get_mut(id) else { return false };
         if is_lost {
-            polled.give_up();
+            session.give_up();
         }
-        if polled.is_answer_due() && polled.mark_dirty() {
+        if session.is_answer_due() && session.mark_dirty() {
             self.dirty.push_back(id);
         }
         let has_room =
-            self.given < GIVEN_PER_TURN && net.kept().answers <= self.limits.answers_bytes;
-        if polled.inbox_bytes() > max && has_room {
+            self.given < GIVEN_PER_TURN && net.queue_memory().answers <= self.limits.answers_bytes;
+        if session.inbox_bytes() > max && has_room {
             // Offered at once, as to a socket, if there is room for its answer. Publications that
             // follow find no receiver.
             self.give(net, id);
@@ -63,12 +63,12 @@ impl<P> Web<P> {
         match &self.lines[conn.index()] {
             Line::Receiver(id) => {
                 let id = *id;
-                self.dismiss_polled(net, app, id, reason.into());
+                self.dismiss_session(net, app, id, reason.into());
             }
             Line::Socket(_) => self.dismiss_socket(net, app, conn, reason.into()),
             // The output left there is of a session that goes on elsewhere. It is cut short, so
             // that the client does not take it for complete.
-            Line::Http(_) | Line::Taking(_) | Line::Sender(..) => {
+            Line::Http(_) | Line::AnswerInFlight(_) | Line::Sender(..) => {
                 net.drop_all(conn);
                 net.close(conn, reason);
             }
@@ -79,8 +79,8 @@ impl<P> Web<P> {
     /// The session over HTTP with the most publications waiting, and their bytes. Scans all.
     pub fn largest(&self) -> Option<(SessionId, usize)> {
         let inboxes =
-            self.sessions.iter().map(|(id, Session { polled, .. })| (id, polled.published()));
+            self.sessions.iter().map(|(id, Session { session, .. })| (id, session.published()));
         let largest = inboxes.max_by_key(|(id, bytes)| (*bytes, std::cmp::Reverse(id.slot)));
-        largest.map(|(id, bytes)| (SessionId::of_polled(id), bytes))
+        largest.map(|(id, bytes)| (SessionId::of_http(id), bytes))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::polled::PolledId;
+use super::http_session::HttpSessionId;
 use crate::edge::ConnId;
 use crate::publication::Form;
 
@@ -31,7 +31,7 @@ pub(super) enum Link {
     /// Over a WebSocket, raw or in SockJS framing.
     Socket(ConnId, Form),
     /// Over HTTP requests.
-    Polled(PolledId),
+    Http(HttpSessionId),
 }
 
 impl SessionId {
@@ -46,7 +46,7 @@ impl SessionId {
     }
 
     /// The id of a session over HTTP.
-    pub(super) fn of_polled(id: PolledId) -> SessionId {
+    pub(super) fn of_http(id: HttpSessionId) -> SessionId {
         SessionId::new(POLLED, id.slot, id.generation)
     }
 
@@ -62,7 +62,7 @@ impl SessionId {
         match self.place >> SLOT_BITS {
             RAW => Link::Socket(ConnId::new(slot, self.generation), Form::Raw),
             SOCKJS => Link::Socket(ConnId::new(slot, self.generation), Form::SockJs),
-            _ => Link::Polled(PolledId::new(slot, self.generation)),
+            _ => Link::Http(HttpSessionId::new(slot, self.generation)),
         }
     }
 }
@@ -86,8 +86,8 @@ mod tests {
             for form in [Form::Raw, Form::SockJs] {
                 assert_eq!(SessionId::of_socket(conn, form).link(), Link::Socket(conn, form));
             }
-            let id = PolledId::new(slot, generation);
-            assert_eq!(SessionId::of_polled(id).link(), Link::Polled(id));
+            let id = HttpSessionId::new(slot, generation);
+            assert_eq!(SessionId::of_http(id).link(), Link::Http(id));
         }
     }
 

@@ -2,16 +2,16 @@
 //! application strictly one after another, sends heartbeats, and closes. A [`Socket`] is the whole
 //! state of one, kept small: what only some need for a while is boxed.
 
-mod ahead;
 mod beat;
-mod said;
+mod deferred_messages;
+mod read_ahead;
 
 use std::mem;
 
-use super::hungry::Hungry;
 use super::outlet::Way;
 use super::pace::{Bucket, Pace};
-use super::strangers::{Strangers, pause_bytes};
+use super::room_queue::RoomQueue;
+use super::unauthenticated::{Unauthenticated, pause_bytes};
 use super::{Application, Line, Message, Outlet, Parting, SessionId, Web};
 use crate::codec::sockjs;
 use crate::codec::ws::{self, Event, Side, WsError};
@@ -20,7 +20,7 @@ use crate::limits::Limits;
 use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::time::Millis;
-use said::Said;
+use deferred_messages::DeferredMessages;
 
 /// Why a connection is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) enum Held {
     Answers,
     /// Until its token bucket has tokens again.
     Pace,
-    /// Until there is room for the answer to its message: it is queued in [`Hungry`].
+    /// Until there is room for the answer to its message: it is queued in [`RoomQueue`].
     Room,
 }
 
@@ -63,11 +63,11 @@ pub(super) struct Socket<P> {
 pub(super) struct Unheard {
     /// Messages that wait for room, or for answers to be sent: the rest of a SockJS frame, a raw
     /// message, and what has been read ahead.
-    said: Said,
+    deferred: DeferredMessages,
     /// Bytes that may still be read ahead in search of a renewal, because the session has expired;
     /// `None` if it has not. At most the length of one WebSocket message, less the more messages
     /// already wait.
-    ahead: Option<usize>,
+    read_ahead: Option<usize>,
     /// Output bytes that the kernel had taken at the last beat.
     taken_at_beat: Option<u32>,
 }
@@ -80,15 +80,15 @@ struct Around<'a, N, A> {
     conn: ConnId,
     limits: &'a Limits,
     pace: &'a Pace,
-    strangers: &'a mut Strangers,
-    hungry: &'a mut Hungry,
+    unauthenticated: &'a mut Unauthenticated,
+    room_queue: &'a mut RoomQueue,
     /// How often a browser was not read because it sent too fast.
     held_count: &'a mut u64,
 }
 
 impl Unheard {
     fn is_empty(&self) -> bool {
-        self.said.bytes() == 0 && self.ahead.is_none() && self.taken_at_beat.is_none()
+        self.deferred.bytes() == 0 && self.read_ahead.is_none() && self.taken_at_beat.is_none()
     }
 }
 
@@ -120,14 +120,15 @@ impl<P> Socket<P> {
         assert!(is_held || self.awaits_answer || self.unheard.is_none(), "memory for nothing");
         assert!(!is_held || !self.awaits_answer, "an answer is awaited that is not heard");
         let is_behind = matches!(self.held, Held::Answers | Held::Room);
-        let waits = |unheard: &Unheard| unheard.said.bytes() > 0 || unheard.ahead.is_some();
+        let waits =
+            |unheard: &Unheard| unheard.deferred.bytes() > 0 || unheard.read_ahead.is_some();
         let waits = self.unheard.as_deref().is_some_and(waits);
         assert!(is_behind || !waits, "something waits behind nothing");
     }
 
     /// Memory for its input, in bytes: an incomplete message, and messages that wait.
     fn kept_bytes(&self) -> usize {
-        let unheard = self.unheard.as_ref().map_or(0, |unheard| unheard.said.kept_bytes());
+        let unheard = self.unheard.as_ref().map_or(0, |unheard| unheard.deferred.kept_bytes());
         self.reader.kept_bytes() + unheard
     }
 
@@ -197,7 +198,7 @@ impl<P> Socket<P> {
         // Freed now and not with the next input, which may never come.
         reader.forget_given();
         self.reader = reader;
-        if used.is_ok() && self.ahead().is_some() {
+        if used.is_ok() && self.read_ahead().is_some() {
             self.renew(around)?;
         }
         used
@@ -226,7 +227,7 @@ impl<P> Socket<P> {
             self.bucket.take(around.pace, now, step.frames);
             self.has_read(if step.event.is_none() { most } else { step.consumed });
             match step.event {
-                None if self.ahead() == Some(0) => {}
+                None if self.read_ahead() == Some(0) => {}
                 None => return Ok(used),
                 Some(Event::Text(text)) => self.text(around, text)?,
                 Some(Event::Binary(bytes)) => self.binary(around, bytes)?,
@@ -250,7 +251,7 @@ impl<P> Socket<P> {
     ) -> Option<usize> {
         let is_spent = self.bucket.is_spent(around.pace, around.net.now().mono);
         let is_full = self.peer.as_ref().is_some_and(|peer| around.is_full(peer));
-        match self.ahead() {
+        match self.read_ahead() {
             Some(left) if left > 0 && !is_spent => return Some(left.min(there)),
             Some(_) => around.net.pause(around.conn),
             None if self.held != Held::No => {}
@@ -286,7 +287,7 @@ impl<P> Socket<P> {
         }
         self.held = Held::Room;
         around.net.put_off(around.conn, true);
-        around.hungry.push(SessionId::of_socket(around.conn, self.form()));
+        around.room_queue.push(SessionId::of_socket(around.conn, self.form()));
         true
     }
 
@@ -299,12 +300,13 @@ impl<P> Socket<P> {
         let form = self.form();
         let Some(peer) = &mut self.peer else { return Ok(()) };
         let now = around.net.now();
-        let (was_known, before) = (around.app.is_known(peer), around.app.deadline(peer, now));
+        let (was_authenticated, before) =
+            (around.app.is_authenticated(peer), around.app.deadline(peer, now));
         let id = SessionId::of_socket(around.conn, form);
         let mut outlet = Outlet::new(around.net, id, Way::Socket(around.conn, form));
         let heard = around.app.message(&mut outlet, peer, message);
         let is_rescheduled = outlet.is_rescheduled;
-        around.strangers.note(was_known, around.app.is_known(peer));
+        around.unauthenticated.note(was_authenticated, around.app.is_authenticated(peer));
         let after = around.app.deadline(peer, now);
         heard?;
         // Only an earlier deadline is set at once. A later one is set when the current one passes:
@@ -341,7 +343,7 @@ impl<P> Socket<P> {
         message: &str,
     ) -> Result<(), Parting> {
         if self.held != Held::No || self.puts_off(around, message) {
-            self.unheard.get_or_insert_default().said.push(message);
+            self.unheard.get_or_insert_default().deferred.push(message);
             return Ok(());
         }
         self.tell(around, Message::Text(message))?;
@@ -367,7 +369,7 @@ impl<P> Socket<P> {
     }
 
     /// There is room for the answer to its message.
-    fn fed<A: Application<Peer = P>>(
+    fn resumed<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
     ) -> Result<(), Parting> {
@@ -412,7 +414,7 @@ impl<P> Socket<P> {
         }
         self.held = Held::No;
         let unheard = self.unheard.take().unwrap_or_default();
-        let mut messages = unheard.said.iter();
+        let mut messages = unheard.deferred.iter();
         while self.held == Held::No
             && let Some(message) = messages.next()
         {
@@ -420,7 +422,7 @@ impl<P> Socket<P> {
         }
         match self.held {
             Held::No => around.net.resume(around.conn),
-            _ => self.unheard.get_or_insert_default().said.append(messages),
+            _ => self.unheard.get_or_insert_default().deferred.append(messages),
         }
         Ok(())
     }
@@ -429,7 +431,7 @@ impl<P> Socket<P> {
 impl<N: Net, A: Application> Around<'_, N, A> {
     /// Whether so much output waits for the socket that it is not read.
     fn is_full(&self, peer: &A::Peer) -> bool {
-        let most = pause_bytes(self.limits, self.app.is_known(peer));
+        let most = pause_bytes(self.limits, self.app.is_authenticated(peer));
         self.net.queued(self.conn) >= most
     }
 }
@@ -490,15 +492,15 @@ impl<P> Web<P> {
             conn,
             limits: &self.limits,
             pace: &self.pace,
-            strangers: &mut self.strangers,
-            hungry: &mut self.hungry,
+            unauthenticated: &mut self.unauthenticated,
+            room_queue: &mut self.room_queue,
             held_count: &mut self.held,
         };
         let before = socket.kept_bytes();
         let served = serve(socket, &mut around);
         let kept = socket.kept_bytes();
         if kept != before {
-            around.net.keeps(conn, kept);
+            around.net.note_input_bytes(conn, kept);
         }
         served.unwrap_or_else(|parting| {
             self.dismiss_socket(net, app, conn, parting);
@@ -530,14 +532,14 @@ impl<P> Web<P> {
         self.serve_socket(net, app, conn, |socket, around| socket.drained(around));
     }
 
-    pub(super) fn socket_fed<A: Application<Peer = P>>(
+    pub(super) fn socket_resumed<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
         conn: ConnId,
     ) {
         if self.socket(conn).is_some() {
-            self.serve_socket(net, app, conn, |socket, around| socket.fed(around));
+            self.serve_socket(net, app, conn, |socket, around| socket.resumed(around));
         }
     }
 

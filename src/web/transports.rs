@@ -4,9 +4,9 @@
 use std::rc::Rc;
 
 use super::http::SenderReply;
+use super::http_session::{HttpSession, HttpSessionId, Receiver, Reply};
 use super::outlet::Way;
-use super::polled::{Polled, PolledId, Receiver, Reply};
-use super::strangers::pause_bytes;
+use super::unauthenticated::pause_bytes;
 use super::uploads::payload;
 use super::{
     Application, KeyRef, Line, Message, Outlet, Parting, Session, SessionId, Web, answers,
@@ -114,34 +114,35 @@ impl<P> Web<P> {
         net: &mut impl Net,
         app: &mut A,
         (conn, key): (ConnId, super::Key),
-    ) -> PolledId {
+    ) -> HttpSessionId {
         let service = usize::from(key.0);
-        let polled = Box::new(Polled::new(key.clone(), self.services[service].response_bytes));
-        let id = self.sessions.insert(Session { peer: None, polled });
+        let session =
+            Box::new(HttpSession::new(key.clone(), self.services[service].response_bytes));
+        let id = self.sessions.insert(Session { peer: None, session });
         self.names.insert(key, id);
-        let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return id };
-        let session = SessionId::of_polled(id);
-        match app.opened(&mut Outlet::new(net, session, Way::Polled(polled)), service) {
+        let Some(Session { peer, session }) = self.sessions.get_mut(id) else { return id };
+        let session_id = SessionId::of_http(id);
+        match app.opened(&mut Outlet::new(net, session_id, Way::Http(session)), service) {
             Ok(opened) => *peer = Some(opened),
-            Err(parting) => polled.end(net, parting),
+            Err(parting) => session.end(net, parting),
         }
         let goes_first = self.makes_more(app, conn, id);
         self.stand_in_line(app, id, goes_first);
-        self.meet(net, app, session, goes_first);
+        self.meet(net, app, session_id, goes_first);
         id
     }
 
     /// Attaches a receiver to its session. If there is one already, the new one is told so.
-    fn attach(&mut self, net: &mut impl Net, id: PolledId, receiver: Receiver) {
+    fn attach(&mut self, net: &mut impl Net, id: HttpSessionId, receiver: Receiver) {
         let (now, beat_ms) = (net.now().mono, self.limits.heartbeat_ms as u64);
         let conn = receiver.conn;
         self.lines[conn.index()] = Line::Receiver(id);
         net.deadline(conn, None);
-        let Some(polled) = self.polled(id) else { return };
-        if !polled.has_receiver() {
-            net.keeps(conn, receiver.kept_bytes());
-            polled.attach(receiver);
-            polled.beat_at = now.plus(beat_ms);
+        let Some(session) = self.session(id) else { return };
+        if !session.has_receiver() {
+            net.note_input_bytes(conn, receiver.kept_bytes());
+            session.attach(receiver);
+            session.beat_at = now.plus(beat_ms);
             return self.mark_dirty(id);
         }
         let (code, text) = sockjs::STILL_OPEN;
@@ -149,7 +150,7 @@ impl<P> Web<P> {
         match receiver.reply {
             Reply::Poll { response, callback } => {
                 let callback = callback.as_deref();
-                answers::send_polled(net, conn, *response, callback, frame.into_bytes());
+                answers::send_http_session(net, conn, *response, callback, frame.into_bytes());
             }
             Reply::Stream { envelope, is_chunked } => {
                 net.send(conn, stream_frame(envelope, is_chunked, &[frame.as_bytes()]));
@@ -187,8 +188,8 @@ impl<P> Web<P> {
             return Some(wrap(answers::not_found()));
         };
         let most = self.limits.http_body_bytes;
-        let is_full = self.sessions.get(id).is_none_or(|Session { polled, .. }| {
-            polled.pending.len() >= most || polled.senders.len() >= SENDERS_MAX
+        let is_full = self.sessions.get(id).is_none_or(|Session { session, .. }| {
+            session.pending.len() >= most || session.senders.len() >= SENDERS_MAX
         });
         if is_full {
             // A well-behaved client sends again only after it has been answered.
@@ -203,16 +204,16 @@ impl<P> Web<P> {
         self.hear(net, app, id, messages);
         self.recount(id);
         self.relieve(net, app);
-        let polled = self.polled(id)?;
-        if polled.pending.is_empty() {
+        let session = self.session(id)?;
+        if session.pending.is_empty() {
             return Some(done);
         }
         // Answered when all its messages have been handled, but no later than a proxy waits.
-        polled.senders.push(conn);
+        session.senders.push(conn);
         let done = done.answering(head);
         let closes = done.closes();
         let reply = SenderReply { frame: done.encode(Some(net.now().unix)), closes };
-        net.keeps(conn, reply.frame.len());
+        net.note_input_bytes(conn, reply.frame.len());
         self.lines[conn.index()] = Line::Sender(id, Box::new(reply));
         net.deadline(conn, Some(net.now().mono.plus(self.limits.heartbeat_ms as u64)));
         None
@@ -224,17 +225,19 @@ impl<P> Web<P> {
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: PolledId,
+        id: HttpSessionId,
         mut messages: Messages<'_>,
     ) {
         let (pace, now) = (self.pace, net.now().mono);
         loop {
             let pause_bytes = self.answers_max(app, id);
-            let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else { return };
-            let is_too_fast = polled.bucket.is_spent(&pace, now);
-            if !polled.pending.is_empty() || polled.is_full(net, pause_bytes) || is_too_fast {
+            let Some(session) = self.session(id).filter(|session| !session.has_ended()) else {
+                return;
+            };
+            let is_too_fast = session.bucket.is_spent(&pace, now);
+            if !session.pending.is_empty() || session.is_full(net, pause_bytes) || is_too_fast {
                 if !messages.is_over() {
-                    polled.put_behind(&messages);
+                    session.put_behind(&messages);
                     self.held += u64::from(is_too_fast);
                 }
                 break;
@@ -245,7 +248,7 @@ impl<P> Web<P> {
                 self.keep_pending(id, rest);
                 break;
             }
-            self.tell_polled(net, app, id, &message);
+            self.tell_session(net, app, id, &message);
         }
         self.mark_dirty(id);
     }
@@ -256,64 +259,64 @@ impl<P> Web<P> {
         &mut self,
         net: &impl Net,
         app: &A,
-        id: PolledId,
+        id: HttpSessionId,
         message: &str,
     ) -> bool {
-        let Some(Session { peer: Some(peer), polled }) = self.sessions.get_mut(id) else {
+        let Some(Session { peer: Some(peer), session }) = self.sessions.get_mut(id) else {
             return false;
         };
         if app.has_room(net, peer, message) {
             return false;
         }
-        polled.is_hungry = true;
-        self.hungry.push(SessionId::of_polled(id));
+        session.waits_for_room = true;
+        self.room_queue.push(SessionId::of_http(id));
         true
     }
 
     /// Replaces the waiting messages by what is left of them.
-    fn keep_pending(&mut self, id: PolledId, rest: &str) {
-        if let Some(polled) = self.polled(id) {
-            polled.pending = rest.to_owned();
+    fn keep_pending(&mut self, id: HttpSessionId, rest: &str) {
+        if let Some(session) = self.session(id) {
+            session.pending = rest.to_owned();
         }
     }
 
     /// There is room for the answer to a session's next message.
-    pub(super) fn polled_fed(&mut self, id: PolledId) {
-        if let Some(polled) = self.polled(id) {
-            polled.is_hungry = false;
+    pub(super) fn session_resumed(&mut self, id: HttpSessionId) {
+        if let Some(session) = self.session(id) {
+            session.waits_for_room = false;
             self.mark_dirty(id);
         }
     }
 
     /// There is room for a session's waiting output, or it is its turn to get it.
-    pub(super) fn taker_fed(&mut self, id: PolledId) {
-        if let Some(polled) = self.polled(id) {
-            polled.is_taker = false;
+    pub(super) fn taker_resumed(&mut self, id: HttpSessionId) {
+        if let Some(session) = self.session(id) {
+            session.is_taker = false;
             self.mark_dirty(id);
         }
     }
 
     /// Passes one message to the application.
-    fn tell_polled<A: Application<Peer = P>>(
+    fn tell_session<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: PolledId,
+        id: HttpSessionId,
         message: &str,
     ) {
-        let Some(Session { peer: Some(peer), polled }) = self.sessions.get_mut(id) else { return };
-        polled.bucket.take(&self.pace, net.now().mono, 1);
+        let Some(Session { peer: Some(peer), session }) = self.sessions.get_mut(id) else { return };
+        session.bucket.take(&self.pace, net.now().mono, 1);
         let heard = if message.len() > app.bounds(peer).message_bytes {
             Err(Parting::from(CloseReason::WsTooLarge))
         } else {
-            let was_known = app.is_known(peer);
-            let mut outlet = Outlet::new(net, SessionId::of_polled(id), Way::Polled(polled));
+            let was_authenticated = app.is_authenticated(peer);
+            let mut outlet = Outlet::new(net, SessionId::of_http(id), Way::Http(session));
             let heard = app.message(&mut outlet, peer, Message::Text(message));
-            self.strangers.note(was_known, app.is_known(peer));
+            self.unauthenticated.note(was_authenticated, app.is_authenticated(peer));
             heard
         };
         if let Err(parting) = heard {
-            self.dismiss_polled(net, app, id, parting);
+            self.dismiss_session(net, app, id, parting);
         }
     }
 
@@ -323,18 +326,18 @@ impl<P> Web<P> {
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: PolledId,
+        id: HttpSessionId,
     ) {
         loop {
-            let has_turn = self.hungry.has_turn(id);
-            let Some(polled) = self.polled(id) else { return };
-            if polled.owes_much() && !has_turn && app.is_short(net) {
-                if !std::mem::replace(&mut polled.is_taker, true) {
-                    self.hungry.push_taker(SessionId::of_polled(id));
+            let has_turn = self.room_queue.has_turn(id);
+            let Some(session) = self.session(id) else { return };
+            if session.owes_much() && !has_turn && app.is_short(net) {
+                if !std::mem::replace(&mut session.is_taker, true) {
+                    self.room_queue.push_taker(SessionId::of_http(id));
                 }
             } else {
                 if has_turn {
-                    self.hungry.given = polled.receiver_conn();
+                    self.room_queue.given = session.receiver_conn();
                 }
                 self.give(net, id);
             }
@@ -344,15 +347,15 @@ impl<P> Web<P> {
         }
         self.recount(id);
         let pause_bytes = self.answers_max(app, id);
-        let Some(polled) = self.polled(id) else { return };
-        polled.unmark_dirty();
-        if polled.pending.is_empty() {
-            let senders = std::mem::take(&mut polled.senders);
+        let Some(session) = self.session(id) else { return };
+        session.unmark_dirty();
+        if session.pending.is_empty() {
+            let senders = std::mem::take(&mut session.senders);
             for conn in senders {
                 self.release_sender(net, conn, id);
             }
-        } else if polled.is_full(net, pause_bytes)
-            && let Some(receiver) = polled.receiver_mut()
+        } else if session.is_full(net, pause_bytes)
+            && let Some(receiver) = session.receiver_mut()
         {
             // `drained` is called only after a refusal by the kernel, or if it is paused.
             receiver.is_held = true;
@@ -362,11 +365,11 @@ impl<P> Web<P> {
     }
 
     /// Gives the receiver the output that waits.
-    pub(super) fn give(&mut self, net: &mut impl Net, id: PolledId) {
-        let Some(polled) = self.polled(id) else { return };
-        let before = polled.inbox_bytes();
-        let finished = polled.flush(net);
-        let given = before - polled.inbox_bytes();
+    pub(super) fn give(&mut self, net: &mut impl Net, id: HttpSessionId) {
+        let Some(session) = self.session(id) else { return };
+        let before = session.inbox_bytes();
+        let finished = session.flush(net);
+        let given = before - session.inbox_bytes();
         self.given += given;
         if let Some(finished) = finished {
             self.finish(net, id, finished);
@@ -379,27 +382,28 @@ impl<P> Web<P> {
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: PolledId,
+        id: HttpSessionId,
     ) -> bool {
         let (pace, now) = (self.pace, net.now().mono);
         let mut has_heard = false;
-        let must_wait = |polled: &Polled, net: &_, pause_bytes| {
-            let is_put_off = polled.is_hungry || polled.is_taker;
-            is_put_off || polled.is_full(net, pause_bytes) || polled.bucket.is_spent(&pace, now)
+        let must_wait = |session: &HttpSession, net: &_, pause_bytes| {
+            let is_put_off = session.waits_for_room || session.is_taker;
+            is_put_off || session.is_full(net, pause_bytes) || session.bucket.is_spent(&pace, now)
         };
         let pause_bytes = self.answers_max(app, id);
-        let Some(polled) = self.polled(id).filter(|polled| !must_wait(polled, net, pause_bytes))
+        let Some(session) =
+            self.session(id).filter(|session| !must_wait(session, net, pause_bytes))
         else {
             return false;
         };
-        if polled.pending.is_empty() {
+        if session.pending.is_empty() {
             return false;
         }
         if self.is_over(app, net.now(), id) {
             // A renewal may be behind the others. Without one, the deadline, now passed, ends it.
-            return self.renew_polled(net, app, id);
+            return self.renew_session(net, app, id);
         }
-        let text = self.polled(id).map(|polled| std::mem::take(&mut polled.pending));
+        let text = self.session(id).map(|session| std::mem::take(&mut session.pending));
         let text = text.unwrap_or_default();
         let mut messages = Messages::resume(&text);
         loop {
@@ -410,12 +414,12 @@ impl<P> Web<P> {
                 return has_heard;
             }
             has_heard = true;
-            self.tell_polled(net, app, id, &message);
+            self.tell_session(net, app, id, &message);
             let pause_bytes = self.answers_max(app, id);
-            let Some(polled) = self.polled(id).filter(|polled| !polled.has_ended()) else {
+            let Some(session) = self.session(id).filter(|session| !session.has_ended()) else {
                 return true;
             };
-            if must_wait(polled, net, pause_bytes) {
+            if must_wait(session, net, pause_bytes) {
                 if !messages.is_over() {
                     self.keep_pending(id, messages.rest());
                 }
@@ -425,83 +429,88 @@ impl<P> Web<P> {
     }
 
     /// Sets the only timer of a session.
-    fn schedule<A: Application<Peer = P>>(&mut self, net: &impl Net, app: &A, id: PolledId) {
-        let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
-        let alone_until = polled.alone_until(self.limits.session_ms);
-        let own = match (polled.has_receiver(), polled.is_alone()) {
-            (true, _) => polled.beat_at,
+    fn schedule<A: Application<Peer = P>>(&mut self, net: &impl Net, app: &A, id: HttpSessionId) {
+        let Some(Session { peer, session }) = self.sessions.get_mut(id) else { return };
+        let alone_until = session.alone_until(self.limits.session_ms);
+        let own = match (session.has_receiver(), session.is_alone()) {
+            (true, _) => session.beat_at,
             (false, true) => alone_until,
             // An answer is in flight: `taken` tells the session when it has gone out.
             (false, false) => net.now().mono.plus(self.limits.heartbeat_ms as u64),
         };
-        let own = polled.lags_at(self.limits.backlog_soft_ms).map_or(own, |at| at.min(own));
+        let own = session.lags_at(self.limits.backlog_soft_ms).map_or(own, |at| at.min(own));
         let deadline = peer.as_ref().and_then(|peer| app.deadline(peer, net.now()));
         let at = deadline.map_or(own, |at| at.min(own));
-        let is_spent = polled.bucket.is_spent(&self.pace, net.now().mono);
-        let waiting = Some(polled.pending.len()).filter(|bytes| *bytes > 0 && is_spent);
-        let again = waiting.map(|bytes| polled.bucket.again(&self.pace, bytes));
+        let is_spent = session.bucket.is_spent(&self.pace, net.now().mono);
+        let waiting = Some(session.pending.len()).filter(|bytes| *bytes > 0 && is_spent);
+        let again = waiting.map(|bytes| session.bucket.again(&self.pace, bytes));
         let at = again.map_or(at, |again| again.min(at));
-        if let Some(timer) = polled.timer.take() {
+        if let Some(timer) = session.timer.take() {
             self.wheel.cancel(timer);
         }
-        polled.timer = Some(self.wheel.insert(at.0, id));
+        session.timer = Some(self.wheel.insert(at.0, id));
     }
 
     /// The timer of a session has expired.
-    pub(super) fn polled_timed_out<A: Application<Peer = P>>(
+    pub(super) fn session_timed_out<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: PolledId,
+        id: HttpSessionId,
     ) {
         let (now, beat_ms) = (net.now(), self.limits.heartbeat_ms as u64);
-        let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
-        polled.timer = None;
-        let alone_until = polled.alone_until(self.limits.session_ms);
-        if polled.is_alone() && alone_until <= now.mono {
+        let Some(Session { peer, session }) = self.sessions.get_mut(id) else { return };
+        session.timer = None;
+        let alone_until = session.alone_until(self.limits.session_ms);
+        if session.is_alone() && alone_until <= now.mono {
             return self.destroy(net, app, id);
         }
-        let lags_at = polled.lags_at(self.limits.backlog_soft_ms);
+        let lags_at = session.lags_at(self.limits.backlog_soft_ms);
         let lag = lags_at.filter(|at| *at <= now.mono).map(|_| CloseReason::Lagging.into());
         let over = lag.or_else(|| app.timed_out(peer.as_mut()?, now).err());
         if let Some(parting) = over {
-            if lag.is_some() || !self.renew_polled(net, app, id) {
-                self.dismiss_polled(net, app, id, parting);
+            if lag.is_some() || !self.renew_session(net, app, id) {
+                self.dismiss_session(net, app, id, parting);
             }
-        } else if polled.has_receiver() && polled.beat_at <= now.mono {
-            polled.beat_at = now.mono.plus(beat_ms);
+        } else if session.has_receiver() && session.beat_at <= now.mono {
+            session.beat_at = now.mono.plus(beat_ms);
             self.beat(net, id);
         }
         self.mark_dirty(id);
     }
 
     /// Whether a session has expired.
-    fn is_over<A: Application<Peer = P>>(&mut self, app: &mut A, now: Now, id: PolledId) -> bool {
+    fn is_over<A: Application<Peer = P>>(
+        &mut self,
+        app: &mut A,
+        now: Now,
+        id: HttpSessionId,
+    ) -> bool {
         let peer = self.sessions.get_mut(id).and_then(|session| session.peer.as_mut());
         peer.is_some_and(|peer| app.timed_out(peer, now).is_err())
     }
 
     /// Handles a waiting message that renews an expired session; returns whether there was one.
-    fn renew_polled<A: Application<Peer = P>>(
+    fn renew_session<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: PolledId,
+        id: HttpSessionId,
     ) -> bool {
-        let Some(Session { peer: Some(peer), polled }) = self.sessions.get_mut(id) else {
+        let Some(Session { peer: Some(peer), session }) = self.sessions.get_mut(id) else {
             return false;
         };
         let now = net.now();
         let renews = |message: &str| app.renews(peer, message, now);
-        let Some(message) = Messages::take(&mut polled.pending, renews) else { return false };
-        self.tell_polled(net, app, id, &message);
+        let Some(message) = Messages::take(&mut session.pending, renews) else { return false };
+        self.tell_session(net, app, id, &message);
         true
     }
 
     /// Sends a heartbeat to a receiver that has waited for long, or closes one that takes nothing.
-    fn beat(&mut self, net: &mut impl Net, id: PolledId) {
-        let Some(polled) = self.polled(id) else { return };
-        let Some(receiver) = polled.receiver_mut() else { return };
+    fn beat(&mut self, net: &mut impl Net, id: HttpSessionId) {
+        let Some(session) = self.session(id) else { return };
+        let Some(receiver) = session.receiver_mut() else { return };
         let queued = net.queued(receiver.conn);
         let taken = (queued > 0).then(|| net.taken(receiver.conn));
         if taken.is_some() && taken == receiver.taken_at_beat {
@@ -510,15 +519,15 @@ impl<P> Web<P> {
         }
         receiver.taken_at_beat = taken;
         if queued == 0
-            && let Some(finished) = polled.beat(net)
+            && let Some(finished) = session.beat(net)
         {
             self.finish(net, id, finished);
         }
     }
 
     /// All output queued for a receiver has gone to the kernel.
-    pub(super) fn receiver_drained(&mut self, net: &mut impl Net, id: PolledId) {
-        let Some(receiver) = self.polled(id).and_then(Polled::receiver_mut) else { return };
+    pub(super) fn receiver_drained(&mut self, net: &mut impl Net, id: HttpSessionId) {
+        let Some(receiver) = self.session(id).and_then(HttpSession::receiver_mut) else { return };
         if std::mem::take(&mut receiver.is_held) {
             net.resume(receiver.conn);
             self.mark_dirty(id);
@@ -526,16 +535,16 @@ impl<P> Web<P> {
     }
 
     /// Ends a session over HTTP: the next request that receives from it is told why.
-    pub(super) fn dismiss_polled<A: Application<Peer = P>>(
+    pub(super) fn dismiss_session<A: Application<Peer = P>>(
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: PolledId,
+        id: HttpSessionId,
         parting: Parting,
     ) {
-        let Some(Session { peer, polled }) = self.sessions.get_mut(id) else { return };
-        polled.end(net, parting);
-        if polled.mark_dirty() {
+        let Some(Session { peer, session }) = self.sessions.get_mut(id) else { return };
+        session.end(net, parting);
+        if session.mark_dirty() {
             self.dirty.push_back(id);
         }
         let peer = peer.take();
@@ -543,20 +552,20 @@ impl<P> Web<P> {
         self.stand_in_line(app, id, true);
     }
 
-    pub(super) fn polled(&mut self, id: PolledId) -> Option<&mut Polled> {
-        self.sessions.get_mut(id).map(|session| &mut *session.polled)
+    pub(super) fn session(&mut self, id: HttpSessionId) -> Option<&mut HttpSession> {
+        self.sessions.get_mut(id).map(|entry| &mut *entry.session)
     }
 
-    pub(super) fn mark_dirty(&mut self, id: PolledId) {
-        if self.polled(id).is_some_and(Polled::mark_dirty) {
+    pub(super) fn mark_dirty(&mut self, id: HttpSessionId) {
+        if self.session(id).is_some_and(HttpSession::mark_dirty) {
             self.dirty.push_back(id);
         }
     }
 
     /// The amount of waiting output at which a session's messages are no longer handled.
-    fn answers_max<A: Application<Peer = P>>(&self, app: &A, id: PolledId) -> usize {
+    fn answers_max<A: Application<Peer = P>>(&self, app: &A, id: HttpSessionId) -> usize {
         let peer = self.sessions.get(id).and_then(|session| session.peer.as_ref());
-        pause_bytes(&self.limits, peer.is_none_or(|peer| app.is_known(peer)))
+        pause_bytes(&self.limits, peer.is_none_or(|peer| app.is_authenticated(peer)))
     }
 
     /// Removes a session over HTTP. Requests that sent to it are answered: their messages were
@@ -565,26 +574,26 @@ impl<P> Web<P> {
         &mut self,
         net: &mut impl Net,
         app: &mut A,
-        id: PolledId,
+        id: HttpSessionId,
     ) {
-        let Some(Session { peer, mut polled }) = self.sessions.remove(id) else { return };
+        let Some(Session { peer, mut session }) = self.sessions.remove(id) else { return };
         // A session that was not ended by the server was left by its client.
-        let reason = polled.ended.map_or(CloseReason::PeerLost, |parting| parting.reason);
-        self.parted[reason as usize] += 1;
-        self.names.remove(&polled.key);
+        let reason = session.ended.map_or(CloseReason::PeerLost, |parting| parting.reason);
+        self.http_sessions_closed[reason as usize] += 1;
+        self.names.remove(&session.key);
         if self.names.capacity() > 8 * self.names.len() + NAMES_KEPT {
             self.names.shrink_to(2 * self.names.len());
         }
         if self.names.is_empty() {
-            self.strangers.give_back_places();
+            self.unauthenticated.give_back_places();
         }
-        self.bodies.bytes -= polled.counted_bytes;
-        polled.clear_inbox(net);
-        if let Some(timer) = polled.timer.take() {
+        self.bodies.bytes -= session.counted_bytes;
+        session.clear_inbox(net);
+        if let Some(timer) = session.timer.take() {
             self.wheel.cancel(timer);
         }
         self.forget(app, peer);
-        for conn in polled.senders {
+        for conn in session.senders {
             self.release_sender(net, conn, id);
         }
     }

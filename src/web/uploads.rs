@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::answers;
-use super::polled::PolledId;
+use super::http_session::HttpSessionId;
 use super::{Application, Http, Line, Session, Web, origin};
 use crate::codec::http::{BodyError, BodyReader, Head, Response};
 use crate::codec::sockjs::{self, Route, SendError, Transport};
@@ -89,7 +89,7 @@ pub struct Bodies {
 #[derive(Clone, Copy, Debug)]
 enum Owner {
     Conn(ConnId),
-    Session(PolledId),
+    Session(HttpSessionId),
 }
 
 impl<P> Web<P> {
@@ -122,7 +122,7 @@ impl<P> Web<P> {
     fn body_bytes<A: Application<Peer = P>>(&self, app: &A, session: Option<&Session<P>>) -> usize {
         let peer = session.and_then(|session| session.peer.as_ref());
         let most = self.limits.http_body_bytes;
-        match peer.is_some_and(|peer| app.is_known(peer)) {
+        match peer.is_some_and(|peer| app.is_authenticated(peer)) {
             true => most,
             false => most.min(self.limits.http_body_unauthenticated_bytes),
         }
@@ -156,10 +156,10 @@ impl<P> Web<P> {
     }
 
     /// Updates the memory counted for a session's waiting messages.
-    pub(super) fn recount(&mut self, id: PolledId) {
-        let Some(Session { polled, .. }) = self.sessions.get_mut(id) else { return };
-        let bytes = polled.pending_bytes();
-        let counted = std::mem::replace(&mut polled.counted_bytes, bytes);
+    pub(super) fn recount(&mut self, id: HttpSessionId) {
+        let Some(Session { session, .. }) = self.sessions.get_mut(id) else { return };
+        let bytes = session.pending_bytes();
+        let counted = std::mem::replace(&mut session.counted_bytes, bytes);
         self.bodies.bytes = self.bodies.bytes - counted + bytes;
     }
 
@@ -176,9 +176,9 @@ impl<P> Web<P> {
             }
             _ => None,
         });
-        let sessions = self.sessions.iter().filter_map(|(id, session)| {
-            let bytes = session.polled.counted_bytes;
-            let most = || self.body_bytes(app, Some(session));
+        let sessions = self.sessions.iter().filter_map(|(id, entry)| {
+            let bytes = entry.session.counted_bytes;
+            let most = || self.body_bytes(app, Some(entry));
             (bytes > 0).then(|| (share(bytes, most()), Owner::Session(id)))
         });
         let mut owners: Vec<(u64, Owner)> = uploads.chain(sessions).collect();
@@ -197,7 +197,7 @@ impl<P> Web<P> {
                     self.take_upload(conn);
                 }
                 Owner::Session(id) => {
-                    self.dismiss_polled(net, app, id, CloseReason::SlowConsumer.into());
+                    self.dismiss_session(net, app, id, CloseReason::SlowConsumer.into());
                     self.recount(id);
                 }
             }

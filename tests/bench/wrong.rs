@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// What a topic server does wrong, by default to the last subscriber.
 #[derive(Clone)]
-pub enum Sin {
+pub enum Misbehaviour {
     Loses,
     Doubles,
     Swaps,
@@ -34,13 +34,13 @@ fn listen() -> (TcpListener, SocketAddr) {
 }
 
 /// Serves a publisher, which connects first, and two subscribers; misbehaves at message `at`.
-pub fn topics(sin: Sin, at: u64) -> SocketAddr {
+pub fn topics(misbehaviour: Misbehaviour, at: u64) -> SocketAddr {
     let (listener, address) = listen();
-    spawn(move || serve(&listener, &sin, at));
+    spawn(move || serve(&listener, &misbehaviour, at));
     address
 }
 
-fn serve(listener: &TcpListener, sin: &Sin, at: u64) {
+fn serve(listener: &TcpListener, misbehaviour: &Misbehaviour, at: u64) {
     let mut publisher = open(listener);
     let mut subscribers = [open(listener), open(listener)];
     let topics = subscribers.each_mut().map(|subscriber| {
@@ -55,22 +55,22 @@ fn serve(listener: &TcpListener, sin: &Sin, at: u64) {
         let frame = [&[0x81, u8::try_from(data.len() - 1).unwrap()], &data[1..]].concat();
         let [first, second] = &mut subscribers;
         let mut others = frame.clone();
-        match sin {
-            Sin::Forgets if number >= at => {
+        match misbehaviour {
+            Misbehaviour::Forgets if number >= at => {
                 let _ = second.write_all(&frame);
                 continue;
             }
             _ if number != at => others.extend(std::mem::take(&mut held)),
-            Sin::Loses if topics[0] != topics[1] => continue,
-            Sin::Loses => others.clear(),
-            Sin::Doubles => others.extend(&frame),
-            Sin::Swaps => held = std::mem::take(&mut others),
-            Sin::Closes => return,
-            Sin::Garbles => others[2 + 13] = b'?',
-            Sin::Pings => return ping(&mut subscribers),
-            Sin::Forgets => unreachable!("met above"),
-            Sin::Stalls(time) => sleep(*time),
-            Sin::Freezes(bench, time) => freeze(bench, *time),
+            Misbehaviour::Loses if topics[0] != topics[1] => continue,
+            Misbehaviour::Loses => others.clear(),
+            Misbehaviour::Doubles => others.extend(&frame),
+            Misbehaviour::Swaps => held = std::mem::take(&mut others),
+            Misbehaviour::Closes => return,
+            Misbehaviour::Garbles => others[2 + 13] = b'?',
+            Misbehaviour::Pings => return ping(&mut subscribers),
+            Misbehaviour::Forgets => unreachable!("met above"),
+            Misbehaviour::Stalls(time) => sleep(*time),
+            Misbehaviour::Freezes(bench, time) => freeze(bench, *time),
         }
         // They may be gone by now, once they have seen enough.
         for (to, frame, own) in [(first, &frame, &topics[0]), (second, &others, &topics[1])] {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::table::{members, text};
 use super::*;
-use crate::address::Place;
+use crate::address::ListenAddress;
 use crate::cli::output::{out, out_json};
 use crate::cli::session;
 use crate::client::{self, Address};
@@ -32,10 +32,10 @@ pub(super) fn run(call: &Call) -> Result<(), Stop> {
 
 /// Names the server addresses at which nothing listens: a likely reason for a failed run.
 fn absence(plan: &Plan) -> String {
-    let is_gone = |at: &&Place| {
+    let is_gone = |at: &&ListenAddress| {
         let at = match at {
-            Place::Ip(at) => Address::Tcp(at.to_string()),
-            Place::Unix(path) => Address::Unix(path.clone()),
+            ListenAddress::Ip(at) => Address::Tcp(at.to_string()),
+            ListenAddress::Unix(path) => Address::Unix(path.clone()),
         };
         client::reach(&at).is_err()
     };
@@ -131,7 +131,7 @@ fn place(
     flags: [&Flag; 2],
     unix: Option<&Path>,
     configured: Option<SocketAddr>,
-) -> Result<Place, Stop> {
+) -> Result<ListenAddress, Stop> {
     let name = flags[0].name;
     let at = match (session::door(call, flags, unix)?, configured) {
         (Some(at), _) => at,
@@ -141,12 +141,12 @@ fn place(
         }
     };
     let text = match at {
-        Address::Unix(path) => return Ok(Place::Unix(path)),
+        Address::Unix(path) => return Ok(ListenAddress::Unix(path)),
         at => at.to_string(),
     };
     let wrong = |why: String| Stop::Usage(format!("--{name}: {text}: {why}"));
     let found = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
     let found: Vec<SocketAddr> = found.collect();
     let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
-    first.copied().map(Place::Ip).ok_or_else(|| wrong("no such host".into()))
+    first.copied().map(ListenAddress::Ip).ok_or_else(|| wrong("no such host".into()))
 }

@@ -55,8 +55,8 @@ fn run(call: &Call) -> Result<(), Stop> {
     let [namespaces, grants, states] = content.counts;
     let numbers = [
         ("format", content.format()),
-        ("term", content.facts.term),
-        ("batches", content.facts.batch),
+        ("term", content.meta.term),
+        ("batches", content.meta.batch),
         ("namespaces", namespaces),
         ("grants", grants),
         ("states", states),

@@ -8,7 +8,9 @@ use crate::cli::flags::{CONFIG, DATA, Flag};
 use crate::cli::output::{Output, tell};
 use crate::cli::{Call, Command, Stop};
 use crate::hub::{Key, Row};
-use crate::journal::store::{DAMAGED_ADVICE, Facts, Folder, Found, Home, Lost, Opened, Salvage};
+use crate::journal::store::{
+    DAMAGED_ADVICE, Folder, Home, Lost, Opened, Salvage, SealState, StoreMeta,
+};
 use crate::time::Now;
 
 const DAMAGED: Flag =
@@ -62,7 +64,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let opened =
         Opened::look(folder).map_err(|e| unopened(call, &config.data, e))?.map_err(damaged)?;
     let content = opened.content();
-    let mut writer = Writer::start(&content.facts, file, now)?;
+    let mut writer = Writer::start(&content.meta, file, now)?;
     content.each(&mut |key, row| writer.row(key, row)).map_err(damaged)?;
     writer.finish()
 }
@@ -70,9 +72,9 @@ fn run(call: &Call) -> Result<(), Stop> {
 /// Exports what can still be read, and reports what cannot.
 fn salvage(folder: &Folder, file: Option<&str>, now: Now) -> Result<(), Stop> {
     let path = folder.store_path();
-    let key = match folder.found().map_err(failed)? {
-        Found::Seal(seal) => Some(seal.key),
-        Found::Nothing | Found::Damaged => None,
+    let key = match folder.seal_state().map_err(failed)? {
+        SealState::Seal(seal) => Some(seal.key),
+        SealState::Nothing | SealState::Damaged => None,
     };
     // A missing store is reported as for any export.
     drop(folder.read().map_err(failed)?);
@@ -87,7 +89,7 @@ fn salvage(folder: &Folder, file: Option<&str>, now: Now) -> Result<(), Stop> {
             folder.seal_path().display()
         ));
     }
-    let mut writer = Writer::start(&salvage.facts, file, now)?;
+    let mut writer = Writer::start(&salvage.meta, file, now)?;
     let Lost { rows, gaps } = salvage.each(&mut |key, row| writer.row(key, row));
     let lost = writer.lost;
     writer.finish()?;
@@ -104,7 +106,7 @@ fn salvage(folder: &Folder, file: Option<&str>, now: Now) -> Result<(), Stop> {
 
 /// Writes rows as lines.
 struct Writer<'f> {
-    facts: &'f Facts,
+    meta: &'f StoreMeta,
     now: Now,
     output: Output,
     line: Vec<u8>,
@@ -116,9 +118,9 @@ struct Writer<'f> {
 }
 
 impl<'f> Writer<'f> {
-    fn start(facts: &'f Facts, file: Option<&str>, now: Now) -> Result<Writer<'f>, Stop> {
+    fn start(meta: &'f StoreMeta, file: Option<&str>, now: Now) -> Result<Writer<'f>, Stop> {
         let mut writer = Writer {
-            facts,
+            meta,
             now,
             output: Output::open(file)?,
             line: Vec::new(),
@@ -139,11 +141,11 @@ impl<'f> Writer<'f> {
     }
 
     fn row(&mut self, key: Key, row: Row<'_>) {
-        let at = self.facts.at(self.now);
+        let at = self.meta.at(self.now);
         match (key, row) {
             (Key::Namespace { ns }, Row::Namespace { name, key, replaces, old_key }) => {
                 let old_key = old_key.filter(|(_, until)| *until > at);
-                let old_key = old_key.map(|(key, until)| (key, self.facts.date(until)));
+                let old_key = old_key.map(|(key, until)| (key, self.meta.date(until)));
                 self.names.insert(ns, name.to_string());
                 self.write(&Line::Namespace(Namespace { name, key, replaces, old_key }));
             }
@@ -152,13 +154,13 @@ impl<'f> Writer<'f> {
                 let (channel, user) = (String::from(channel).into(), String::from(user).into());
                 self.write(&Line::Grant { namespace, channel, user });
             }
-            (Key::State { ns, place }, Row::State { text, expires })
+            (Key::State { ns, state_key }, Row::State { text, expires })
                 if expires.is_none_or(|end| end > at) =>
             {
                 let namespace = self.name(ns).into();
-                let expires = expires.map(|end| self.facts.date(end));
-                let channel = String::from(place.channel).into();
-                let user = place.user.map(|user| String::from(user).into());
+                let expires = expires.map(|end| self.meta.date(end));
+                let channel = String::from(state_key.channel).into();
+                let user = state_key.user.map(|user| String::from(user).into());
                 self.write(&Line::State { namespace, channel, user, expires, data: text });
             }
             // Expired states. The key determines the kind of row.

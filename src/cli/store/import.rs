@@ -9,7 +9,7 @@ use super::{REPLACE, holder, now};
 use crate::cli::flags::{CONFIG, DATA, LIMIT};
 use crate::cli::output::out;
 use crate::cli::{Call, Command, Stop, owner};
-use crate::hub::Place;
+use crate::hub::StateKey;
 use crate::limits::Limits;
 
 pub(super) const COMMAND: Command = Command {
@@ -121,8 +121,8 @@ fn take(line: Line<'_>, importer: &mut Importer) -> Result<(), Refused> {
         Line::Namespace(namespace) => importer.namespace(namespace),
         Line::Grant { namespace, channel, user } => importer.grant(&namespace, &channel, &user),
         Line::State { namespace, channel, user, expires, data } => {
-            let place = Place { channel: channel.into(), user: user.map(Into::into) };
-            importer.state(&namespace, place, expires, &data)
+            let state_key = StateKey { channel: channel.into(), user: user.map(Into::into) };
+            importer.state(&namespace, state_key, expires, &data)
         }
     }
 }

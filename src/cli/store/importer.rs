@@ -10,7 +10,7 @@ use super::{count, failed};
 use crate::cli::Stop;
 use crate::codec::json;
 use crate::config::Config;
-use crate::hub::{Key, Place, Row};
+use crate::hub::{Key, Row, StateKey};
 use crate::journal::store::{Folder, Rewrite};
 use crate::limits::Limits;
 use crate::time::{Now, UnixMillis};
@@ -135,13 +135,13 @@ impl Importer {
         match (&key, row) {
             (Key::Namespace { ns }, Row::Namespace { name, key, replaces, old_key }) => {
                 // A date until `finish`, as imported ones are.
-                let date = |until| self.rewrite.facts().date(until);
+                let date = |until| self.rewrite.meta().date(until);
                 let old_key = old_key.map(|(key, until)| (key, date(until)));
                 self.insert(*ns, Namespace { name, key, replaces, old_key }.into_owned());
                 Ok(())
             }
             (Key::State { .. }, Row::State { expires: Some(end), .. })
-                if end <= self.rewrite.facts().at(self.now) =>
+                if end <= self.rewrite.meta().at(self.now) =>
             {
                 Ok(())
             }
@@ -218,12 +218,12 @@ impl Importer {
     pub fn state(
         &mut self,
         namespace: &str,
-        place: Place,
+        state_key: StateKey,
         expires: Option<UnixMillis>,
         data: &str,
     ) -> Result<(), Refused> {
-        self.check_name("channel", &place.channel)?;
-        self.check_length("user", place.user.as_deref().unwrap_or_default())?;
+        self.check_name("channel", &state_key.channel)?;
+        self.check_length("user", state_key.user.as_deref().unwrap_or_default())?;
         json::members(data, &[]).map_err(|e| format!("data is {e}"))?;
         let max = self.limits.state_bytes;
         if data.len() > max {
@@ -235,12 +235,12 @@ impl Importer {
             self.counts.expired += 1;
             return Ok(());
         }
-        if place.user.as_deref() == Some("") {
+        if state_key.user.as_deref() == Some("") {
             self.counts.nameless += 1;
             return Ok(());
         }
         let expires = expires.map(|date| self.rewrite.moment(date));
-        self.put(Key::State { ns, place }, Row::State { text: data.into(), expires })
+        self.put(Key::State { ns, state_key }, Row::State { text: data.into(), expires })
     }
 
     fn put(&mut self, key: Key, row: Row<'_>) -> Result<(), Refused> {
@@ -288,7 +288,9 @@ impl Importer {
     /// Counts a row in place of any with the same key; returns the new sizes.
     fn count(&mut self, key: &Key, row: &Row<'_>, is_taken: bool) -> (Size, Size) {
         let bytes = match (key, row) {
-            (Key::State { place, .. }, Row::State { text, .. }) => place.bytes() + text.len(),
+            (Key::State { state_key, .. }, Row::State { text, .. }) => {
+                state_key.bytes() + text.len()
+            }
             _ => 0,
         };
         let is_grant = matches!(row, Row::Grant);

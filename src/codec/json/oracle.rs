@@ -24,12 +24,12 @@ pub fn fuzz_members(data: &[u8]) {
     }
     // The result must not depend on how the text is split.
     for piece in [1, 7, text.len().max(1)] {
-        let mut outline = Outline::new(&NAMES, DEPTH_MAX);
-        (0..text.len()).step_by(piece).for_each(|end| outline.read(&data[..end]));
-        outline.read(data);
-        let outlined = outline.members(text);
-        let outlined = outlined.map(|found| found.map(|found| found.map(|raw| raw.map(Raw::get))));
-        assert_eq!(outlined, found, "{text:?}");
+        let mut scanner = MemberScanner::new(&NAMES, DEPTH_MAX);
+        (0..text.len()).step_by(piece).for_each(|end| scanner.read(&data[..end]));
+        scanner.read(data);
+        let scanned = scanner.members(text);
+        let scanned = scanned.map(|found| found.map(|found| found.map(|raw| raw.map(Raw::get))));
+        assert_eq!(scanned, found, "{text:?}");
     }
     let raw = raw_members(text, &NAMES, DEPTH_MAX);
     for raw in raw.into_iter().flatten().flatten().flatten() {

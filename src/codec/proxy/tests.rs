@@ -14,9 +14,9 @@ fn inet(source: [u8; 4]) -> Vec<u8> {
     [&source[..], &[127, 0, 0, 1], &[0x10, 0, 0x1F, 0x90]].concat()
 }
 
-fn read(input: &[u8]) -> Introduction {
+fn read(input: &[u8]) -> ProxyHeader {
     fuzz_introduction(input);
-    introduction(input, 1024)
+    parse(input, 1024)
 }
 
 #[track_caller]
@@ -24,10 +24,10 @@ fn assert_whole(input: &[u8], source: Option<&str>) {
     let source = source.map(|ip| ip.parse().unwrap());
     let behind = [input, b"GET / HTTP/1.1\r\n"].concat();
     for whole in [input, &behind] {
-        assert_eq!(read(whole), Introduction::Whole { length: input.len(), source });
+        assert_eq!(read(whole), ProxyHeader::Whole { length: input.len(), source });
     }
     for end in 0..input.len() {
-        assert_eq!(read(&input[..end]), Introduction::Incomplete, "{end} bytes");
+        assert_eq!(read(&input[..end]), ProxyHeader::Incomplete, "{end} bytes");
     }
 }
 
@@ -69,7 +69,7 @@ fn what_is_no_version_2_is_malformed() {
         (0x20, 0x00, vec![0; 65_535]),
     ] {
         let input = binary(command, family, &rest);
-        assert_eq!(read(&input), Introduction::Malformed, "{command:x} {family:x}");
+        assert_eq!(read(&input), ProxyHeader::Malformed, "{command:x} {family:x}");
         assert_eq!(read(&input[..16]), read(&input), "known from the header");
     }
 }
@@ -91,25 +91,25 @@ fn version_1_is_a_line() {
         "PROXY \r\n",
         "PROXY \u{fffd}\r\n",
     ] {
-        assert_eq!(read(wrong.as_bytes()), Introduction::Malformed, "{wrong}");
+        assert_eq!(read(wrong.as_bytes()), ProxyHeader::Malformed, "{wrong}");
     }
     let long = [&b"PROXY UNKNOWN "[..], &[b'x'; 91], b"\r\n"].concat();
     assert_eq!(
         (long.len(), read(&long)),
-        (LINE_BYTES, Introduction::Whole { length: LINE_BYTES, source: None })
+        (LINE_BYTES, ProxyHeader::Whole { length: LINE_BYTES, source: None })
     );
     let longer = [&b"PROXY UNKNOWN "[..], &[b'x'; 92], b"\r\n"].concat();
-    assert_eq!(read(&longer), Introduction::Malformed);
+    assert_eq!(read(&longer), ProxyHeader::Malformed);
 }
 
 #[test]
 fn anything_else_is_none() {
     for input in [&b"GET / HTTP/1.1\r\n"[..], b"\r\n\r\nGET /", b"PROXX", b"PRI * HTTP/2.0", b"\0"]
     {
-        assert_eq!(read(input), Introduction::None);
+        assert_eq!(read(input), ProxyHeader::None);
     }
     for input in [&b""[..], b"\r", b"\r\n\r\n", b"P", b"PROXY"] {
-        assert_eq!(read(input), Introduction::Incomplete);
+        assert_eq!(read(input), ProxyHeader::Incomplete);
     }
 }
 

@@ -231,7 +231,7 @@ pub fn iframe_page(script: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Written, escape_into};
+    use super::super::{EncodedLen, escape_into};
     use super::*;
 
     fn wrapped(envelope: Envelope, frame: &str) -> String {
@@ -256,14 +256,14 @@ mod tests {
             escape_into(&mut string, &message);
             Envelope::EventSource.frame_into(&mut event, &[&string]);
             script_part_into(&mut script, &string[1..string.len() - 1]);
-            let written = Written::of(&message);
+            let written = EncodedLen::of(&message);
             assert_eq!(written.string + 2, string.len(), "{message}");
             assert_eq!(written.event + 2 + b"data: \r\n\r\n".len(), event.len(), "{message}");
             assert_eq!(written.script, script.len(), "{message}");
-            assert!(written.script <= Written::FACTOR_MAX * message.len());
+            assert!(written.script <= EncodedLen::FACTOR_MAX * message.len());
         }
         // Control characters are counted as the longest of their escapes.
-        assert_eq!(Written::of("\n\u{1f}").script, 14);
+        assert_eq!(EncodedLen::of("\n\u{1f}").script, 14);
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Outbox for Out {
     fn mark(&self) -> u64 {
         self.mark
     }
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         self.undos.push(undo);
     }
 }
@@ -122,7 +122,7 @@ impl World {
         while self.hub.is_leaving() {
             assert_eq!(self.hub.next_end(), Some(UnixMillis(0)), "nobody would come back");
             let (told, left) = (self.out.closed.len(), self.subscriptions());
-            self.hub.depart(steps, &mut self.out);
+            self.hub.reap(steps, &mut self.out);
             let told = self.out.closed.len() - told;
             assert!(told <= steps.div_ceil(LET_GO_STEPS), "{told} told in one turn");
             let left = left - self.subscriptions();
@@ -194,7 +194,7 @@ fn a_namespace_is_gone_at_once_and_its_peers_are_told_step_by_step() {
     world.ns = second;
     world.crowd(100, "guest", &["a"]);
     world.apply(Change::Remove { ns: first });
-    world.hub.depart(64, &mut world.out);
+    world.hub.reap(64, &mut world.out);
     world.apply(Change::Remove { ns: second });
     world.rest(64);
     assert_eq!(world.hub.sizes(), [0; 5]);
@@ -235,7 +235,7 @@ fn a_grant_withdrawn_from_a_crowd_holds_at_once() {
     world.hub.subscribe(crowd[1], "#vip", AT).unwrap();
     world.hub.subscribe(crowd[490], "#vip", AT).unwrap();
     assert_eq!(world.emit("#vip"), [crowd[1], crowd[490]]);
-    world.hub.depart(100, &mut world.out);
+    world.hub.reap(100, &mut world.out);
     world.hub.disconnect(crowd[2]);
     world.hub.disconnect(crowd[499]);
     world.hub.unsubscribe(crowd[3], "#vip");
@@ -273,7 +273,7 @@ fn a_withdrawal_that_is_taken_back_leaves_everybody_where_he_was() {
     world.grant_for_now(true);
     world.assert_heard(&[]);
     // Until the withdrawal is final nobody has left, and no turn is wanted for it.
-    world.hub.depart(100, &mut world.out);
+    world.hub.reap(100, &mut world.out);
     assert!(!world.hub.is_leaving());
     assert_eq!(world.subscriptions(), 5);
     assert!(world.hub.subscribe(crowd[0], "#vip", AT).is_err());
@@ -333,7 +333,7 @@ fn what_is_certain_of_several_withdrawals_stays() {
         for steps in [0, 1, 100] {
             let (mut world, crowd) = back_and_forth();
             world.hub.keep(certain);
-            world.hub.depart(steps, &mut world.out);
+            world.hub.reap(steps, &mut world.out);
             (certain..4).for_each(|_| world.undo());
             world.hub.keep(world.out.mark);
             world.rest(100);
@@ -475,7 +475,7 @@ fn whatever_is_granted_withdrawn_and_taken_back_who_is_to_hear_does() {
                         world.undo();
                         private.undo();
                         world.assert_heard(&private.heard());
-                        world.hub.depart(draw(3), &mut world.out);
+                        world.hub.reap(draw(3), &mut world.out);
                     }
                     world.hub.keep(world.out.mark);
                 }
@@ -487,7 +487,7 @@ fn whatever_is_granted_withdrawn_and_taken_back_who_is_to_hear_does() {
                 _ if crowd.len() < 4 => crowd.extend(world.crowd(1, "guest", &[])),
                 _ => {}
             }
-            world.hub.depart(draw(5), &mut world.out);
+            world.hub.reap(draw(5), &mut world.out);
             world.assert_heard(&private.heard());
         }
         (0..private.uncertain.len()).for_each(|_| private.keep());

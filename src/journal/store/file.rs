@@ -33,7 +33,7 @@ pub(super) fn damage(what: impl fmt::Display) -> Damage {
 
 /// What a store records about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct StoreMeta {
     /// Key of the tags.
     pub key: [u8; 32],
     /// Number of server starts on this store.
@@ -45,7 +45,7 @@ pub struct Facts {
     pub clock: (UnixMillis, UnixMillis),
 }
 
-impl Facts {
+impl StoreMeta {
     /// Returns this moment in entry time.
     pub fn at(&self, now: Now) -> UnixMillis {
         let (at, unix) = self.clock;
@@ -68,7 +68,7 @@ pub struct Batch {
     pub rows: Vec<(Key, Option<Vec<u8>>)>,
     /// Namespaces that were removed with everything in them.
     pub removed: Vec<u64>,
-    /// As in [`Facts`].
+    /// As in [`StoreMeta`].
     pub clock: (UnixMillis, UnixMillis),
 }
 
@@ -88,7 +88,7 @@ pub struct Content {
     tables: Tables,
     sealer: Sealer,
     /// What the store records about itself.
-    pub facts: Facts,
+    pub meta: StoreMeta,
     /// Number of namespaces, grants and states.
     pub counts: [u64; 3],
     /// Bytes of all rows: keys and values.
@@ -116,9 +116,9 @@ impl Content {
             Ok(())
         })?;
         let tables = Tables::open(overlay, false)?;
-        let facts = tables.facts()?;
-        let sealer = Sealer::new(&facts.key);
-        let mut content = Content { tables, sealer, facts, counts: [0; 3], bytes: 0 };
+        let meta = tables.meta()?;
+        let sealer = Sealer::new(&meta.key);
+        let mut content = Content { tables, sealer, meta, counts: [0; 3], bytes: 0 };
         content.verify()?;
         Ok(content)
     }
@@ -212,10 +212,10 @@ impl Writer {
     /// The [`Fault`] that prevents it.
     pub fn open(
         backend: impl StorageBackend + Discard,
-        facts: &Facts,
+        meta: &StoreMeta,
         live: u64,
     ) -> Result<Writer, Fault> {
-        Writer::new(backend, facts, live, false)
+        Writer::new(backend, meta, live, false)
     }
 
     /// Opens a file again after a fault, and verifies its pages and that it ends with the last
@@ -225,11 +225,11 @@ impl Writer {
     /// The [`Fault`] that prevents it.
     pub fn reopen(
         backend: impl StorageBackend + Discard,
-        facts: &Facts,
+        meta: &StoreMeta,
         live: u64,
     ) -> Result<Writer, Fault> {
-        let writer = Writer::new(backend, facts, live, true)?;
-        match writer.ends_with(facts.batch) {
+        let writer = Writer::new(backend, meta, live, true)?;
+        match writer.ends_with(meta.batch) {
             Ok(true) => Ok(writer),
             Ok(false) => Err(Fault::Broken("it is another store by now, or an older copy".into())),
             Err(error) => Err(writer.fault(error.to_string())),
@@ -238,38 +238,41 @@ impl Writer {
 
     /// Returns whether this is the last batch of the file, with the tag of this store.
     fn ends_with(&self, batch: u64) -> Result<bool, redb::Error> {
-        let facts = self.db.begin_read()?.open_table(FACTS)?;
+        let meta = self.db.begin_read()?.open_table(FACTS)?;
         let last = self.sealer.seal_fact("batch", &batch.to_le_bytes());
-        Ok(facts.get(&b"batch"[..])?.is_some_and(|found| found.value() == last))
+        Ok(meta.get(&b"batch"[..])?.is_some_and(|found| found.value() == last))
     }
 
     /// Creates a store in an empty file.
     ///
     /// # Errors
     /// The [`Fault`] that prevents it.
-    pub fn create(backend: impl StorageBackend + Discard, facts: &Facts) -> Result<Writer, Fault> {
-        let writer = Writer::new(backend, facts, 0, false)?;
-        writer.found(facts)?;
+    pub fn create(
+        backend: impl StorageBackend + Discard,
+        meta: &StoreMeta,
+    ) -> Result<Writer, Fault> {
+        let writer = Writer::new(backend, meta, 0, false)?;
+        writer.found(meta)?;
         Ok(writer)
     }
 
     /// Creates the tables and writes the facts.
-    fn found(&self, facts: &Facts) -> Result<(), Fault> {
+    fn found(&self, meta: &StoreMeta) -> Result<(), Fault> {
         self.transact(|txn| {
             let mut table = txn.open_table(FACTS)?;
-            table.insert(&b"key"[..], &facts.key[..])?;
-            for (name, number) in [("format", FORMAT), ("batch", facts.batch)] {
+            table.insert(&b"key"[..], &meta.key[..])?;
+            for (name, number) in [("format", FORMAT), ("batch", meta.batch)] {
                 self.note(&mut table, name, &number.to_le_bytes())?;
             }
             txn.open_table(ROWS)?;
             Ok(())
         })?;
-        self.begin(facts)
+        self.begin(meta)
     }
 
     fn new(
         backend: impl StorageBackend + Discard,
-        facts: &Facts,
+        meta: &StoreMeta,
         live: u64,
         is_checked: bool,
     ) -> Result<Writer, Fault> {
@@ -280,18 +283,18 @@ impl Writer {
             .set_check_integrity_on_open(is_checked)
             .create_with_backend(guard)
             .map_err(|error| watch.fault().unwrap_or(Fault::Broken(error.to_string())))?;
-        Ok(Writer { db, watch, sealer: Sealer::new(&facts.key), live })
+        Ok(Writer { db, watch, sealer: Sealer::new(&meta.key), live })
     }
 
     /// Writes the term and the clock of a new start.
     ///
     /// # Errors
     /// The [`Fault`] that prevented it.
-    pub fn begin(&self, facts: &Facts) -> Result<(), Fault> {
+    pub fn begin(&self, meta: &StoreMeta) -> Result<(), Fault> {
         self.transact(|txn| {
             let mut table = txn.open_table(FACTS)?;
-            self.note(&mut table, "term", &facts.term.to_le_bytes())?;
-            self.note(&mut table, "clock", &clock(facts.clock))
+            self.note(&mut table, "term", &meta.term.to_le_bytes())?;
+            self.note(&mut table, "clock", &clock(meta.clock))
         })
     }
 
@@ -331,9 +334,9 @@ impl Writer {
                     })?;
                 }
             }
-            let mut facts = txn.open_table(FACTS)?;
-            self.note(&mut facts, "batch", &batch.number.to_le_bytes())?;
-            self.note(&mut facts, "clock", &clock(batch.clock))
+            let mut meta = txn.open_table(FACTS)?;
+            self.note(&mut meta, "batch", &batch.number.to_le_bytes())?;
+            self.note(&mut meta, "clock", &clock(batch.clock))
         })?;
         self.live = u64::try_from(live).unwrap_or_default();
         Ok(())
@@ -355,8 +358,8 @@ impl Writer {
         (self.watch.file_bytes(), self.live)
     }
 
-    fn note(&self, facts: &mut Rows<'_>, name: &str, body: &[u8]) -> Result<(), redb::Error> {
-        facts.insert(name.as_bytes(), &*self.sealer.seal_fact(name, body))?;
+    fn note(&self, meta: &mut Rows<'_>, name: &str, body: &[u8]) -> Result<(), redb::Error> {
+        meta.insert(name.as_bytes(), &*self.sealer.seal_fact(name, body))?;
         Ok(())
     }
 

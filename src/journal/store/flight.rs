@@ -143,7 +143,7 @@ impl Flight {
     }
 
     /// Puts a row that is about to change into the batch as it is now.
-    pub fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+    pub fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
         let Some(gathering) = &mut self.gathering else { return };
         let place = self.rows.place(self.rows.hasher.hash_one(key), key);
         let changed = place.and_then(|place| self.rows.list.get_mut(place));

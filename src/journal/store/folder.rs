@@ -101,7 +101,7 @@ pub trait Home: Medium {
     ///
     /// # Errors
     /// File system errors.
-    fn found(&self) -> io::Result<Found>;
+    fn seal_state(&self) -> io::Result<SealState>;
 
     /// Keeps a copy of a damaged store, unless there already is one, and returns its path.
     ///
@@ -127,7 +127,7 @@ pub struct Seal {
 
 /// What was found where the seal should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum SealState {
     /// No seal: there has never been a store.
     Nothing,
     /// A valid seal.
@@ -136,14 +136,14 @@ pub enum Found {
     Damaged,
 }
 
-impl Found {
+impl SealState {
     /// Parses the bytes of `store.seal`: the later of its two copies, if either is intact.
-    pub fn in_file(bytes: &[u8]) -> Found {
+    pub fn in_file(bytes: &[u8]) -> SealState {
         if bytes.is_empty() {
-            return Found::Nothing;
+            return SealState::Nothing;
         }
         let copies = bytes.chunks(SEAL_COPY_BYTES as usize).filter_map(Seal::decode);
-        copies.max_by_key(|seal| seal.batch).map_or(Found::Damaged, Found::Seal)
+        copies.max_by_key(|seal| seal.batch).map_or(SealState::Damaged, SealState::Seal)
     }
 }
 
@@ -367,13 +367,13 @@ impl Home for Folder {
         self.store_path().try_exists().map_err(|e| at(&self.store_path(), e))
     }
 
-    fn found(&self) -> io::Result<Found> {
+    fn seal_state(&self) -> io::Result<SealState> {
         let mut bytes = Vec::new();
         if let Some(mut seal) = self.held.borrow().seal.as_ref() {
             seal.rewind()?;
             seal.take(2 * SEAL_COPY_BYTES).read_to_end(&mut bytes)?;
         }
-        Ok(Found::in_file(&bytes))
+        Ok(SealState::in_file(&bytes))
     }
 
     fn quarantine(&self) -> io::Result<PathBuf> {
@@ -502,10 +502,10 @@ mod tests {
     #[test]
     fn a_seal_is_found_as_often_as_it_is_looked_for() {
         let (path, folder) = folder();
-        assert_eq!(folder.found().unwrap(), Found::Nothing);
+        assert_eq!(folder.seal_state().unwrap(), SealState::Nothing);
         folder.seal(&SEALED).unwrap();
         for _ in 0..2 {
-            assert_eq!(folder.found().unwrap(), Found::Seal(SEALED));
+            assert_eq!(folder.seal_state().unwrap(), SealState::Seal(SEALED));
         }
         fs::remove_dir_all(path).unwrap();
     }
@@ -525,7 +525,10 @@ mod tests {
         folder.is_in_place().unwrap();
         folder.seal(&SEALED).unwrap();
         drop(folder);
-        assert_eq!(Folder::take(&path, "two").unwrap().found().unwrap(), Found::Seal(SEALED));
+        assert_eq!(
+            Folder::take(&path, "two").unwrap().seal_state().unwrap(),
+            SealState::Seal(SEALED)
+        );
         fs::remove_dir_all(path).unwrap();
     }
 

@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use redb::TableDefinition;
 use sha2::Sha256;
 
-use crate::hub::{Key, Place, Row};
+use crate::hub::{Key, Row, StateKey};
 use crate::time::UnixMillis;
 
 /// Version of the format described here.
@@ -78,8 +78,8 @@ impl Sealer {
             Key::Grant { ns, channel, user } => {
                 self.tag(GRANT, *ns, [Some(&**channel), Some(&**user)], body)
             }
-            Key::State { ns, place } => {
-                self.tag(STATE, *ns, [Some(&*place.channel), place.user.as_deref()], body)
+            Key::State { ns, state_key } => {
+                self.tag(STATE, *ns, [Some(&*state_key.channel), state_key.user.as_deref()], body)
             }
         }
     }
@@ -197,7 +197,9 @@ pub fn encode_key(key: &Key, out: &mut Vec<u8>) {
     let (kind, ns, channel, user) = match key {
         Key::Namespace { ns } => (NAMESPACE, ns, None, None),
         Key::Grant { ns, channel, user } => (GRANT, ns, Some(channel), Some(user)),
-        Key::State { ns, place } => (STATE, ns, Some(&place.channel), place.user.as_ref()),
+        Key::State { ns, state_key } => {
+            (STATE, ns, Some(&state_key.channel), state_key.user.as_ref())
+        }
     };
     out.clear();
     out.extend_from_slice(&start(kind, *ns));
@@ -219,7 +221,7 @@ pub fn decode_key(key: &[u8]) -> Option<Key> {
     match (*kind, user) {
         (NAMESPACE, None) if channel.is_empty() => Some(Key::Namespace { ns }),
         (GRANT, Some(user)) => Some(Key::Grant { ns, channel, user }),
-        (STATE, user) => Some(Key::State { ns, place: Place { channel, user } }),
+        (STATE, user) => Some(Key::State { ns, state_key: StateKey { channel, user } }),
         _ => None,
     }
 }
@@ -229,7 +231,7 @@ mod tests {
     use super::*;
 
     fn rows() -> Vec<(Key, Row<'static>)> {
-        let place = |channel: &str, user: Option<&str>| Place {
+        let state_key = |channel: &str, user: Option<&str>| StateKey {
             channel: channel.into(),
             user: user.map(Into::into),
         };
@@ -253,9 +255,9 @@ mod tests {
             ),
             (Key::Grant { ns: 1, channel: "#a".into(), user: "b".into() }, Row::Grant),
             (Key::Grant { ns: 1, channel: "#".into(), user: "ab".into() }, Row::Grant),
-            (Key::State { ns: 1, place: place("c", None) }, state("[1.0]", 0)),
-            (Key::State { ns: 1, place: place("c", Some("")) }, state("[1.0]", 0)),
-            (Key::State { ns: 1, place: place("", Some("c")) }, state("[1.0]", 99)),
+            (Key::State { ns: 1, state_key: state_key("c", None) }, state("[1.0]", 0)),
+            (Key::State { ns: 1, state_key: state_key("c", Some("")) }, state("[1.0]", 0)),
+            (Key::State { ns: 1, state_key: state_key("", Some("c")) }, state("[1.0]", 99)),
         ]
     }
 

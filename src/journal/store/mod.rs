@@ -2,7 +2,7 @@
 //! acknowledged is still there after a crash.
 //!
 //! The hub is changed at once, and the change is undone if the disk refuses it. The journal notes
-//! which rows changed until the helper thread is free, then hands over all of them in one batch,
+//! which rows changed until the worker thread is free, then hands over all of them in one batch,
 //! each row as the hub had it at that moment; one sync makes them durable for all replies that
 //! wait. A large batch is gathered over several turns, as is all other work on many rows. Only the
 //! removal of a namespace, which cannot be undone, is not ordered before it is durable.
@@ -11,12 +11,12 @@
 //! |---|---|
 //! | `mod` | the journal: changed rows, the batch in flight, recovery after a fault |
 //! | `open` | startup: verifying that the store exists and is intact |
-//! | `helper` | the thread that does the disk I/O |
+//! | `worker` | the thread that does the disk I/O |
 //! | `file` | one redb file: reading all of it, writing batches |
 //! | `format`, `tables`, `pages` | keys, values, tags; the rows of a file; its trees without redb |
 //! | `disk` | storage backends between redb and the disk |
 //! | `flight` | changed rows, and the batch in flight |
-//! | `send` | what is sent to the helper: batches of changed rows, or parts of a full rewrite |
+//! | `send` | what is sent to the worker: batches of changed rows, or parts of a full rewrite |
 //! | `health` | whether the disk can be written, and what is logged about it |
 //! | `folder` | names, lock and seal of the data folder |
 //! | `salvage` | reading what is left of a damaged file |
@@ -28,13 +28,13 @@ mod flight;
 mod folder;
 mod format;
 mod health;
-mod helper;
 mod open;
 mod pages;
 mod rewrite;
 mod salvage;
 mod send;
 mod tables;
+mod worker;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -46,17 +46,17 @@ use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, Stopwatch, UnixMillis};
 use flight::{Bounds, Flight, Rows};
 use health::Health;
-use helper::{Helper, Job, Report, Worker};
 use send::PART_ROWS;
+use worker::{Job, Report, Worker, WorkerHandle};
 
 pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
-pub use file::{Batch, Content, Damage, Facts, Opening, Writer};
-pub use folder::{Folder, Found, Home, Medium, Seal};
+pub use file::{Batch, Content, Damage, Opening, StoreMeta, Writer};
+pub use folder::{Folder, Home, Medium, Seal, SealState};
 pub use format::FORMAT;
-pub use helper::{Stepper, Wake};
 pub use open::{DAMAGED_ADVICE, OpenError, Opened};
 pub use rewrite::Rewrite;
 pub use salvage::{Lost, Salvage};
+pub use worker::{Stepper, Wake};
 
 /// Expired states are deleted from the disk with the next batch, or after this long.
 const ENDS_MS: u64 = 1000;
@@ -67,23 +67,23 @@ const CLOCK_MS: u64 = 1000;
 /// How long the disk may take in all to finish when the server stops.
 const CLOSE: Duration = Duration::from_secs(10);
 
-/// What to do after a fault once the helper is free.
+/// What to do after a fault once the worker is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Recovery {
     /// Nothing, or the disk does not work yet.
     None,
     /// Write the changed rows; no new change is accepted before they are durable.
-    Debt,
+    Backlog,
     /// Write all rows into a new file, starting at this cursor.
     All(Cursor),
-    /// All rows have been sent to the helper.
+    /// All rows have been sent to the worker.
     AllSent,
 }
 
 /// A journal backed by a file.
 #[derive(Debug)]
 pub struct StoreJournal {
-    helper: Helper,
+    worker: WorkerHandle,
     sync: SyncPolicy,
     limits: Bounds,
     last: Seq,
@@ -98,7 +98,7 @@ pub struct StoreJournal {
     ended: VecDeque<Key>,
     flight: Option<Flight>,
     /// Rows that had changed before a full rewrite began, which writes them too.
-    owed: Rows,
+    backlog: Rows,
     /// Flights that are durable and whose memory is still to be freed.
     landed: Vec<Flight>,
     /// Undo records, each with its mark, and their size in bytes. Records of changes that have
@@ -106,7 +106,7 @@ pub struct StoreJournal {
     undos: VecDeque<(Mark, Undo)>,
     undo_bytes: usize,
     /// Whether everything that is not durable is being undone.
-    is_taking_back: bool,
+    is_undoing: bool,
     removals: Vec<(Ticket, Change<'static>)>,
     mark: Mark,
     durable: Mark,
@@ -119,7 +119,7 @@ pub struct StoreJournal {
     sync_at: Option<Millis>,
     ends_at: Option<Millis>,
     clock_at: Option<Millis>,
-    /// Date minus entry time (see [`Facts::clock`]), as recorded on disk.
+    /// Date minus entry time (see [`StoreMeta::clock`]), as recorded on disk.
     skew: i64,
     /// The time of this turn, and the same moment in entry time.
     now: Now,
@@ -129,7 +129,7 @@ pub struct StoreJournal {
 }
 
 impl StoreJournal {
-    /// Continues with an open store. The helper gets its own thread and calls `wake` when it has
+    /// Continues with an open store. The worker gets its own thread and calls `wake` when it has
     /// something to report.
     ///
     /// If the disk is full, it is retried, exactly as when it fills up later.
@@ -138,7 +138,7 @@ impl StoreJournal {
     /// If the thread cannot be spawned.
     pub fn start(
         medium: impl Medium,
-        begun: (Facts, Opening),
+        begun: (StoreMeta, Opening),
         sync: SyncPolicy,
         limits: &Limits,
         wake: Wake,
@@ -148,59 +148,59 @@ impl StoreJournal {
         Ok(journal)
     }
 
-    /// [`StoreJournal::start`] without a thread: the stepper runs the helper.
+    /// [`StoreJournal::start`] without a thread: the stepper runs the worker.
     pub fn start_stepped(
         medium: impl Medium,
-        begun: (Facts, Opening),
+        begun: (StoreMeta, Opening),
         sync: SyncPolicy,
         limits: &Limits,
     ) -> (StoreJournal, Stepper) {
         let wake = Box::new(|| ());
         let (worker, mut journal) = StoreJournal::new(medium, begun, sync, limits, wake);
         let stepper = Stepper::over(worker);
-        journal.helper.stepper = Some(stepper.clone());
+        journal.worker.stepper = Some(stepper.clone());
         (journal, stepper)
     }
 
     fn new<M: Medium>(
         medium: M,
-        (facts, writer): (Facts, Opening),
+        (meta, writer): (StoreMeta, Opening),
         sync: SyncPolicy,
         limits: &Limits,
         wake: Wake,
     ) -> (Worker<M>, StoreJournal) {
-        let (worker, helper) =
-            Worker::new(medium, facts.clone(), writer, limits.store_retry(), wake);
+        let (worker, handle) =
+            Worker::new(medium, meta.clone(), writer, limits.store_retry(), wake);
         let (file_bytes, content_bytes) = worker.size();
         let mut journal = StoreJournal {
-            helper,
+            worker: handle,
             sync,
             limits: Bounds::new(limits),
-            last: Seq { term: facts.term, n: 0 },
+            last: Seq { term: meta.term, n: 0 },
             next_ticket: 0,
             changed: Rows::default(),
             changed_since: None,
             is_urgent: false,
             ended: VecDeque::new(),
             flight: None,
-            owed: Rows::default(),
+            backlog: Rows::default(),
             landed: Vec::new(),
             undos: VecDeque::new(),
             undo_bytes: 0,
-            is_taking_back: false,
+            is_undoing: false,
             removals: Vec::new(),
             mark: Mark(0),
             durable: Mark(0),
             ready: VecDeque::new(),
             health: Health::default(),
             recovery: Recovery::None,
-            batch: facts.batch,
+            batch: meta.batch,
             sync_at: None,
             ends_at: None,
             clock_at: None,
-            skew: skew(facts.clock),
-            now: Now { unix: facts.clock.1, ..Now::default() },
-            at: facts.clock.0,
+            skew: skew(meta.clock),
+            now: Now { unix: meta.clock.1, ..Now::default() },
+            at: meta.clock.0,
             meters: StoreMeters { file_bytes, content_bytes, ..StoreMeters::default() },
         };
         if let Some(fault) = worker.fault() {
@@ -231,7 +231,7 @@ impl StoreJournal {
         self.changed.note(key, mark, bytes);
     }
 
-    /// Returns whether a batch must be sent as soon as the helper is free.
+    /// Returns whether a batch must be sent as soon as the worker is free.
     fn is_pressing(&self) -> bool {
         let is_waited_for = self.sync == SyncPolicy::Always && !self.changed.is_empty();
         is_waited_for || self.is_urgent || !self.removals.is_empty() || self.is_full()
@@ -258,11 +258,11 @@ impl StoreJournal {
             Report::Failed(fault) => self.fail(fault),
             Report::Still(fault) => self.health.still(fault, self.now),
             Report::Ready { is_empty: true } => {
-                self.owed = std::mem::take(&mut self.changed);
+                self.backlog = std::mem::take(&mut self.changed);
                 self.is_urgent = false;
                 self.recovery = Recovery::All(Cursor::default());
             }
-            Report::Ready { is_empty: false } => self.recovery = Recovery::Debt,
+            Report::Ready { is_empty: false } => self.recovery = Recovery::Backlog,
             Report::Stopped => {}
         }
     }
@@ -277,9 +277,9 @@ impl StoreJournal {
             self.ready.push_back(Event::Entry(Some(ticket), entry, Mark::default()));
         }
         self.landed.push(flight);
-        if matches!(self.recovery, Recovery::Debt | Recovery::AllSent) {
+        if matches!(self.recovery, Recovery::Backlog | Recovery::AllSent) {
             // Rows that changed after this was sent are in `changed` and go with the next batch.
-            let rows = std::mem::take(&mut self.owed);
+            let rows = std::mem::take(&mut self.backlog);
             self.landed.push(Flight { rows, ..Flight::default() });
             self.recovery = Recovery::None;
             self.health.recover(self.now);
@@ -309,22 +309,22 @@ impl StoreJournal {
             return 0;
         }
         let flying = self.flight.iter().flat_map(|flight| flight.rows.states());
-        let others = self.owed.states().chain(flying);
+        let others = self.backlog.states().chain(flying);
         let is_other = |key: &&Key| self.changed.get(key.as_ref()).is_none();
         self.changed.states().count() + others.filter(is_other).count()
     }
 
     /// Returns whether states that were acknowledged as changed are neither on disk nor in flight.
     fn has_unkept(&self) -> bool {
-        let waiting = self.changed.states().chain(self.owed.states()).next();
+        let waiting = self.changed.states().chain(self.backlog.states()).next();
         self.sync != SyncPolicy::Always && waiting.is_some()
     }
 
     /// Returns the next change to undo, the last one first.
-    fn take_back(&mut self) -> Option<Undo> {
+    fn next_undo(&mut self) -> Option<Undo> {
         let is_left = self.undos.back().is_some_and(|(mark, _)| *mark > self.durable);
-        self.is_taking_back &= is_left;
-        if !self.is_taking_back {
+        self.is_undoing &= is_left;
+        if !self.is_undoing {
             return None;
         }
         let (_, undo) = self.undos.pop_back()?;
@@ -353,7 +353,7 @@ impl StoreJournal {
     /// Handles a fault: what was in flight has failed, and with it every change after it.
     fn fail(&mut self, fault: Fault) {
         self.recovery = Recovery::None;
-        self.changed.join(std::mem::take(&mut self.owed));
+        self.changed.join(std::mem::take(&mut self.backlog));
         if let Some(flight) = self.flight.take() {
             // It is no longer certain what the disk has of these rows.
             self.changed_since = flight.since.or(self.changed_since);
@@ -364,7 +364,7 @@ impl StoreJournal {
         // Changes that were waiting count as refused too, although they came before the fault.
         let refused = upto.0 - from.0 + self.removals.len() as u64;
         self.meters.refused_changes += refused;
-        self.is_taking_back = true;
+        self.is_undoing = true;
         for (ticket, _) in self.removals.drain(..) {
             self.ready.push_back(Event::Failed(ticket));
         }
@@ -396,7 +396,7 @@ impl Journal for StoreJournal {
         Proposal::Now(self.last)
     }
 
-    fn stays(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
+    fn needs_no_undo(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {
         if self.sync == SyncPolicy::Always || !matches!(key, KeyRef::State { .. }) {
             return false;
         }
@@ -407,13 +407,13 @@ impl Journal for StoreJournal {
         true
     }
 
-    fn changes<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+    fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
         if let Some(flight) = &mut self.flight {
-            flight.changes(key, row);
+            flight.before_change(key, row);
         }
     }
 
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         if undo.is_end() {
             // If the row is in `changed`, the batch that writes it also deletes it.
             if self.changed.get(undo.key.as_ref()).is_none() {
@@ -442,7 +442,7 @@ impl Journal for StoreJournal {
             self.sync_at.get_or_insert(now.mono.plus(ms));
         }
         // A full rewrite writes the owed rows without `begin`, which would reset `changed_since`.
-        match self.changed.is_empty() && self.owed.is_empty() {
+        match self.changed.is_empty() && self.backlog.is_empty() {
             true => self.changed_since = None,
             false => _ = self.changed_since.get_or_insert(now.mono),
         }
@@ -456,7 +456,7 @@ impl Journal for StoreJournal {
             return self.gather(hub);
         }
         match self.recovery {
-            Recovery::Debt => {
+            Recovery::Backlog => {
                 self.begin(hub, clock);
                 return self.gather(hub);
             }
@@ -481,11 +481,11 @@ impl Journal for StoreJournal {
 
     fn poll(&mut self) -> Option<Event> {
         loop {
-            if let Some(undo) = self.take_back() {
+            if let Some(undo) = self.next_undo() {
                 return Some(Event::Undo(undo));
             }
             let Some(event) = self.ready.pop_front() else {
-                let report = self.helper.report()?;
+                let report = self.worker.report()?;
                 self.handle(report);
                 continue;
             };
@@ -521,17 +521,17 @@ impl Journal for StoreJournal {
     }
 
     fn due(&self) -> Option<Millis> {
-        if !self.ready.is_empty() || self.is_taking_back || self.is_shedding() {
+        if !self.ready.is_empty() || self.is_undoing || self.is_shedding() {
             return Some(Millis(0));
         }
         if let Some(flight) = &self.flight {
-            // Once the batch is gathered and sent, the helper wakes the loop.
+            // Once the batch is gathered and sent, the worker wakes the loop.
             return flight.gathering.as_ref().map(|_| Millis(0));
         }
         match self.recovery {
-            Recovery::Debt | Recovery::All(_) => return Some(Millis(0)),
+            Recovery::Backlog | Recovery::All(_) => return Some(Millis(0)),
             _ if self.is_failing() => return None,
-            // The helper became free after the last `commit`.
+            // The worker became free after the last `commit`.
             _ if self.is_pressing() => return Some(Millis(0)),
             _ => {}
         }
@@ -548,7 +548,7 @@ impl Journal for StoreJournal {
         let since = flying_since.or(self.changed_since);
         Some(StoreMeters {
             is_failing: self.is_failing(),
-            pending_changes: self.changed.len() + self.owed.len() + flying,
+            pending_changes: self.changed.len() + self.backlog.len() + flying,
             pending_bytes: self.changed.bytes() + self.undo_bytes,
             lag_ms: since.map_or(0, |since| now.mono.0.saturating_sub(since.0)),
             ..self.meters.clone()
@@ -571,7 +571,7 @@ impl Journal for StoreJournal {
                     Recovery::None if self.is_failing() => break,
                     Recovery::None if is_done && skew(clock) == self.skew => break,
                     // The disk works again. Go on only if acknowledged states are missing on it.
-                    Recovery::All(_) | Recovery::Debt if !self.has_unkept() => break,
+                    Recovery::All(_) | Recovery::Backlog if !self.has_unkept() => break,
                     Recovery::All(cursor) => self.send_part(hub, cursor, clock),
                     _ => self.begin(hub, clock),
                 }
@@ -579,7 +579,7 @@ impl Journal for StoreJournal {
             self.gather_all(hub);
             // These were acknowledged: urgency is no reason to lose them.
             let is_owed = self.unkept() > 0;
-            let Some(report) = self.helper.wait(left(), &mut || !is_owed && is_urged()) else {
+            let Some(report) = self.worker.wait(left(), &mut || !is_owed && is_urged()) else {
                 is_stuck = true;
                 break;
             };
@@ -587,8 +587,8 @@ impl Journal for StoreJournal {
             self.forget_removed(hub);
         }
         // Once a wait has been given up, there is no second one.
-        if !is_stuck && self.helper.ask(Job::Stop) {
-            while self.helper.wait(left(), is_urged).is_some_and(|it| it != Report::Stopped) {}
+        if !is_stuck && self.worker.ask(Job::Stop) {
+            while self.worker.wait(left(), is_urged).is_some_and(|it| it != Report::Stopped) {}
         }
         self.unkept()
     }

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use super::StoreJournal;
 use super::disk::{Fault, Overlay};
-use super::file::{Content, Damage, Facts, Opening, Writer};
-use super::folder::{Folder, Found, Home, Seal};
+use super::file::{Content, Damage, Opening, StoreMeta, Writer};
+use super::folder::{Folder, Home, Seal, SealState};
 use super::format::FORMAT;
-use super::helper::{Stepper, Wake};
 use super::rewrite;
+use super::worker::{Stepper, Wake};
 use crate::hub::{Hub, Key, Row};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Now, UnixMillis};
@@ -90,7 +90,7 @@ impl From<OpenError> for io::Error {
 }
 
 /// A folder, what the journal starts from there, and the states that have expired meanwhile.
-type Begun<F> = (F, (Facts, Opening), Vec<Key>);
+type Begun<F> = (F, (StoreMeta, Opening), Vec<Key>);
 
 /// A verified store: every row is as it was written.
 pub struct Opened<F = Folder> {
@@ -106,7 +106,7 @@ impl<F: Home> Opened<F> {
     /// # Errors
     /// [`OpenError`]
     pub fn verify(folder: F, now: Now) -> Result<Opened<F>, OpenError> {
-        let (path, found) = (folder.store_path(), folder.found()?);
+        let (path, found) = (folder.store_path(), folder.seal_state()?);
         if !folder.has_store()? {
             never_was(&folder, &found)?;
             create(&folder, now).map_err(|fault| OpenError::Fault(path.clone(), fault))?;
@@ -125,7 +125,7 @@ impl<F: Home> Opened<F> {
     /// # Errors
     /// [`OpenError`], except for [`Damage`], which is returned in the inner `Result`.
     pub fn look(folder: F) -> Result<Result<Opened<F>, Damage>, OpenError> {
-        let found = folder.found()?;
+        let found = folder.seal_state()?;
         if !folder.has_store()? {
             never_was(&folder, &found)?;
         }
@@ -133,8 +133,8 @@ impl<F: Home> Opened<F> {
         Ok(content.map(|content| Opened::new(folder, content, &found)))
     }
 
-    fn new(folder: F, content: Content, found: &Found) -> Opened<F> {
-        let warning = (*found == Found::Damaged).then(|| {
+    fn new(folder: F, content: Content, found: &SealState) -> Opened<F> {
+        let warning = (*found == SealState::Damaged).then(|| {
             let seal = folder.seal_path();
             format!("{} is damaged and is written anew; the store is whole", seal.display())
         });
@@ -155,11 +155,11 @@ impl<F: Home> Opened<F> {
         (self.folder, self.content)
     }
 
-    /// Returns this moment in entry time (see [`Facts::clock`]). The time during which no server
-    /// ran is taken from the wall clock; how wrong that clock was in an earlier run does not
+    /// Returns this moment in entry time (see [`StoreMeta::clock`]). The time during which no
+    /// server ran is taken from the wall clock; how wrong that clock was in an earlier run does not
     /// matter.
     pub fn at(&self, now: Now) -> UnixMillis {
-        self.content.facts.at(now)
+        self.content.meta.at(now)
     }
 
     /// Loads what has not expired into the hub, begins a new term and starts the journal.
@@ -180,7 +180,7 @@ impl<F: Home> Opened<F> {
         Ok(journal)
     }
 
-    /// [`Opened::start`] without a thread: the stepper runs the helper.
+    /// [`Opened::start`] without a thread: the stepper runs the worker.
     ///
     /// # Errors
     /// [`OpenError`]
@@ -214,18 +214,18 @@ impl<F: Home> Opened<F> {
             damage,
             copy: folder.quarantine().map_err(|error| error.to_string()),
         })?;
-        let facts = Facts { term: content.facts.term + 1, clock: (at, now.unix), ..content.facts };
+        let meta = StoreMeta { term: content.meta.term + 1, clock: (at, now.unix), ..content.meta };
         let live = content.bytes;
         let fault = |fault| OpenError::Fault(path.clone(), fault);
         if content.format() != FORMAT {
             rewrite::renew(&folder, &content)?;
         }
         drop(content);
-        let opened = Writer::open(folder.open()?, &facts, live);
-        let begun = opened.and_then(|writer| writer.begin(&facts).map(|()| writer));
+        let opened = Writer::open(folder.open()?, &meta, live);
+        let begun = opened.and_then(|writer| writer.begin(&meta).map(|()| writer));
         let writer = match begun {
             Ok(writer) => {
-                folder.seal(&Seal { key: facts.key, batch: facts.batch })?;
+                folder.seal(&Seal { key: meta.key, batch: meta.batch })?;
                 folder.sync_seal()?;
                 Ok(writer)
             }
@@ -233,53 +233,53 @@ impl<F: Home> Opened<F> {
             Err(full @ Fault::Space(_)) => Err((full, live)),
             Err(broken) => return Err(fault(broken)),
         };
-        Ok((folder, (facts, writer), ended))
+        Ok((folder, (meta, writer), ended))
     }
 }
 
 /// Checks that there is no store because there never was one.
-pub(super) fn never_was(folder: &impl Home, found: &Found) -> Result<(), OpenError> {
+pub(super) fn never_was(folder: &impl Home, found: &SealState) -> Result<(), OpenError> {
     let batch = match found {
-        Found::Nothing => return Ok(()),
-        Found::Seal(seal) => Some(seal.batch),
-        Found::Damaged => None,
+        SealState::Nothing => return Ok(()),
+        SealState::Seal(seal) => Some(seal.batch),
+        SealState::Damaged => None,
     };
     Err(OpenError::Gone { store: folder.store_path(), seal: folder.seal_path(), batch })
 }
 
 /// Reads and verifies the whole store.
-fn read(folder: &impl Home, found: &Found) -> Result<Result<Content, Damage>, OpenError> {
+fn read(folder: &impl Home, found: &SealState) -> Result<Result<Content, Damage>, OpenError> {
     let content = Content::read(folder.read()?);
-    Ok(content.and_then(|content| witness(&content.facts, found).map(|()| content)))
+    Ok(content.and_then(|content| witness(&content.meta, found).map(|()| content)))
 }
 
 /// Returns the facts of a new store.
-pub(super) fn new_facts(now: Now) -> Result<Facts, Fault> {
+pub(super) fn new_meta(now: Now) -> Result<StoreMeta, Fault> {
     let mut key = [0; 32];
     getrandom::fill(&mut key).map_err(|e| Fault::Broken(format!("no random numbers: {e}")))?;
-    Ok(Facts { key, term: 0, batch: 0, clock: (now.unix, now.unix) })
+    Ok(StoreMeta { key, term: 0, batch: 0, clock: (now.unix, now.unix) })
 }
 
 /// Creates an empty store atomically. It is built in memory, because redb syncs nine times while
 /// creating one, and then written to disk in one go.
 fn create(folder: &impl Home, now: Now) -> Result<(), Fault> {
     let broken = |error: io::Error| Fault::Broken(error.to_string());
-    let facts = new_facts(now)?;
+    let meta = new_meta(now)?;
     let next = Overlay::new(folder.open_next().map_err(broken)?).map_err(broken)?;
-    drop(Writer::create(next.clone(), &facts)?);
+    drop(Writer::create(next.clone(), &meta)?);
     next.write_through().map_err(|error| Fault::of_write(&error))?;
     folder.install_next().map_err(broken)
 }
 
 /// Checks the file against its seal. redb takes a commit whose pages have rotted for one that a
 /// crash cut short, and falls back to the commit before. The seal remembers that it was durable.
-fn witness(facts: &Facts, found: &Found) -> Result<(), Damage> {
-    let Found::Seal(seal) = found else { return Ok(()) };
-    if seal.key != facts.key {
+fn witness(meta: &StoreMeta, found: &SealState) -> Result<(), Damage> {
+    let SealState::Seal(seal) = found else { return Ok(()) };
+    if seal.key != meta.key {
         return Err(Damage("its seal belongs to another store".into()));
     }
-    if facts.batch < seal.batch {
-        let (batch, known) = (facts.batch, seal.batch);
+    if meta.batch < seal.batch {
+        let (batch, known) = (meta.batch, seal.batch);
         return Err(Damage(format!(
             "it ends with batch {batch}, and batch {known} was durable; if this is a backup, \
              remove store.seal"

@@ -4,9 +4,9 @@
 use redb::StorageBackend;
 
 use super::disk::{Discard, Fault};
-use super::file::{Batch, Content, Facts, Writer};
+use super::file::{Batch, Content, StoreMeta, Writer};
 use super::folder::{Folder, Home, Medium, Seal};
-use super::open::{OpenError, Opened, never_was, new_facts};
+use super::open::{OpenError, Opened, never_was, new_meta};
 use crate::hub::{Key, Row};
 use crate::time::{Now, UnixMillis};
 
@@ -22,7 +22,7 @@ const PART_BYTES: usize = 16 << 20;
 /// [`OpenError`]
 pub(super) fn renew(folder: &impl Home, content: &Content) -> Result<(), OpenError> {
     let fault = |fault| OpenError::Fault(folder.store_path(), fault);
-    let mut next = Next::create(folder.open_next()?, &content.facts).map_err(fault)?;
+    let mut next = Next::create(folder.open_next()?, &content.meta).map_err(fault)?;
     let mut written = Ok(());
     let read = content.each(&mut |key, row| {
         if written.is_ok() {
@@ -42,9 +42,9 @@ struct Next {
 }
 
 impl Next {
-    fn create(backend: impl StorageBackend + Discard, facts: &Facts) -> Result<Next, Fault> {
-        let batch = Batch { number: facts.batch, clock: facts.clock, ..Batch::default() };
-        Ok(Next { writer: Writer::create(backend, facts)?, batch, batch_bytes: 0 })
+    fn create(backend: impl StorageBackend + Discard, meta: &StoreMeta) -> Result<Next, Fault> {
+        let batch = Batch { number: meta.batch, clock: meta.clock, ..Batch::default() };
+        Ok(Next { writer: Writer::create(backend, meta)?, batch, batch_bytes: 0 })
     }
 
     fn put(&mut self, key: Key, row: Row<'_>) -> Result<(), Fault> {
@@ -81,7 +81,7 @@ impl Drop for Unfinished {
 pub struct Rewrite {
     // Declared first: it is closed before it is deleted.
     next: Next,
-    facts: Facts,
+    meta: StoreMeta,
     folder: Unfinished,
 }
 
@@ -92,26 +92,26 @@ impl Rewrite {
     /// # Errors
     /// [`OpenError`]
     pub fn begin(folder: Folder, now: Now) -> Result<(Option<Content>, Rewrite), OpenError> {
-        let (folder, content, facts) = if folder.has_store()? {
+        let (folder, content, meta) = if folder.has_store()? {
             let (folder, content) = Opened::verify(folder, now)?.into_parts();
-            let facts = content.facts.clone();
-            let clock = (facts.at(now), now.unix);
-            let facts = Facts { batch: facts.batch + 1, clock, ..facts };
-            (folder, Some(content), facts)
+            let meta = content.meta.clone();
+            let clock = (meta.at(now), now.unix);
+            let meta = StoreMeta { batch: meta.batch + 1, clock, ..meta };
+            (folder, Some(content), meta)
         } else {
-            never_was(&folder, &folder.found()?)?;
-            let facts = new_facts(now).map_err(|e| OpenError::Fault(folder.store_path(), e))?;
-            (folder, None, Facts { batch: 1, ..facts })
+            never_was(&folder, &folder.seal_state()?)?;
+            let meta = new_meta(now).map_err(|e| OpenError::Fault(folder.store_path(), e))?;
+            (folder, None, StoreMeta { batch: 1, ..meta })
         };
         let folder = Unfinished(folder);
-        let next = Next::create(folder.0.open_next()?, &facts);
+        let next = Next::create(folder.0.open_next()?, &meta);
         let next = next.map_err(|fault| OpenError::Fault(folder.0.store_path(), fault))?;
-        Ok((content, Rewrite { next, facts, folder }))
+        Ok((content, Rewrite { next, meta, folder }))
     }
 
     /// Returns the facts of the next store.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
+    pub fn meta(&self) -> &StoreMeta {
+        &self.meta
     }
 
     /// Inserts a row, replacing one with the same key.
@@ -128,16 +128,16 @@ impl Rewrite {
     /// # Errors
     /// [`OpenError`]. Unless the error says otherwise, the old store is unchanged.
     pub fn finish(self) -> Result<(), OpenError> {
-        let Rewrite { next, facts, folder: Unfinished(ref folder) } = self;
+        let Rewrite { next, meta, folder: Unfinished(ref folder) } = self;
         next.finish().map_err(|fault| OpenError::Fault(folder.store_path(), fault))?;
         folder.install_next()?;
-        folder.seal(&Seal { key: facts.key, batch: facts.batch })?;
+        folder.seal(&Seal { key: meta.key, batch: meta.batch })?;
         Ok(folder.sync_seal()?)
     }
 
     /// Converts a date to the entry time of the next store.
     pub fn moment(&self, date: UnixMillis) -> UnixMillis {
-        let (at, unix) = self.facts.clock;
+        let (at, unix) = self.meta.clock;
         UnixMillis(date.0.saturating_add(at.0).saturating_sub(unix.0))
     }
 }

@@ -7,7 +7,7 @@
 
 use redb::StorageBackend;
 
-use super::file::{Damage, Facts, damage};
+use super::file::{Damage, StoreMeta, damage};
 use super::format::Sealer;
 use super::tables::Tables;
 use crate::hub::{Key, Row};
@@ -27,7 +27,7 @@ pub struct Salvage {
     tables: Tables,
     sealer: Sealer,
     /// What the store records about itself; trustworthy if `doubt` is `None`.
-    pub facts: Facts,
+    pub meta: StoreMeta,
     /// Why the facts could not be read. The key is then that of the seal, and the rest is made up.
     pub doubt: Option<Damage>,
 }
@@ -65,15 +65,15 @@ impl Salvage {
         key: Option<[u8; 32]>,
     ) -> Result<Salvage, Damage> {
         let tables = Tables::open(backend, is_other)?;
-        let (facts, doubt) = match (tables.facts(), key) {
-            (Ok(facts), _) => (facts, None),
+        let (meta, doubt) = match (tables.meta(), key) {
+            (Ok(meta), _) => (meta, None),
             (Err(damage), Some(key)) => {
                 let clock = (UnixMillis(0), UnixMillis(0));
-                (Facts { key, term: 0, batch: 0, clock }, Some(damage))
+                (StoreMeta { key, term: 0, batch: 0, clock }, Some(damage))
             }
             (Err(damage), None) => return Err(damage),
         };
-        Ok(Salvage { tables, sealer: Sealer::new(&facts.key), facts, doubt })
+        Ok(Salvage { tables, sealer: Sealer::new(&meta.key), meta, doubt })
     }
 
     /// Visits all rows that can be read, namespaces first. Returns what could not be read.

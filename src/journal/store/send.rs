@@ -1,10 +1,10 @@
-//! What is sent to the helper, one job at a time: a batch of changed rows, or, during a full
+//! What is sent to the worker, one job at a time: a batch of changed rows, or, during a full
 //! rewrite, a part of all rows. A turn gathers at most one part.
 
 use super::disk::Fault;
 use super::file::Batch;
 use super::flight::Flight;
-use super::helper::Job;
+use super::worker::Job;
 use super::{Recovery, StoreJournal, skew};
 use crate::hub::{Change, Cursor, Hub, Key};
 use crate::time::UnixMillis;
@@ -49,8 +49,8 @@ impl StoreJournal {
     fn gather_some(&mut self, hub: &Hub, rows: usize, bytes: usize) {
         let gathered = self.flight.as_mut().and_then(|flight| flight.gather(hub, rows, bytes));
         if let Some(batch) = gathered {
-            let is_owed = self.recovery == Recovery::Debt;
-            self.ask(if is_owed { Job::Debt(batch) } else { Job::Batch(batch) });
+            let is_backlog = self.recovery == Recovery::Backlog;
+            self.ask(if is_backlog { Job::Backlog(batch) } else { Job::Batch(batch) });
         }
     }
 
@@ -79,7 +79,7 @@ impl StoreJournal {
     }
 
     fn ask(&mut self, job: Job) {
-        if !self.helper.ask(job) {
+        if !self.worker.ask(job) {
             // The thread never ends by itself, so there is no disk any more.
             self.fail(Fault::Broken("the thread of the store has ended".into()));
         }

@@ -5,10 +5,10 @@ use std::cmp::Ordering;
 
 use redb::StorageBackend;
 
-use super::file::{Damage, Facts, damage};
+use super::file::{Damage, StoreMeta, damage};
 use super::format::{FORMAT, Sealer, decode_key};
 use super::pages::{Pages, Shape};
-use crate::hub::{Key, Place, Row};
+use crate::hub::{Key, Row, StateKey};
 use crate::time::UnixMillis;
 
 /// A table of rows.
@@ -23,14 +23,14 @@ struct Table {
 /// A format: its number, its table of facts, and its tables of rows, namespaces first.
 struct Format {
     number: u64,
-    facts: &'static str,
+    meta: &'static str,
     rows: &'static [Table],
 }
 
 const FORMATS: [Format; 2] = [
     Format {
         number: FORMAT,
-        facts: "facts",
+        meta: "facts",
         rows: &[Table {
             name: "rows",
             key_bytes: None,
@@ -40,7 +40,7 @@ const FORMATS: [Format; 2] = [
     },
     Format {
         number: 1,
-        facts: "meta",
+        meta: "meta",
         rows: &[
             Table {
                 name: "namespaces",
@@ -85,7 +85,7 @@ impl Tables {
         let pages = Pages::new(backend)?;
         let roots = pages.tables(is_other)?;
         let is_ours = |format: &&Format| {
-            let mut names = format.rows.iter().map(|table| table.name).chain([format.facts]);
+            let mut names = format.rows.iter().map(|table| table.name).chain([format.meta]);
             names.any(|name| roots.iter().any(|(other, _)| other == name))
         };
         let format = FORMATS.iter().find(is_ours).ok_or(damage("it is no store of fws"))?;
@@ -134,14 +134,14 @@ impl Tables {
     ///
     /// # Errors
     /// [`Damage`]
-    pub fn facts(&self) -> Result<Facts, Damage> {
-        let mut facts = Vec::new();
-        let gap = self.walk(self.format.facts, Shape::BYTES, &mut |entry| {
-            facts.extend(entry.map(|(name, value)| (name.to_vec(), value.to_vec())));
+    pub fn meta(&self) -> Result<StoreMeta, Damage> {
+        let mut meta = Vec::new();
+        let gap = self.walk(self.format.meta, Shape::BYTES, &mut |entry| {
+            meta.extend(entry.map(|(name, value)| (name.to_vec(), value.to_vec())));
         });
         let get = |name: &str| -> Result<Vec<u8>, Damage> {
             let missing = || gap.clone().unwrap_or(damage(format!("the fact {name:?} is missing")));
-            let fact = facts.iter().find(|(known, _)| known == name.as_bytes());
+            let fact = meta.iter().find(|(known, _)| known == name.as_bytes());
             fact.map(|(_, value)| value.clone()).ok_or_else(missing)
         };
         let wrong = |name: &str| damage(format!("the fact {name:?} is not as it was written"));
@@ -161,7 +161,7 @@ impl Tables {
         }
         let ([term, _], [batch, _], [at, unix]) =
             (numbers("term")?, numbers("batch")?, numbers("clock")?);
-        Ok(Facts { key, term, batch, clock: (UnixMillis(at), UnixMillis(unix)) })
+        Ok(StoreMeta { key, term, batch, clock: (UnixMillis(at), UnixMillis(unix)) })
     }
 }
 
@@ -185,7 +185,7 @@ fn former_state(key: &[u8]) -> Option<Key> {
         (1, user) => Some(str::from_utf8(user).ok()?.into()),
         _ => return None,
     };
-    Some(Key::State { ns, place: Place { channel, user } })
+    Some(Key::State { ns, state_key: StateKey { channel, user } })
 }
 
 fn former_names(key: &[u8]) -> Option<(u64, Box<str>, &[u8])> {

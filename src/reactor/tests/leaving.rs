@@ -24,13 +24,13 @@ fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
     turns(&mut reactor, &mut crowd, 6, |_, crowd| crowd.conns.len());
     peers.push(std::net::TcpStream::connect(&address).unwrap());
     (0..50).for_each(|_| reactor.turn(&mut crowd).unwrap());
-    assert_eq!((crowd.conns.len(), reactor.connections(), reactor.io.parting.count), (6, 3, 0));
+    assert_eq!((crowd.conns.len(), reactor.connections(), reactor.io.closing.count), (6, 3, 0));
     // Of many that end at once none stays in the queue.
     for conn in crowd.conns.drain(..).skip(3) {
         reactor.io.close(conn, CloseReason::BadHttp);
         reactor.io.free(conn);
     }
-    assert_eq!(reactor.io.parting.count, 0);
+    assert_eq!(reactor.io.closing.count, 0);
 }
 
 /// Returns a reactor that a signal has stopped, and the stream on which the next one comes.

@@ -375,10 +375,16 @@ fn leave(seed: u64, reactor: &mut Reactor, wild: &mut Wild) {
         assert!(watch.elapsed_us() < DEADLINE_US, "seed {seed}: somebody stays");
     }
     let io = &reactor.io;
-    assert!(io.frames.is_empty() && io.frames.bytes() == 0 && io.tails.bytes == 0, "seed {seed}");
-    assert!(io.wheel.is_empty() && io.parting.count == 0 && io.doomed.is_empty(), "seed {seed}");
-    let aside = [Kind::Published, Kind::Asked].map(|kind| io.frames.ledger.aside(kind));
-    assert_eq!((io.overdue_at(), aside), (None, [0, 0]), "seed {seed}");
+    assert!(
+        io.frames.is_empty() && io.frames.bytes() == 0 && io.pending_input.bytes == 0,
+        "seed {seed}"
+    );
+    assert!(
+        io.wheel.is_empty() && io.closing.count == 0 && io.closed_unreported.is_empty(),
+        "seed {seed}"
+    );
+    let outside = [Kind::Published, Kind::Asked].map(|kind| io.frames.ledger.outside(kind));
+    assert_eq!((io.overdue_at(), outside), (None, [0, 0]), "seed {seed}");
     assert!(io.turned_away.is_empty(), "seed {seed}");
 }
 
@@ -421,7 +427,7 @@ fn run_full(seed: u64) {
         let open = wild.known.iter().filter(|known| !known.is_closed).count();
         assert!(open <= reactor.let_in() && reactor.let_in() <= ROOM, "seed {seed}");
         assert!(reactor.connections() <= ROOM + 8, "seed {seed}");
-        assert_eq!(reactor.io.parting.count, reactor.let_in() - open, "seed {seed}");
+        assert_eq!(reactor.io.closing.count, reactor.let_in() - open, "seed {seed}");
     }
     drop((peers, others));
     wild.is_calm = true;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use super::expected::Expected;
-use super::{Judge, Line, Role};
+use super::{ConnModel, Judge, Role};
 use crate::address::Address;
 use crate::edge::{ConnId, Door};
 use crate::reason::CloseReason;
@@ -30,7 +30,7 @@ fn is_proxy(address: Address) -> bool {
 }
 
 /// Returns a text that is the same for all addresses that count as one.
-pub(super) fn household(address: Address) -> String {
+pub(super) fn prefix(address: Address) -> String {
     match address {
         Address::Ip(IpAddr::V4(ip)) => ip.to_string(),
         Address::Ip(IpAddr::V6(ip)) => format!("{:x?}", &ip.segments()[..4]),
@@ -42,28 +42,31 @@ impl Judge {
     /// A back end is not authenticated, or no longer. If there are too many of those, or it found
     /// all places taken, one is let go: the oldest of the address with most of them, among such
     /// addresses the oldest of all; but none on the unix socket for one that is elsewhere.
-    pub(super) fn is_nobody(&mut self, conn: ConnId, is_full: bool) {
-        let (number, auth_by) = (self.strangers, self.term("control_auth_ms"));
-        self.strangers += 1;
+    pub(super) fn note_unauthenticated(&mut self, conn: ConnId, is_full: bool) {
+        let (number, auth_by) = (self.unauthenticated, self.deadline("control_auth_ms"));
+        self.unauthenticated += 1;
         let Some(controller) = self.controller(conn) else { return };
-        (controller.stranger, controller.auth_by) = (Some(number), auth_by);
+        (controller.unauthenticated, controller.auth_by) = (Some(number), auth_by);
         let from = controller.place.clone();
-        let strangers: Vec<(ConnId, &str, u64)> = self
+        let unauthenticated: Vec<(ConnId, &str, u64)> = self
             .lines
             .iter()
             .filter(|(_, line)| !line.is_gone)
             .filter_map(|(conn, line)| match &line.role {
-                Role::Controller(c) => c.stranger.map(|number| (*conn, c.place.as_str(), number)),
+                Role::Controller(c) => {
+                    c.unauthenticated.map(|number| (*conn, c.place.as_str(), number))
+                }
                 _ => None,
             })
             .collect();
-        if !is_full && strangers.len() <= self.limits.control_unauthenticated_connections {
+        if !is_full && unauthenticated.len() <= self.limits.control_unauthenticated_connections {
             return;
         }
-        let local = household(Address::Unix);
+        let local = prefix(Address::Unix);
         let may_go = |place: &str| from == local || place != local;
-        let crowd = |place: &str| strangers.iter().filter(|(_, other, _)| *other == place).count();
-        let first = strangers
+        let crowd =
+            |place: &str| unauthenticated.iter().filter(|(_, other, _)| *other == place).count();
+        let first = unauthenticated
             .iter()
             .filter(|(_, place, _)| may_go(place))
             .max_by_key(|(_, place, number)| (crowd(place), Reverse(*number)));
@@ -72,7 +75,7 @@ impl Judge {
         let reason = if is_refused { CloseReason::Full } else { CloseReason::ControlAuth };
         self.let_go_answered(first, reason);
         if let Some(controller) = self.controller(first) {
-            controller.stranger = None;
+            controller.unauthenticated = None;
         }
     }
 
@@ -88,10 +91,10 @@ impl Judge {
             }
             let auth = controller.auth.as_ref();
             let is_good = auth.is_some_and(|(space, key)| self.record.opens(*space, key, at));
-            let was_good = controller.stranger.is_none();
+            let was_good = controller.unauthenticated.is_none();
             match self.controller(conn) {
-                Some(controller) if is_good => controller.stranger = None,
-                _ if was_good => self.is_nobody(conn, false),
+                Some(controller) if is_good => controller.unauthenticated = None,
+                _ if was_good => self.note_unauthenticated(conn, false),
                 _ => {}
             }
         }
@@ -105,13 +108,13 @@ impl Judge {
             return;
         }
         match is_proxy(from) {
-            true => line.whereabouts.proxy = Some(household(from)),
-            false => self.counts(conn, household(from)),
+            true => line.whereabouts.proxy = Some(prefix(from)),
+            false => self.counts(conn, prefix(from)),
         }
     }
 
     /// A PROXY header has named the client, which counts as if it had connected itself.
-    pub(super) fn is_introduced(&mut self, conn: ConnId, from: Address) {
+    pub(super) fn note_proxy_header(&mut self, conn: ConnId, from: Address) {
         self.came(conn, from);
         if let Some(line) = self.lines.get_mut(&conn) {
             line.whereabouts.is_spoken_for = !is_proxy(from);
@@ -123,37 +126,37 @@ impl Judge {
         if !std::mem::take(&mut self.is_cap_new) || self.limits.connections_per_address == 0 {
             return;
         }
-        let is_here = |line: &&mut Line| {
+        let is_here = |line: &&mut ConnModel| {
             let is_open = !line.is_gone && line.closing.is_none() && line.door() == Door::Web;
             is_open && line.whereabouts.proxy.is_none() && !is_proxy(line.from)
         };
         for line in self.lines.values_mut().filter(is_here) {
-            line.whereabouts.counts_as.get_or_insert_with(|| household(line.from));
+            line.whereabouts.counts_as.get_or_insert_with(|| prefix(line.from));
         }
     }
 
     /// A request has come by that connection, with this client address in it.
     pub(super) fn is_named(&mut self, conn: ConnId, client: Option<IpAddr>) {
         let has_cap = self.limits.connections_per_address > 0;
-        let Some(Line { whereabouts, from, .. }) = self.lines.get_mut(&conn) else { return };
+        let Some(ConnModel { whereabouts, from, .. }) = self.lines.get_mut(&conn) else { return };
         let is_unknown = whereabouts.proxy.is_none() && whereabouts.counts_as.is_none();
         let is_unknown = is_unknown && !whereabouts.is_spoken_for;
         if is_unknown && client.is_some() && has_cap && is_proxy(*from) {
             // It came when there was no limit.
-            whereabouts.proxy = Some(household(*from));
+            whereabouts.proxy = Some(prefix(*from));
         }
         let Some(proxy) = whereabouts.proxy.clone() else { return };
-        self.counts(conn, client.map_or(proxy, |ip| household(ip.into())));
+        self.counts(conn, client.map_or(proxy, |ip| prefix(ip.into())));
     }
 
     fn counts(&mut self, conn: ConnId, place: String) {
-        let is_there = |(other, line): &(&ConnId, &Line)| {
+        let is_there = |(other, line): &(&ConnId, &ConnModel)| {
             **other != conn && !line.is_gone && line.whereabouts.counts_as.as_ref() == Some(&place)
         };
         let (others, max) =
             (self.lines.iter().filter(is_there).count(), self.limits.connections_per_address);
         // Connections that were there before the limit was lowered stay.
-        self.terms.note("connections_per_address", others.max(max));
+        self.deadlines.note("connections_per_address", others.max(max));
         let Some(line) = self.lines.get_mut(&conn) else { return };
         if line.whereabouts.counts_as.as_ref() == Some(&place) || max == 0 || others < max {
             line.whereabouts.counts_as = Some(place);

@@ -41,21 +41,21 @@ impl Judge {
                     (ticket.expect("all are ours"), Some(entry), *after)
                 }
                 Item::Failed(ticket) => (*ticket, None, 0),
-                Item::TakenBack { is_end } => {
-                    self.record.is_taking_back = true;
+                Item::Undone { is_end } => {
+                    self.record.is_undoing = true;
                     if !is_end {
-                        self.take_back();
+                        self.undo_last();
                     }
                     continue;
                 }
                 Item::Lost { from, upto } => {
-                    self.record.is_taking_back = false;
+                    self.record.is_undoing = false;
                     self.lose(*from, *upto);
                     self.record.advance(horizon);
                     continue;
                 }
                 Item::Proposed { .. } => {
-                    self.spread((items, i));
+                    self.continue_long_emits((items, i));
                     continue;
                 }
                 _ => continue,
@@ -71,14 +71,14 @@ impl Judge {
                     self.apply(&pending, entry.at.0, following(items, i))
                 }
             };
-            if let Some(spread) = pending.of {
-                self.spread_on(*spread, result, after);
+            if let Some(long_emit) = pending.of {
+                self.continue_long_emit(*long_emit, result, after);
             } else if let Some(controller) = self.controller(conn) {
                 controller.waits = false;
                 self.reply_to(conn, &pending.command, result, after);
             }
         }
-        self.end_spreads();
+        self.end_long_emits();
         while let Some(past) = self.past.front().filter(|past| past.mark <= durable) {
             self.stays(past.entry);
             self.past.pop_front();
@@ -87,17 +87,17 @@ impl Judge {
 
     /// Checks that a turn undid at most as many changes as it may deliver messages.
     pub fn takes_back_no_more_than_fits(&self, items: &[Item]) {
-        let count = items.iter().filter(|item| matches!(item, Item::TakenBack { .. })).count();
+        let count = items.iter().filter(|item| matches!(item, Item::Undone { .. })).count();
         assert!(count <= self.limits.deliveries_per_turn, "{count} were taken back in one turn");
     }
 
     /// Whether changes are being undone: expired states may be back meanwhile.
-    pub fn is_taking_back(&self) -> bool {
-        self.record.is_taking_back
+    pub fn is_undoing(&self) -> bool {
+        self.record.is_undoing
     }
 
     /// Undoes the last change.
-    fn take_back(&mut self) {
+    fn undo_last(&mut self) {
         let past = self.past.pop_back().expect("something was recorded");
         let spaces = match self.disk.is_easy {
             true => past.without_states(&self.record.spaces),
@@ -161,7 +161,7 @@ impl Judge {
         if let (None, Command::Emit(emit), Some(space)) = (found, &command, space)
             && emit.channels.len() > 1
         {
-            return self.begin_spread(conn, space, emit);
+            return self.begin_long_emit(conn, space, emit);
         }
         let i = *next + found.unwrap_or_else(|| panic!("{command:?} was not proposed"));
         *next = i + 1;

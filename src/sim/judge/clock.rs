@@ -1,7 +1,7 @@
 //! The effects of time on connections: which may be cut when, and which must have been.
 
+use super::deadlines::{Deadlines, Half};
 use super::expected::Expected;
-use super::terms::{Half, Terms};
 use super::{Browser, Controller, Judge, Role, View};
 use crate::edge::ConnId;
 use crate::limits::Limits;
@@ -40,7 +40,7 @@ fn is_answer(item: &Item) -> bool {
 
 impl Controller {
     /// Notes at rest whether it is paused for its unread replies.
-    fn note_held(&mut self, is_held: bool, view: View, now: Millis, terms: &Terms) {
+    fn note_held(&mut self, is_held: bool, view: View, now: Millis, deadlines: &Deadlines) {
         if !view.is_paused {
             self.heard_at = now;
         }
@@ -48,7 +48,7 @@ impl Controller {
         let is_new = self.held_since.is_none_or(|since| since < view.taken_at || since == now);
         if !is_held || is_new {
             self.held_since = is_held.then_some(now);
-            self.held_ms = terms.range(self.heard_at, |limits| limits.control_replies_ms).1;
+            self.held_ms = deadlines.range(self.heard_at, |limits| limits.control_replies_ms).1;
         }
     }
 
@@ -58,7 +58,7 @@ impl Controller {
         if std::mem::take(&mut self.was_unheard) {
             self.auth_at_last = now.plus(auth_ms as u64);
         }
-        let is_excused = self.stranger.is_none() || self.is_ended || view.is_paused;
+        let is_excused = self.unauthenticated.is_none() || self.is_ended || view.is_paused;
         is_excused || !self.auth_by.is_over(now) || now < self.auth_at_last
     }
 }
@@ -97,11 +97,11 @@ impl Judge {
     /// A deadline came. Checks only whether the switch may do what it did; whether it did all that
     /// was due is checked at rest.
     pub fn timed_out(&mut self, conn: ConnId, view: View, items: &[Item]) {
-        let beat = self.term("heartbeat_ms").by;
+        let beat = self.deadline("heartbeat_ms").by;
         if let Some(browser) = self.browser(conn).filter(|_| view.is_paused) {
             browser.held_until = Some(browser.held_until.map_or(beat, |until| until.max(beat)));
         }
-        let answer = self.term("heartbeat_answer_ms").by;
+        let answer = self.deadline("heartbeat_answer_ms").by;
         if let Some(browser) = self.browser(conn) {
             match browser.pong_by {
                 None => browser.is_pong_behind = view.queued > 0,
@@ -155,8 +155,8 @@ impl Judge {
 
     /// A ping was sent in time, or a 408 to half a request.
     fn sent_in_time(&mut self, conn: ConnId, view: View, frame: &[u8]) {
-        let (now, pong_by) = (self.now.mono, self.term("heartbeat_answer_ms"));
-        let next_ping_at = self.term("heartbeat_ms");
+        let (now, pong_by) = (self.now.mono, self.deadline("heartbeat_answer_ms"));
+        let next_ping_at = self.deadline("heartbeat_ms");
         let Some(line) = self.lines.get_mut(&conn) else { return };
         match &mut line.role {
             Role::Browser(browser) if frame == [0x89, 0] => {
@@ -171,7 +171,7 @@ impl Judge {
                     true => browser.ping_at = next_ping_at,
                     false => browser.pong_by = Some(pong_by),
                 }
-                self.note_term(ping_at);
+                self.note_deadline(ping_at);
             }
             Role::Http(_) if line.half.is_some() => line.expect(Expected::Http(408)),
             _ => {}
@@ -182,7 +182,7 @@ impl Judge {
     fn is_over(&self, conn: ConnId, view: View, reason: CloseReason) -> bool {
         let (line, now) = (&self.lines[&conn], self.now.mono);
         let is_since = |since: Millis, of: fn(&Limits) -> usize| {
-            let (least, _) = self.terms.range(since, of);
+            let (least, _) = self.deadlines.range(since, of);
             since.plus(least as u64) <= now
         };
         match (&line.role, reason) {
@@ -196,7 +196,7 @@ impl Judge {
                 line.half.is_some_and(|half| half.since.plus(half.ms.0 as u64) <= now)
             }
             (Role::Controller(controller), CloseReason::ControlAuth) => {
-                controller.stranger.is_some() && controller.auth_by.is_over(now)
+                controller.unauthenticated.is_some() && controller.auth_by.is_over(now)
             }
             (Role::Controller(controller), CloseReason::RepliesUnread) => {
                 let is_held = view.is_paused && view.queued > 0;
@@ -223,7 +223,7 @@ impl Judge {
 
     /// Notes which deadline ended a connection.
     fn note_end(&mut self, conn: ConnId, view: View, reason: CloseReason) {
-        let term = match (&self.lines[&conn].role, reason) {
+        let deadline = match (&self.lines[&conn].role, reason) {
             (Role::Http(by), _) => Some(*by),
             (Role::Controller(controller), CloseReason::ControlAuth) => Some(controller.auth_by),
             (Role::Browser(browser), CloseReason::AuthTimeout) => Some(browser.auth_by),
@@ -232,14 +232,14 @@ impl Judge {
             }
             _ => None,
         };
-        if let Some(term) = term {
-            self.note_term(term);
+        if let Some(deadline) = deadline {
+            self.note_deadline(deadline);
         }
         if let (CloseReason::HalfRequest, Some(half)) = (reason, self.lines[&conn].half)
             && self.controller(conn).is_some()
             && half.is_certain
         {
-            self.terms.note("control_frame_ms", half.ms.0);
+            self.deadlines.note("control_frame_ms", half.ms.0);
         }
     }
 
@@ -269,11 +269,11 @@ impl Judge {
     pub fn at_rest(&mut self, conn: ConnId, view: View) {
         let (limits, now, unix) = (self.limits.clone(), self.now.mono, self.now.unix.0);
         let beat = |limits: &Limits| limits.heartbeat_ms.max(limits.heartbeat_answer_ms);
-        let beat_ms = self.terms.range(Millis(0), beat).1;
+        let beat_ms = self.deadlines.range(Millis(0), beat).1;
         let late =
             |limits: &Limits| limits.heartbeat_answer_ms + limits.link_ms(usize::MAX) as usize;
-        let late_ms = self.terms.range(Millis(0), late).1;
-        let auth_ms = self.terms.range(Millis(0), |limits| limits.control_auth_ms).1;
+        let late_ms = self.deadlines.range(Millis(0), late).1;
+        let auth_ms = self.deadlines.range(Millis(0), |limits| limits.control_auth_ms).1;
         let has_date_jumped = self.has_date_jumped;
         let may_wait = self.is_flooded() || self.is_disk_stuck;
         let (is_short, durable) = (self.short_since.is_some(), self.durable);
@@ -288,10 +288,10 @@ impl Judge {
         let half = half.filter(|from| *from < view.delivered && !view.is_paused);
         match &mut line.role {
             Role::Controller(controller) => {
-                let is_hungry = controller.wants.is_some();
+                let waits_for_room = controller.deferred.is_some();
                 // Or something before it, or what it would reveal, is not durable.
                 let may_want = is_short || !line.expected.is_empty() || self.mark > durable;
-                assert!(!is_hungry || may_want, "{conn:?} waits, and there is room");
+                assert!(!waits_for_room || may_want, "{conn:?} waits, and there is room");
                 let is_over = is_answered && controller.is_ended;
                 assert!(!is_over, "{conn:?} is answered and still open");
                 let same = line.half_at_rest.filter(|(before, _)| Some(*before) == half);
@@ -304,8 +304,8 @@ impl Judge {
                 let may_wait = may_wait || may_wait_for_room;
                 assert!(!view.is_paused || !is_answered || may_wait, "{conn:?} is not heard");
                 let is_held = view.is_paused && view.queued > 0 && !controller.waits && !may_wait;
-                let is_held = is_held && !is_hungry;
-                controller.note_held(is_held, view, now, &self.terms);
+                let is_held = is_held && !waits_for_room;
+                controller.note_held(is_held, view, now, &self.deadlines);
                 let held = controller.held_since;
                 let is_in_time = held.is_none_or(|at| is_before(at, controller.held_ms));
                 assert!(is_in_time, "{conn:?} has not read its replies for too long");
@@ -324,7 +324,7 @@ impl Judge {
                 assert!(is_in_time, "{conn:?} has been silent for too long");
                 let is_held = view.is_paused && view.queued == 0;
                 let may_be = is_spent(browser, &limits, now, view)
-                    || browser.is_hungry && is_short
+                    || browser.waits_for_room && is_short
                     || browser.read_ahead_at == Some(now);
                 assert!(!is_held || may_be, "{conn:?} is not heard");
                 let is_in_time = !browser.is_overdue(now, unix, beat_ms, has_date_jumped);

@@ -3,14 +3,14 @@
 //! ends send is executed and answered, whether it arrives in pieces or not.
 
 use super::expected::Expected;
-use super::{Due, Judge, Line, Role, View};
+use super::{ConnModel, Due, Judge, Role, View};
 use crate::edge::ConnId;
 use crate::limits::Limits;
 use crate::sim::intent::{Command, Intent};
 
 /// What is known about waiting for the disk.
 #[derive(Debug, Default)]
-pub(in crate::sim) struct Clog {
+pub(in crate::sim) struct DiskWait {
     /// The queue of changes for the disk is full.
     pub is_full: bool,
     /// A connection waited for the disk when all was at rest last.
@@ -20,7 +20,7 @@ pub(in crate::sim) struct Clog {
     pub heard: u64,
 }
 
-impl Line {
+impl ConnModel {
     /// Whether its next command must wait until more can be recorded.
     fn waits_for_disk(&self, limits: &Limits, delivered: u64) -> bool {
         let (Role::Controller(controller), Some((from, to, intent))) =
@@ -68,13 +68,13 @@ impl Judge {
             assert!(whole.is_none(), "{conn:?} has said {whole:?}, and is not heard");
             return;
         }
-        let is_busy = controller.waits || controller.wants.is_some() || view.queued > 0;
+        let is_busy = controller.waits || controller.deferred.is_some() || view.queued > 0;
         let has_other = is_busy || line.is_behind(limits) || line.may_wait_for_room(view, limits);
         if has_other || !self.is_disk_stuck || self.is_flooded() {
             return;
         }
-        let is_right = self.clog.is_full && line.waits_for_disk(limits, view.delivered);
+        let is_right = self.disk_wait.is_full && line.waits_for_disk(limits, view.delivered);
         assert!(is_right, "{conn:?} waits for a disk that it does not need: {line:?}");
-        (self.clog.is_met, self.clog.waited) = (true, self.clog.waited + 1);
+        (self.disk_wait.is_met, self.disk_wait.waited) = (true, self.disk_wait.waited + 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Judge, Line, Pending, Role, View};
+use super::{ConnModel, Judge, Pending, Role, View};
 use crate::edge::{ConnId, Door};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -12,7 +12,7 @@ use crate::time::Millis;
 const GRACE_MS: u64 = 1000;
 const LOOK_MS: u64 = 100;
 
-impl Line {
+impl ConnModel {
     /// The length of a command that has arrived in large part, and whether so much of it is read.
     fn begun(&self, view: View, limits: &Limits) -> Option<(usize, bool)> {
         let (Role::Controller(controller), Some((from, to, _))) =
@@ -27,7 +27,7 @@ impl Line {
         };
         let is_begun = bytes <= limits.control_frame_bytes
             && is_much(view.delivered)
-            && controller.was_somebody
+            && controller.was_authenticated
             && !controller.is_ended;
         is_begun.then_some((bytes, is_much(view.consumed)))
     }
@@ -68,7 +68,7 @@ impl Judge {
     /// room, and how much of its time it had before it was paused, only the server knows.
     pub(super) fn in_the_way(&self, conn: ConnId) -> Option<CloseReason> {
         // It may all have arrived unread, and one whose key has changed may still be waiting.
-        let is_begun = |line: &Line| {
+        let is_begun = |line: &ConnModel| {
             let is_back_end = line.door() == Door::Control && line.closing.is_none();
             is_back_end && line.intents.front().is_some_and(|(from, ..)| *from < line.delivered)
         };
@@ -113,8 +113,8 @@ impl Judge {
         let is_free =
             most.is_some_and(|most| reserved == 0 || reserved + most <= limits.control_input_bytes);
         // A long emit keeps the room of its command.
-        let is_spreading = |pending: &Pending| pending.of.is_some();
-        let is_kept = !self.spreads.is_empty() || self.pending.values().any(is_spreading);
+        let has_long_emit = |pending: &Pending| pending.of.is_some();
+        let is_kept = !self.long_emits.is_empty() || self.pending.values().any(has_long_emit);
         let may_wait = self.is_flooded() || self.is_disk_stuck || is_kept;
         if !may_wait {
             self.nobody_keeps_out_others(views);
@@ -129,7 +129,7 @@ impl Judge {
         let lines = views.iter().filter_map(|(conn, view)| Some((self.lines.get(conn)?, *view)));
         let mut shares: BTreeMap<Option<u32>, usize> = BTreeMap::new();
         let (mut least, mut holders) = (usize::MAX, Vec::new());
-        let lines: Vec<(&Line, View)> = lines.collect();
+        let lines: Vec<(&ConnModel, View)> = lines.collect();
         for (line, view) in &lines {
             match line.begun(*view, limits) {
                 Some((bytes, true)) => {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Judge, Line};
+use super::{ConnModel, Judge};
 use crate::edge::{ConnId, Door};
 use crate::frame::{FRAME_COST_BYTES, Frame, PLACE_COST_BYTES};
 use crate::limits::Limits;
@@ -168,7 +168,7 @@ impl Queue {
     }
 }
 
-impl Line {
+impl ConnModel {
     /// The bytes queued for it, as the server counts them.
     pub(super) fn queued(&self) -> usize {
         let frames = &self.queue.frames;
@@ -209,9 +209,9 @@ impl Judge {
     /// Notes if another value of the limit has held since it became slow.
     fn note_patience(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(since) = self.lines[&conn].queue.since(reason, &self.limits) {
-            let (least, most) = self.terms.range(since, |limits| patience(reason, limits));
+            let (least, most) = self.deadlines.range(since, |limits| patience(reason, limits));
             let other = if least == patience(reason, &self.limits) { most } else { least };
-            self.terms.note(limit(reason), other);
+            self.deadlines.note(limit(reason), other);
         }
     }
 
@@ -355,7 +355,8 @@ impl Judge {
         for reason in DUE {
             // One that was slow before the limit was lowered may have the time of the old limit.
             let since = line.queue.since(reason, &self.limits);
-            let ms = |since| self.terms.range(since, |limits| patience(reason, limits)).1 as u64;
+            let ms =
+                |since| self.deadlines.range(since, |limits| patience(reason, limits)).1 as u64;
             let is_due = since.is_some_and(|since| since.plus(ms(since)) <= now);
             assert!(!is_due, "{conn:?} is {reason}, and still open");
         }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Judge;
-use super::full::Clog;
+use super::full::DiskWait;
 use super::replica::Replica;
 use crate::hub::{Cursor, Hub, Key, Row};
 use crate::sim::intent::Command;
@@ -158,8 +158,8 @@ impl Judge {
         };
         let before = std::mem::replace(self, fresh);
         self.record = before.record;
-        self.terms.count_on(before.terms);
-        self.clog = Clog { is_full: false, is_met: false, ..before.clog };
+        self.deadlines.count_on(before.deadlines);
+        self.disk_wait = DiskWait { is_full: false, is_met: false, ..before.disk_wait };
         self.epoch = at - now.mono.0;
         let (spaces, clock) = (self.record.spaces.clone(), (at, now.unix.0));
         let (mark, has_removals, is_refused) = (0, false, false);
@@ -257,11 +257,11 @@ fn shape(hub: &Hub) -> BTreeMap<String, Space> {
                     let space = spaces.get_mut(&ns).expect("namespaces come first");
                     space.grants.insert((channel.into(), user.into()));
                 }
-                (Key::State { ns, place }, Row::State { text, expires }) => {
+                (Key::State { ns, state_key }, Row::State { text, expires }) => {
                     let space = spaces.get_mut(&ns).expect("namespaces come first");
-                    let place = (place.channel.into(), place.user.map(String::from));
+                    let state_key = (state_key.channel.into(), state_key.user.map(String::from));
                     let ends = expires.map(|end| end.0);
-                    space.states.insert(place, State { text: text.into_owned(), ends });
+                    space.states.insert(state_key, State { text: text.into_owned(), ends });
                 }
                 (key, row) => panic!("{row:?} under {key:?}"),
             }

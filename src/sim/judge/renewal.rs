@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::clock::is_spent;
-use super::terms::Term;
+use super::deadlines::Deadline;
 use super::{Browser, Judge, View};
 use crate::edge::ConnId;
 use crate::publication::Form;
@@ -12,7 +12,7 @@ use crate::sim::tape::Item;
 use crate::time::Millis;
 
 impl Browser {
-    pub fn new(number: u64, form: Form, auth_by: Term, ping_at: Term) -> Browser {
+    pub fn new(number: u64, form: Form, auth_by: Deadline, ping_at: Deadline) -> Browser {
         Browser {
             number,
             form,
@@ -20,7 +20,7 @@ impl Browser {
             cid: None,
             channels: BTreeSet::new(),
             held: BTreeMap::new(),
-            is_stranger: true,
+            is_unauthenticated: true,
             parting: None,
             expires: None,
             overdue_since: None,
@@ -33,7 +33,7 @@ impl Browser {
             spent_until: (0, 0),
             heard_at: Millis(0),
             pending: VecDeque::new(),
-            is_hungry: false,
+            waits_for_room: false,
             is_read_ahead: false,
             read_ahead_at: None,
         }
@@ -94,7 +94,7 @@ impl Judge {
     pub(super) fn catch_up(&mut self, conn: ConnId) {
         let unix = self.now.unix.0;
         let Some(browser) = self.browser(conn) else { return };
-        if browser.is_hungry || browser.has_expired(unix) {
+        if browser.waits_for_room || browser.has_expired(unix) {
             return;
         }
         browser.is_read_ahead = false;
@@ -135,8 +135,8 @@ impl Judge {
         let Some(browser) = self.browser(conn) else { return };
         // If it had sent too fast by then, it may be paused for that.
         let is_full = view.is_paused && view.queued >= limits.answers_pause_bytes;
-        let is_behind =
-            browser.is_hungry || is_full && !is_spent(browser, &limits, browser.heard_at, view);
+        let is_behind = browser.waits_for_room
+            || is_full && !is_spent(browser, &limits, browser.heard_at, view);
         assert!(!is_behind || browser.is_read_ahead, "{conn:?} may have renewed its token");
     }
 }

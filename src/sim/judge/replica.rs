@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Judge;
-use crate::hub::{Change, Cursor, Hub, Key, NsId, Outbox, Place, Route, Row, Undo};
+use crate::hub::{Change, Cursor, Hub, Key, NsId, Outbox, Route, Row, StateKey, Undo};
 use crate::limits::Limits;
 use crate::publication::Publication;
 use crate::reason::CloseReason;
@@ -39,7 +39,7 @@ impl Outbox for Nobody {
         panic!("nobody is here");
     }
 
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         self.0.push(undo);
     }
 }
@@ -77,7 +77,7 @@ impl Replica {
                 assert!(replica.hub.restore(key.clone(), row), "a row without a place");
                 match (key, name) {
                     (Key::Namespace { ns }, Some(name)) => drop(names.insert(ns, name)),
-                    (Key::State { ns, place: Place { channel, user } }, _) => {
+                    (Key::State { ns, state_key: StateKey { channel, user } }, _) => {
                         let ns = replica.hub.namespace(&names[&ns]).expect("it was restored");
                         replica.places.insert((ns, channel, user));
                     }
@@ -101,7 +101,7 @@ impl Replica {
                     self.fresh.retain(|undo| !is_kept(undo));
                     self.undos.extend(self.fresh.drain(..).map(|undo| (*mark, undo)));
                 }
-                Item::TakenBack { is_end: false } => {
+                Item::Undone { is_end: false } => {
                     self.fresh.retain(|undo| !is_kept(undo));
                     // Together with what has expired since.
                     while let Some(undo) = self.fresh.pop().or_else(|| Some(self.undos.pop()?.1)) {
@@ -120,7 +120,7 @@ impl Replica {
                     for undo in lost.into_iter().rev() {
                         self.hub.undo(undo, &mut Nobody::default());
                     }
-                    self.hub.all_taken_back();
+                    self.hub.undo_finished();
                 }
                 _ => {}
             }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::expected::Expected;
-use super::{Browser, Controller, Judge, Line, Meter, Role, View};
+use super::{Browser, ConnModel, Controller, Judge, Meter, Role, View};
 use crate::edge::ConnId;
 use crate::frame::FRAME_COST_BYTES;
 use crate::publication::Form;
@@ -32,7 +32,7 @@ impl Judge {
             && browser.pong_by.take().is_some()
         {
             browser.held_until = None;
-            let ping_at = self.term("heartbeat_ms");
+            let ping_at = self.deadline("heartbeat_ms");
             if let Some(browser) = self.browser(conn) {
                 browser.ping_at = ping_at;
             }
@@ -87,15 +87,15 @@ impl Judge {
     }
 
     /// There is room for the answer to a request that waited: executes it and what follows.
-    pub(super) fn fed(&mut self, conn: ConnId, items: &[Item]) {
-        let before = self.lines.get(&conn).map_or(0, Line::queued);
+    pub(super) fn resumed(&mut self, conn: ConnId, items: &[Item]) {
+        let before = self.lines.get(&conn).map_or(0, ConnModel::queued);
         self.meter_from(conn, before, items);
         if let Some(controller) = self.controller(conn) {
-            let command = controller.wants.take().expect("it waits for room");
+            let command = controller.deferred.take().expect("it waits for room");
             return self.command(conn, command, (&[], &mut 0));
         }
         let Some(browser) = self.browser(conn) else { panic!("{conn:?} asks for nothing") };
-        assert!(std::mem::take(&mut browser.is_hungry), "{conn:?} does not wait for room");
+        assert!(std::mem::take(&mut browser.waits_for_room), "{conn:?} does not wait for room");
         self.catch_up(conn);
     }
 
@@ -105,7 +105,7 @@ impl Judge {
         assert!(is_question, "{conn:?}: {command:?} is put off");
         self.meter.put_off = None;
         if let Some(controller) = self.controller(conn) {
-            controller.wants = Some(command);
+            controller.deferred = Some(command);
         }
     }
 
@@ -188,18 +188,18 @@ impl Judge {
     }
 
     /// A browser has come that is not authenticated: the oldest of those may have to go.
-    fn make_room_for_strangers(&mut self) {
-        let strangers = self.lines.iter().filter_map(|(conn, line)| match &line.role {
-            Role::Browser(browser) if !line.is_gone && browser.is_stranger => {
+    fn make_room_for_unauthenticated(&mut self) {
+        let unauthenticated = self.lines.iter().filter_map(|(conn, line)| match &line.role {
+            Role::Browser(browser) if !line.is_gone && browser.is_unauthenticated => {
                 Some((browser.number, *conn))
             }
             _ => None,
         });
-        let (count, oldest) = (strangers.clone().count(), strangers.min());
+        let (count, oldest) = (unauthenticated.clone().count(), unauthenticated.min());
         let max = self.limits.sessions_unauthenticated;
         if let Some((_, oldest)) = oldest.filter(|_| count > max) {
             // Those before it stay, even if there are more than permitted now.
-            self.terms.note("sessions_unauthenticated", count - 1);
+            self.deadlines.note("sessions_unauthenticated", count - 1);
             self.dismiss(oldest, CloseReason::AuthTimeout);
         }
     }
@@ -214,7 +214,7 @@ impl Judge {
             if self.is_put_off(conn, &event) {
                 events.push_front(event);
                 if let Some(browser) = self.browser(conn) {
-                    (browser.pending, browser.is_hungry) = (events, true);
+                    (browser.pending, browser.waits_for_room) = (events, true);
                 }
                 return;
             }
@@ -301,10 +301,10 @@ impl Judge {
                 self.expect(conn, Expected::Http(503));
                 self.close(conn, CloseReason::Answered);
             }
-            Intent::Introduced(Some(client)) => self.is_introduced(conn, client.into()),
+            Intent::ProxyHeader(Some(client)) => self.note_proxy_header(conn, client.into()),
             Intent::Named(client) => self.is_named(conn, client),
             Intent::Upgrade(form) => {
-                let (auth_by, ping_at) = (self.term("auth_ms"), self.term("heartbeat_ms"));
+                let (auth_by, ping_at) = (self.deadline("auth_ms"), self.deadline("heartbeat_ms"));
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(101));
                 if form == Form::SockJs {
@@ -313,10 +313,10 @@ impl Judge {
                 self.browsers += 1;
                 let browser = Browser::new(self.browsers, form, auth_by, ping_at);
                 line.role = Role::Browser(browser);
-                self.make_room_for_strangers();
+                self.make_room_for_unauthenticated();
             }
             Intent::Request { status, is_last } => {
-                let next_by = self.term("http_head_ms");
+                let next_by = self.deadline("http_head_ms");
                 let Some(line) = self.lines.get_mut(&conn) else { return };
                 line.expect(Expected::Http(status));
                 line.role = Role::Http(next_by);
@@ -332,7 +332,7 @@ impl Judge {
             }
             Intent::Message(events) => self.message(conn, events),
             Intent::Ping(payload) => self.expect(conn, Expected::Pong(payload)),
-            Intent::Pong | Intent::Introduced(None) => {}
+            Intent::Pong | Intent::ProxyHeader(None) => {}
             Intent::Close(said) => {
                 self.expect(conn, Expected::Close(said.or(Some((1000, String::new())))));
                 self.close(conn, CloseReason::PeerClosed);
@@ -360,7 +360,7 @@ impl Judge {
 
     fn command(&mut self, conn: ConnId, command: Command, orders: (&[Item], &mut usize)) {
         let at = self.at();
-        self.clog.heard += u64::from(self.clog.is_met);
+        self.disk_wait.heard += u64::from(self.disk_wait.is_met);
         let Some(Controller { auth, waits, .. }) = self.controller(conn) else {
             panic!("{conn:?} is no controller")
         };
@@ -425,7 +425,7 @@ impl Judge {
         }
         if let Some(controller) = self.controller(conn) {
             controller.auth = Some((space, key.to_string()));
-            (controller.stranger, controller.was_somebody) = (None, true);
+            (controller.unauthenticated, controller.was_authenticated) = (None, true);
         }
         self.reply(conn, "{\"success\":true}".into());
     }
@@ -450,8 +450,8 @@ impl Judge {
                 }
             }
             Event::BadSubscribe { clb, reason } => {
-                let is_somebody = self.browser(conn).is_some_and(|b| b.who.is_some());
-                let reason = if is_somebody { &*reason } else { "need auth" };
+                let is_authenticated = self.browser(conn).is_some_and(|b| b.who.is_some());
+                let reason = if is_authenticated { &*reason } else { "need auth" };
                 self.answer(conn, &clb, &format!("{{\"ok\":false,\"reason\":\"{reason}\"}}"));
             }
             Event::Subscribe { channel, clb } => self.subscribe(conn, &channel, &clb),
@@ -502,7 +502,7 @@ impl Judge {
         }
         if let Some(browser) = self.browser(conn) {
             browser.who = Some(who);
-            browser.is_stranger = false;
+            browser.is_unauthenticated = false;
             browser.expires = auth.expires;
             browser.overdue_since = None;
         }

@@ -9,9 +9,9 @@ use crate::publication::Form;
 use crate::reason::CloseReason;
 use crate::sim::client::{Client, End, SITE, masked};
 use crate::sim::grammar::{Grammar, SERVER_KEY};
-use crate::sim::ground::Ground;
 use crate::sim::intent::{Command, Emit, Event, Intent, Store};
 use crate::sim::judge::Role;
+use crate::sim::storage::Storage;
 use crate::sim::ways::{Way, back_end};
 use crate::time::UnixMillis;
 
@@ -55,7 +55,7 @@ const RELOADED: [(&str, usize); 31] = [
 /// Longest WebSocket message that breaks no limit, before auth or after.
 const MESSAGE_BYTES: usize = 512;
 
-impl<G: Ground> World<G> {
+impl<G: Storage> World<G> {
     /// Usually begins a run with two namespaces and some clients in them, so that there is soon
     /// something to publish.
     pub fn begin(&mut self) {
@@ -81,7 +81,7 @@ impl<G: Ground> World<G> {
     /// Does one action, and mostly runs some turns after it.
     pub fn step(&mut self) {
         self.step += 1;
-        let of_disk = usize::from(self.ground.store().is_some());
+        let of_disk = usize::from(self.storage.store().is_some());
         let often = [110, 600, 50, 20, 40, 80, 40, 5, 5, 24];
         let seldom = [14, 5, 8 * of_disk, 6 * of_disk, 2 * of_disk, 6, 4 * of_disk];
         match self.net.prng.weighted(&[&often[..], &seldom].concat()) {
@@ -114,7 +114,7 @@ impl<G: Ground> World<G> {
             12 => self.trouble(),
             13 => self.crash(),
             14 => self.stop_and_start(),
-            16 => self.clog(),
+            16 => self.disk_wait(),
             _ => {
                 let ms = self.net.prng.below(200_000) as u64;
                 let is_back = self.net.prng.one_in(2);
@@ -177,7 +177,7 @@ impl<G: Ground> World<G> {
             client.from = back_end(&mut self.net.prng);
         } else {
             client.from = way.from;
-            way.introduce(&mut client, &mut self.judge);
+            way.send_proxy_header(&mut client, &mut self.judge);
         }
         match kind {
             1..=3 if is_strange => {
@@ -449,9 +449,9 @@ impl<G: Ground> World<G> {
     fn throng(&mut self) {
         for i in 0..self.clients.len() {
             let line = self.clients[i].conn.and_then(|conn| self.judge.lines.get(&conn));
-            let is_known = matches!(line.map(|line| &line.role),
+            let is_authenticated = matches!(line.map(|line| &line.role),
                 Some(Role::Controller(controller)) if controller.auth.is_some());
-            if !is_known {
+            if !is_authenticated {
                 continue;
             }
             let prng = &mut self.net.prng;

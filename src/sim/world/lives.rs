@@ -5,9 +5,9 @@ use super::World;
 use crate::edge::{Door, Handler, Net, TurnedAway};
 use crate::limits::Limits;
 use crate::sim::client::{self, Client};
-use crate::sim::ground::{End, Ground, Start};
 use crate::sim::judge::Found;
 use crate::sim::net::FakeNet;
+use crate::sim::storage::{End, Start, Storage};
 use crate::sim::tape::{Tape, Traced};
 use crate::sim::{Prng, Report};
 use crate::switch::{Settings, Switch};
@@ -30,11 +30,11 @@ pub(super) fn found(start: &Start, now: Now) -> Found {
     Found { batch, at, now, is_killed: false, is_closed: false, away_ms: None }
 }
 
-impl<G: Ground> World<G> {
+impl<G: Storage> World<G> {
     /// Lets the store's worker do something. Returns whether it did, or is about to.
     pub(super) fn work(&mut self) -> bool {
-        let is_busy = self.ground.step(&mut self.net.prng, self.net.now);
-        if let Some(store) = self.ground.store() {
+        let is_busy = self.storage.step(&mut self.net.prng, self.net.now);
+        if let Some(store) = self.storage.store() {
             self.judge.batch_written(store.written());
         }
         is_busy
@@ -42,7 +42,7 @@ impl<G: Ground> World<G> {
 
     /// If a batch has just been sent, notes that it holds what is recorded by now.
     pub(super) fn note_batch(&mut self) {
-        if let Some(number) = self.ground.store().and_then(|store| store.take_sent()) {
+        if let Some(number) = self.storage.store().and_then(|store| store.take_sent()) {
             self.judge.batch_sent(number);
         }
     }
@@ -50,10 +50,10 @@ impl<G: Ground> World<G> {
     /// Checks at rest that nothing waits for a disk that works.
     pub(super) fn look_at_disk(&mut self) {
         let now = self.net.now.mono;
-        let Some(store) = self.ground.store() else { return };
+        let Some(store) = self.storage.store() else { return };
         self.judge.is_disk_stuck = store.is_stuck(now);
-        self.judge.clog.is_full = !self.switch.journal().has_room();
-        self.judge.clog.is_met = false;
+        self.judge.disk_wait.is_full = !self.switch.journal().has_room();
+        self.judge.disk_wait.is_met = false;
         if !store.is_well(now) {
             return;
         }
@@ -90,7 +90,7 @@ impl<G: Ground> World<G> {
     /// Makes something go wrong with the disk.
     pub(super) fn trouble(&mut self) {
         let now = self.net.now.mono;
-        let Some(store) = self.ground.store() else { return };
+        let Some(store) = self.storage.store() else { return };
         let what = store.trouble(&mut self.net.prng, now);
         self.note(|| what);
     }
@@ -98,7 +98,7 @@ impl<G: Ground> World<G> {
     /// Kills the server or cuts its power.
     pub(super) fn crash(&mut self) {
         let kind = self.net.prng.below(4);
-        if let Some(store) = self.ground.store() {
+        if let Some(store) = self.storage.store() {
             match kind {
                 // So that a batch is in flight at the end, or a call has just failed.
                 0 | 1 => store.hold(),
@@ -128,17 +128,17 @@ impl<G: Ground> World<G> {
 
     /// Ends this server, and starts another on what it has left.
     fn restart(&mut self, how: End) {
-        if let Some(store) = self.ground.store() {
+        if let Some(store) = self.storage.store() {
             store.begin();
         }
         let is_closed = how == End::Closed && self.close();
         self.close_books();
         let old = self.net.now;
         self.judge.now = old;
-        let Some(store) = self.ground.store() else { return };
+        let Some(store) = self.storage.store() else { return };
         let is_intact = store.end(&mut self.net.prng, how, old.mono);
         let (now, away_ms) = self.time_without(how);
-        let start = self.ground.start(&mut self.net.prng, now, &self.limits);
+        let start = self.storage.start(&mut self.net.prng, now, &self.limits);
         self.note(|| format!("{how:?}, and {away_ms:?} ms later a start on batch {}", start.batch));
         let found = Found {
             batch: start.batch,
@@ -195,7 +195,7 @@ impl<G: Ground> World<G> {
         report.control_input_waits += census.control_input_waits;
         report.control_input_evicted += census.control_input_evicted;
         let meters = self.switch.journal().meters(self.net.now).unwrap_or_default();
-        if let Some(store) = self.ground.store() {
+        if let Some(store) = self.storage.store() {
             store.met.failures += meters.failures;
             store.met.recoveries += meters.failures - u64::from(meters.is_failing);
         }
@@ -203,7 +203,7 @@ impl<G: Ground> World<G> {
 
     /// Ends the run: all clients leave, and nothing may be left.
     pub fn finish(mut self) -> Report {
-        if let Some(store) = self.ground.store() {
+        if let Some(store) = self.storage.store() {
             store.mend();
         }
         if self.net.prng.one_in(3) {
@@ -212,7 +212,7 @@ impl<G: Ground> World<G> {
         self.leave_all();
         assert!(self.net.sockets.is_empty(), "left: {:?}", self.net.sockets);
         assert!(self.net.frames.is_empty() && self.net.wheel.is_empty(), "frames or timers left");
-        assert_eq!(self.net.kept().bytes, 0, "publications are left");
+        assert_eq!(self.net.queue_memory().bytes, 0, "publications are left");
         assert!(self.net.is_nobody_watched(), "somebody is watched");
         assert!(!self.judge.is_waiting(), "proposals wait");
         let [_, channels, users, peers, states] = self.switch.hub().sizes();
@@ -220,18 +220,18 @@ impl<G: Ground> World<G> {
         // Only states may keep the switch awake and, on a store, other rows that expire.
         self.walk(60_000);
         let has_ends = self.switch.hub().has_ends(UnixMillis(self.judge.at()));
-        let may_wake = states > 0 || self.ground.store().is_some() && has_ends;
+        let may_wake = states > 0 || self.storage.store().is_some() && has_ends;
         assert!(may_wake || self.switch.due(&self.net).is_none(), "due without a reason");
         self.switch.check_drained(self.net.now);
         let metrics = self.switch.metrics();
         let closed: u64 = metrics.closed.iter().sum();
         assert_eq!(metrics.opened, closed, "opened and closed");
-        if self.ground.store().is_some() {
+        if self.storage.store().is_some() {
             self.restart(End::Closed);
             self.leave_all();
         }
         self.close_books();
-        if let Some(store) = self.ground.store() {
+        if let Some(store) = self.storage.store() {
             self.report.misfortunes = store.met;
         }
         let outlived = self.judge.outlived().clone();
@@ -241,8 +241,8 @@ impl<G: Ground> World<G> {
             outlived,
             full: self.judge.full.clone(),
             renewed: self.judge.renewed,
-            waited: self.judge.clog.waited,
-            heard_beside: self.judge.clog.heard,
+            waited: self.judge.disk_wait.waited,
+            heard_beside: self.judge.disk_wait.heard,
             ..self.report.clone()
         }
     }

@@ -39,11 +39,11 @@ const NAMES: &[&str; 9] =
     &["action", "name", "key", "sKey", "channel", "channels", "data", "userId", "params"];
 
 /// The scan of a large request while it arrives.
-pub(in crate::switch) type Outline = json::Outline<{ NAMES.len() }>;
+pub(in crate::switch) type MemberScanner = json::MemberScanner<{ NAMES.len() }>;
 
 /// A scan that has read nothing yet.
-pub(in crate::switch) fn outline() -> Outline {
-    Outline::new(NAMES, json::DEPTH_MAX)
+pub(in crate::switch) fn scanner() -> MemberScanner {
+    MemberScanner::new(NAMES, json::DEPTH_MAX)
 }
 
 impl<'a> From<[Option<Raw<'a>>; NAMES.len()]> for Fields<'a> {

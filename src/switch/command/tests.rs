@@ -98,10 +98,10 @@ fn of_parameters_that_are_there_twice_the_last_count() {
         (r#""params":"#, Err(NOT_JSON)),
     ] {
         let body = format!(r#"{{"action":"get",{params},"channel":"c"}}"#);
-        let mut outline = outline();
-        outline.read(body.as_bytes());
-        for outline in [None, Some(&outline)] {
-            let found = parse(&body, outline, true, &Limits::default());
+        let mut scanner = scanner();
+        scanner.read(body.as_bytes());
+        for scanner in [None, Some(&scanner)] {
+            let found = parse(&body, scanner, true, &Limits::default());
             assert_eq!(found, expected, "{body}");
         }
     }
@@ -127,11 +127,11 @@ fn a_large_request_is_the_same_however_it_arrives() {
         let limits = Limits::default();
         let whole = parse(&body, None, true, &limits);
         for piece in [1, 1000, 65_536] {
-            let mut outline = outline();
+            let mut scanner = scanner();
             for end in (0..body.len()).step_by(piece).chain([body.len()]) {
-                outline.read(&body.as_bytes()[..end]);
+                scanner.read(&body.as_bytes()[..end]);
             }
-            assert_eq!(parse(&body, Some(&outline), true, &limits), whole);
+            assert_eq!(parse(&body, Some(&scanner), true, &limits), whole);
         }
     }
 }

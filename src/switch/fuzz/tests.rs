@@ -1,8 +1,8 @@
 //! The targets reach what they check, and report what is broken.
 
 use super::*;
-use crate::address::Household;
-use crate::journal::HastyJournal;
+use crate::address::ClientPrefix;
+use crate::journal::RollbackJournal;
 
 /// Returns what a peer has received since it connected, after the opening and a script.
 fn output(journal: impl Journal + 'static, script: &str, peer: u8) -> String {
@@ -26,7 +26,7 @@ fn scripts_reach_the_whole_switch() {
         ] {
             let output = match journal {
                 0 => output(MemoryJournal::new(1), script, peer),
-                _ => output(LateJournal::new(1, 0, 0), script, peer),
+                _ => output(DelayedJournal::new(1, 0, 0), script, peer),
             };
             assert!(output.contains(wanted), "{output}");
         }
@@ -50,12 +50,12 @@ fn time_passes_and_peers_come_and_go() {
 
 #[test]
 fn a_back_end_goes_for_the_first_reason_that_there_was() {
-    let mut world = World::new(HastyJournal::new(1, 0, 0));
+    let mut world = World::new(RollbackJournal::new(1, 0, 0));
     world.line(br#"l{"action":"registerNameSpace","name":"n","key":"server"}"#);
     world.line(b"L\xff\xff\xff\xff");
     world.turn();
     // It is owed the key that was generated for it, and is evicted meanwhile.
-    world.switch.evict_stranger(&mut world.net, Household::Unix);
+    world.switch.evict_unauthenticated(&mut world.net, ClientPrefix::Unix);
     world.rest();
     let closed = world.switch.metrics.closed;
     assert_eq!(closed[CloseReason::ControlFraming as usize], 1);
@@ -65,7 +65,7 @@ fn a_back_end_goes_for_the_first_reason_that_there_was() {
 
 #[test]
 fn behind_the_last_call_nothing_is_carried_out() {
-    let mut world = World::new(HastyJournal::new(1, 0, 0));
+    let mut world = World::new(RollbackJournal::new(1, 0, 0));
     world.line(br#"l{"action":"registerNameSpace","name":"n","key":"server"}"#);
     world.turn();
     // It is owed the key that was generated for it.
@@ -102,14 +102,14 @@ fn whoever_took_something_lives_though_as_much_waits_for_it_as_before() {
 fn an_emit_to_many_channels_goes_on_in_the_next_turns() {
     for journal in [0, 1] {
         match journal {
-            0 => spread(MemoryJournal::new(1)),
-            _ => spread(LateJournal::new(1, 0, 0)),
+            0 => long_emit(MemoryJournal::new(1)),
+            _ => long_emit(DelayedJournal::new(1, 0, 0)),
         }
     }
 }
 
 /// One turn has room for two messages.
-fn spread(journal: impl Journal + 'static) {
+fn long_emit(journal: impl Journal + 'static) {
     let mut world = World::new(journal);
     world.play(opening(&[('a', "1"), ('b', "2")]).as_bytes());
     world.play(b"a{\"event\":\"subscribe\",\"data\":\"e\"}");

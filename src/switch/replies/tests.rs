@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::super::Settings;
 use super::*;
 use crate::address::Address;
-use crate::edge::{Door, Handler, Kept};
+use crate::edge::{Door, Handler, QueueMemory};
 use crate::hub::{Change, Entry, Hub, Key, KeyRef, Seq, Undo};
 use crate::journal::{Event, Journal, Proposal, Ticket};
 use crate::limits::Limits;
@@ -50,7 +50,7 @@ impl Journal for Slow {
         }
         Proposal::Now(Seq { term: 1, n: self.disk().mark + 1 })
     }
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         let Disk { mark, rows, .. } = &mut *self.disk();
         *mark += 1;
         rows.retain(|(key, _)| *key != undo.key);
@@ -105,8 +105,8 @@ impl Net for Wire {
     fn publish(&mut self, _: ConnId, _: Frame) -> bool {
         false
     }
-    fn kept(&self) -> Kept {
-        Kept { bytes: self.published, answers: self.answers, ..Kept::default() }
+    fn queue_memory(&self) -> QueueMemory {
+        QueueMemory { bytes: self.published, answers: self.answers, ..QueueMemory::default() }
     }
     fn queued(&self, conn: ConnId) -> usize {
         let is_slow = self.slow.contains(&conn);
@@ -183,7 +183,7 @@ impl World {
         }
         self.switch.settle(&mut self.net);
         for (conn, reason) in self.net.closed.clone() {
-            if self.switch.seats.is_controller(conn) {
+            if self.switch.connections.is_controller(conn) {
                 self.switch.closed(&mut self.net, conn, reason);
                 self.input.remove(&conn);
             }
@@ -225,7 +225,7 @@ impl World {
 
     fn owed(&self, conn: ConnId) -> usize {
         self.switch
-            .seats
+            .connections
             .look_at(conn)
             .map_or(0, |it| it.replies.iter().map(|(_, owed)| owed.body().len()).sum())
     }
@@ -316,7 +316,7 @@ fn large_answers_are_not_made_before_they_may_leave() {
     // for room.
     let owed: usize = conns.iter().map(|conn| world.owed(*conn)).sum();
     assert_eq!(owed, LARGE + conns.len() * OK.len() + OK.len());
-    assert_eq!(world.switch.census().replies_owed, owed);
+    assert_eq!(world.switch.census().pending_reply_bytes, owed);
     assert_eq!(world.rest(), 0, "it waits for the disk, and for nothing else");
     world.sync();
     let mut got = vec![Vec::new(); conns.len()];
@@ -333,7 +333,7 @@ fn large_answers_are_not_made_before_they_may_leave() {
         let lengths: Vec<usize> = replies.iter().map(String::len).collect();
         assert_eq!(lengths, [OK.len(), LARGE, OK.len()]);
     }
-    assert_eq!((world.switch.owing.len(), world.switch.owed.reserved()), (0, 0));
+    assert_eq!((world.switch.pending_durable.len(), world.switch.reply_reserve.reserved()), (0, 0));
 }
 
 #[test]
@@ -422,7 +422,7 @@ fn whoever_comes_with_a_wrong_name_does_not_wait_for_the_disk() {
     );
     world.ends(conn);
     assert_eq!(world.net.closed, [(conn, CloseReason::PeerClosed)]);
-    assert_eq!(world.switch.owing.len(), 1);
+    assert_eq!(world.switch.pending_durable.len(), 1);
 }
 
 #[test]
@@ -450,14 +450,14 @@ fn room_for_a_reply_is_nobody_s_whose_key_has_ended() {
     // For a while there is no room for the answer to this.
     world.net.answers += 9 * LARGE;
     world.says(old, &[&get("big")]);
-    assert_eq!(world.switch.hungry.len(), 1);
+    assert_eq!(world.switch.room_queue.len(), 1);
     let auth = AUTH.replace(KEY, &key);
     world.says(other, &[&auth, &set("big", LARGE + 1)]);
     world.net.now = 2000;
     world.net.answers -= 9 * LARGE;
     world.turn();
     assert!(world.takes(old).pop().unwrap().ends_with("\"code\":311}"));
-    assert_eq!(world.switch.owed.reserved(), 0);
+    assert_eq!(world.switch.reply_reserve.reserved(), 0);
 }
 
 #[test]
@@ -480,12 +480,12 @@ fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
     let waits = world.comes(1, &[AUTH, &set("k", 1)]);
     half(&mut world, waits);
     assert_eq!(world.switch.census().control_input_waits, 1);
-    // Both are strangers from now on, and there is room for one: the first is owed a reply, and is
-    // closed when it has that.
+    // Both are unauthenticated from now on, and there is room for one: the first is owed a reply,
+    // and is closed when it has that.
     world.comes(2, &[AUTH, r#"{"action":"rotateKey","name":"site","key":"server"}"#]);
     world.net.now = 5000;
     world.rest();
-    let is_ended = world.switch.seats.look_at(waits).map(|it| it.is_ended);
+    let is_ended = world.switch.connections.look_at(waits).map(|it| it.is_ended);
     assert_eq!((is_ended, world.owed(waits)), (Some(true), OK.len()));
     assert_eq!(world.net.closed, []);
     world.sync();
@@ -531,7 +531,7 @@ fn an_old_key_ends_at_its_date_however_long_the_process_stood_still() {
     assert_eq!(world.switch.due(&world.net), Some(Millis(6000)));
     world.net.now = 6000;
     world.turn();
-    assert!(world.switch.strangers.has(old), "it is somebody still");
+    assert!(world.switch.unauthenticated.has(old), "it is somebody still");
 }
 
 /// A removal cannot be undone, so the loss of other changes must not be reported as its failure.

@@ -16,7 +16,7 @@ use crate::cli::output::{out, tell};
 use crate::cli::{Call, Stop, owner};
 use crate::codec::json;
 use crate::config::Secret;
-use crate::hub::Place;
+use crate::hub::StateKey;
 use crate::time::UnixMillis;
 
 const NAMESPACES: &str = "LaWS_Server:name_spaces:";
@@ -216,9 +216,9 @@ fn state(
         // Null means no state.
         return Ok(());
     }
-    let place = Place { channel: channel.into(), user: user.map(Into::into) };
+    let state_key = StateKey { channel: channel.into(), user: user.map(Into::into) };
     let told = || format!("{:?}", String::from_utf8_lossy(key));
-    importer.state(namespace, place, expires, text).map_err(|refused| refused.at(told))
+    importer.state(namespace, state_key, expires, text).map_err(|refused| refused.at(told))
 }
 
 /// Calls `each` with all keys that start with `start`, page by page.

@@ -13,7 +13,7 @@ fn newcomers_are_not_late_while_nobody_is_heard() {
         let conn = world.comes(slot, &[REGISTER, AUTH]);
         world.switch.closed(&mut world.net, conn, CloseReason::PeerLost);
     }
-    assert_eq!(world.switch.crowded, [], "whoever is gone leaves nothing behind");
+    assert_eq!(world.switch.waiting_for_room, [], "whoever is gone leaves nothing behind");
     let conn = world.comes(100, &[REGISTER, AUTH]);
     assert_eq!(world.net.deadlines[&conn], None);
     world.net.now = 60_000;
@@ -119,12 +119,12 @@ fn what_is_refused_waits_for_no_disk() {
     world.says(conn, &[disconnect, r#"{"action":"set","channel":"it"}"#, "{}", PING]);
     assert_eq!(codes(&mut world, conn), [r#"{"success":true,"count":0}"#, "300}", "300}", OK]);
     let wrong_key = REGISTER.replace("server", "another");
-    let stranger = world.comes(1, &[&set("it", 9), "{}", &wrong_key]);
-    assert_eq!(codes(&mut world, stranger), ["311}", "300}", "306}"]);
+    let unauthenticated = world.comes(1, &[&set("it", 9), "{}", &wrong_key]);
+    assert_eq!(codes(&mut world, unauthenticated), ["311}", "300}", "306}"]);
     let mut no_json = control::encode(b"{").to_vec();
-    let end = world.switch.received(&mut world.net, stranger, &mut no_json);
+    let end = world.switch.received(&mut world.net, unauthenticated, &mut no_json);
     assert_eq!(end, Err(CloseReason::ControlJson));
-    // A back end whose key has ended meanwhile is a stranger, too.
+    // A back end whose key has ended meanwhile is unauthenticated, too.
     world.journal.disk().is_full = false;
     let rotate = r#"{"action":"rotateKey","name":"site","key":"server","params":{"grace":1}}"#;
     world.comes(2, &[rotate]);

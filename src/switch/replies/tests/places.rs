@@ -21,7 +21,7 @@ fn whoever_has_said_all_makes_room_for_a_newcomer() {
     }
     world.sync();
     assert_eq!(world.takes(here), [OK, OK]);
-    assert_eq!((world.switch.owing.len(), world.switch.owed.reserved()), (0, 0));
+    assert_eq!((world.switch.pending_durable.len(), world.switch.reply_reserve.reserved()), (0, 0));
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn a_name_space_that_has_all_places_makes_room_for_others() {
         let conn = world.comes(slots.next().unwrap(), commands);
         (conn, world.takes(conn))
     };
-    // Two places are reserved for strangers.
+    // Two places are reserved for those who must authenticate.
     let busy = come(&mut world, &[AUTH]).0;
     let known: Vec<ConnId> = (3..PLACES).map(|_| come(&mut world, &[AUTH]).0).collect();
     let (_, told) = come(&mut world, &[AUTH]);

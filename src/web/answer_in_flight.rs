@@ -2,7 +2,7 @@
 //! decides which clients are too slow. A page, which anybody can request, gets only the time that a
 //! slow link needs for it.
 
-use super::polled::{Finished, Polled, PolledId};
+use super::http_session::{Finished, HttpSession, HttpSessionId};
 use super::{Line, Session, Web};
 use crate::edge::{ConnId, Net};
 use crate::limits::{Limits, slow_link_ms};
@@ -17,9 +17,9 @@ const LINK_BYTES_PER_MS: usize = 32;
 
 /// An answer that is complete and has not gone out.
 #[derive(Debug)]
-pub(super) struct Taking {
+pub(super) struct AnswerInFlight {
     /// The session that it belongs to; `None` for a page.
-    pub id: Option<PolledId>,
+    pub id: Option<HttpSessionId>,
     /// The reason to close the connection after it; `None` if it stays open.
     close: Option<CloseReason>,
     /// The browser asked for much of it itself: then a backlog behind it is no lag.
@@ -35,7 +35,7 @@ pub(super) struct Taking {
     taken_at: Millis,
 }
 
-impl Taking {
+impl AnswerInFlight {
     /// Returns when some of it was last taken.
     fn look(&mut self, net: &impl Net, conn: ConnId) -> Millis {
         let taken = net.taken(conn);
@@ -78,14 +78,14 @@ impl Taking {
 
 impl<P> Web<P> {
     /// An answer is complete: the session has no receiver for now.
-    pub(super) fn finish(&mut self, net: &mut impl Net, id: PolledId, finished: Finished) {
+    pub(super) fn finish(&mut self, net: &mut impl Net, id: HttpSessionId, finished: Finished) {
         let (now, Finished { conn, close, asked, bytes, is_owed }) = (net.now().mono, finished);
         let link_ms = self.limits.link_ms(bytes);
         let queued = net.queued(conn);
         let is_much = queued > MUCH_BYTES;
-        if let Some(polled) = self.polled(id) {
-            (polled.alone_since, polled.took_ms, polled.link_ms) = (now, 0, link_ms);
-            polled.taking = is_much.then_some(conn);
+        if let Some(session) = self.session(id) {
+            (session.alone_since, session.took_ms, session.link_ms) = (now, 0, link_ms);
+            session.in_flight = is_much.then_some(conn);
         }
         if !is_much {
             return self.release(net, conn, close, link_ms);
@@ -93,8 +93,9 @@ impl<P> Web<P> {
         let is_asked = asked > self.limits.backlog_soft_bytes;
         let taken = net.taken(conn);
         let (since, taken_at, id) = (now, now, Some(id));
-        let taking = Taking { id, close, is_asked, is_owed, since, bytes, queued, taken, taken_at };
-        self.take_time(net, conn, taking);
+        let answer =
+            AnswerInFlight { id, close, is_asked, is_owed, since, bytes, queued, taken, taken_at };
+        self.take_time(net, conn, answer);
     }
 
     /// A page has been queued, after which the connection closes for that reason or stays open.
@@ -112,63 +113,67 @@ impl<P> Web<P> {
         }
         let (id, is_asked, is_owed, since, taken_at) = (None, true, false, now, now);
         let bytes = queued;
-        let taking = Taking { id, close, is_asked, is_owed, since, bytes, queued, taken, taken_at };
-        self.take_time(net, conn, taking);
+        let answer =
+            AnswerInFlight { id, close, is_asked, is_owed, since, bytes, queued, taken, taken_at };
+        self.take_time(net, conn, answer);
         true
     }
 
-    fn take_time(&mut self, net: &mut impl Net, conn: ConnId, taking: Taking) {
-        net.deadline(conn, Some(net.now().mono.plus(taking.term(&self.limits))));
-        self.lines[conn.index()] = Line::Taking(Box::new(taking));
+    fn take_time(&mut self, net: &mut impl Net, conn: ConnId, answer: AnswerInFlight) {
+        net.deadline(conn, Some(net.now().mono.plus(answer.term(&self.limits))));
+        self.lines[conn.index()] = Line::AnswerInFlight(Box::new(answer));
         // `drained` is called only after a refusal by the kernel, or if it is paused.
         net.pause(conn);
     }
 
     /// An answer has gone out: its session starts to wait for the next request.
     pub(super) fn taken(&mut self, net: &mut impl Net, conn: ConnId) {
-        let Line::Taking(taking) = std::mem::take(&mut self.lines[conn.index()]) else { return };
+        let Line::AnswerInFlight(answer) = std::mem::take(&mut self.lines[conn.index()]) else {
+            return;
+        };
         let now = net.now().mono;
-        let in_kernel = taking.queued.min(2 * self.limits.kernel_send_bytes);
-        if let Some(id) = taking.id
-            && let Some(polled) = self.polled(id).filter(|polled| polled.taking == Some(conn))
+        let in_kernel = answer.queued.min(2 * self.limits.kernel_send_bytes);
+        if let Some(id) = answer.id
+            && let Some(session) =
+                self.session(id).filter(|session| session.in_flight == Some(conn))
         {
-            (polled.taking, polled.alone_since) = (None, now);
-            polled.took_ms = now.0 - taking.since.0 + (in_kernel / LINK_BYTES_PER_MS) as u64;
+            (session.in_flight, session.alone_since) = (None, now);
+            session.took_ms = now.0 - answer.since.0 + (in_kernel / LINK_BYTES_PER_MS) as u64;
             self.mark_dirty(id);
         }
-        self.release(net, conn, taking.close, self.limits.link_ms(taking.bytes));
+        self.release(net, conn, answer.close, self.limits.link_ms(answer.bytes));
     }
 
     /// Whether a session without a receiver and with too large a backlog is to be ended. If memory
     /// is short, at once. Between two requests, if the next is `backlog_ms` late, plus the time of
     /// the last answer, part of which may still be in flight. During an answer, if nothing of it is
-    /// taken for `backlog_ms`; a client that takes it has until [`Polled::lags_at`].
-    pub(super) fn is_lost(&mut self, net: &mut impl Net, id: PolledId) -> bool {
-        if net.kept().bytes > self.limits.queued_bytes / 2 {
+    /// taken for `backlog_ms`; a client that takes it has until [`HttpSession::lags_at`].
+    pub(super) fn is_lost(&mut self, net: &mut impl Net, id: HttpSessionId) -> bool {
+        if net.queue_memory().bytes > self.limits.queued_bytes / 2 {
             return true;
         }
         let (now, ms) = (net.now().mono, self.limits.backlog_ms as u64);
-        let Some(Session { polled, .. }) = self.sessions.get_mut(id) else { return false };
-        let Some(conn) = polled.taking else {
-            return polled.alone_since.plus(polled.took_ms + ms) <= now;
+        let Some(Session { session, .. }) = self.sessions.get_mut(id) else { return false };
+        let Some(conn) = session.in_flight else {
+            return session.alone_since.plus(session.took_ms + ms) <= now;
         };
-        let Line::Taking(taking) = &mut self.lines[conn.index()] else { return false };
-        if polled.over_since.is_none() && !taking.is_asked {
-            polled.over_since = Some(now);
-            if polled.mark_dirty() {
+        let Line::AnswerInFlight(answer) = &mut self.lines[conn.index()] else { return false };
+        if session.over_since.is_none() && !answer.is_asked {
+            session.over_since = Some(now);
+            if session.mark_dirty() {
                 self.dirty.push_back(id);
             }
         }
-        if taking.look(net, conn).plus(ms) > now {
+        if answer.look(net, conn).plus(ms) > now {
             return false;
         }
         // The kernel reports late that it has room.
         net.offer(conn);
-        taking.look(net, conn).plus(ms) <= now
+        answer.look(net, conn).plus(ms) <= now
     }
 }
 
-impl Polled {
+impl HttpSession {
     /// When the session is given up: `session_ms` after its last answer can have arrived.
     pub fn alone_until(&self, session_ms: usize) -> Millis {
         self.alone_since.plus(self.link_ms + session_ms as u64)
@@ -176,6 +181,6 @@ impl Polled {
 
     /// When the backlog behind the answer in flight has been too large for that time.
     pub fn lags_at(&self, ms: usize) -> Option<Millis> {
-        Some(self.taking.and(self.over_since)?.plus(ms as u64))
+        Some(self.in_flight.and(self.over_since)?.plus(ms as u64))
     }
 }

@@ -1,6 +1,6 @@
 //! The storage under a run: where its server finds what earlier ones recorded, and what happens
-//! there between turns. [`Plain`] is a journal without a disk; [`Store`] is the real store over a
-//! disk that fails, tears writes and loses power, whose worker runs at random moments.
+//! there between turns. [`Diskless`] is a journal without a disk; [`FaultyStore`] is the real store
+//! over a disk that fails, tears writes and loses power, whose worker runs at random moments.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(super) struct Start {
 }
 
 /// The source of the journals of a run.
-pub(super) trait Ground {
+pub(super) trait Storage {
     /// Starts a server.
     fn start(&mut self, prng: &mut Prng, now: Now, limits: &Limits) -> Start;
 
@@ -48,21 +48,21 @@ pub(super) trait Ground {
     }
 
     /// Returns the store, if there is one.
-    fn store(&mut self) -> Option<&mut Store> {
+    fn store(&mut self) -> Option<&mut FaultyStore> {
         None
     }
 }
 
 /// A journal without a disk, for a single server.
-pub(super) struct Plain(Option<Box<dyn Journal>>);
+pub(super) struct Diskless(Option<Box<dyn Journal>>);
 
-impl Plain {
-    pub fn new(journal: impl Journal + 'static) -> Plain {
-        Plain(Some(Box::new(journal)))
+impl Diskless {
+    pub fn new(journal: impl Journal + 'static) -> Diskless {
+        Diskless(Some(Box::new(journal)))
     }
 }
 
-impl Ground for Plain {
+impl Storage for Diskless {
     fn start(&mut self, _: &mut Prng, now: Now, limits: &Limits) -> Start {
         let journal = self.0.take().expect("there is one server");
         let hub = Hub::new(limits.clone(), now.unix);
@@ -111,7 +111,7 @@ pub struct Misfortunes {
 }
 
 /// The server's store, over a faulty disk.
-pub(super) struct Store {
+pub(super) struct FaultyStore {
     folder: SimFolder,
     sync: SyncPolicy,
     stepper: Option<Stepper>,
@@ -126,9 +126,9 @@ pub(super) struct Store {
     pub met: Misfortunes,
 }
 
-impl Store {
-    pub fn new(sync: SyncPolicy) -> Store {
-        Store {
+impl FaultyStore {
+    pub fn new(sync: SyncPolicy) -> FaultyStore {
+        FaultyStore {
             folder: SimFolder::forgetful(),
             sync,
             stepper: None,
@@ -291,7 +291,7 @@ impl Store {
 
     fn try_start(&mut self, now: Now, limits: &Limits) -> Result<Start, OpenError> {
         let opened = Opened::verify(self.folder.clone(), now)?;
-        let (at, batch) = (opened.at(now), opened.content().facts.batch);
+        let (at, batch) = (opened.at(now), opened.content().meta.batch);
         let mut hub = Hub::new(limits.clone(), at);
         let (journal, stepper) = opened.start_stepped(&mut hub, now, self.sync, limits)?;
         self.stepper = Some(stepper);
@@ -300,7 +300,7 @@ impl Store {
     }
 }
 
-impl Ground for Store {
+impl Storage for FaultyStore {
     fn start(&mut self, prng: &mut Prng, now: Now, limits: &Limits) -> Start {
         self.hangs_until = Millis(0);
         let mut power_went = false;
@@ -375,7 +375,7 @@ impl Ground for Store {
         [works_at, self.mends_at].into_iter().flatten().min()
     }
 
-    fn store(&mut self) -> Option<&mut Store> {
+    fn store(&mut self) -> Option<&mut FaultyStore> {
         Some(self)
     }
 }

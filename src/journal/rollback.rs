@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::moods::Moods;
+use super::fault_rng::FaultRng;
 use super::{Event, Journal, Mark, Proposal, Ticket};
 use crate::hub::{Change, Entry, Hub, Key, KeyRef, Seq, Undo};
 use crate::time::{Millis, Now, UnixMillis};
@@ -15,8 +15,8 @@ const WAITING_MAX: usize = 24;
 
 /// A journal with random failures; the same seed gives the same behaviour.
 #[derive(Debug)]
-pub struct HastyJournal {
-    moods: Moods,
+pub struct RollbackJournal {
+    faults: FaultRng,
     last: Seq,
     next_ticket: u64,
     /// Changes that are not durable yet, each with its mark.
@@ -35,11 +35,11 @@ pub struct HastyJournal {
     works_at: u64,
 }
 
-impl HastyJournal {
+impl RollbackJournal {
     /// `fails_one_in`: one batch in this many fails; 0 for none.
-    pub fn new(term: u64, seed: u64, fails_one_in: u64) -> HastyJournal {
-        HastyJournal {
-            moods: Moods::new(seed, fails_one_in),
+    pub fn new(term: u64, seed: u64, fails_one_in: u64) -> RollbackJournal {
+        RollbackJournal {
+            faults: FaultRng::new(seed, fails_one_in),
             last: Seq { term, n: 0 },
             next_ticket: 0,
             undos: VecDeque::new(),
@@ -81,11 +81,11 @@ impl HastyJournal {
         let failed = self.removals.drain(..).map(|(ticket, ..)| Event::Failed(ticket));
         self.ready.extend(failed);
         self.ready.push_back(Event::Lost { from, upto });
-        self.works_at = self.turn + self.moods.draw(6);
+        self.works_at = self.turn + self.faults.draw(6);
     }
 }
 
-impl Journal for HastyJournal {
+impl Journal for RollbackJournal {
     fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
         let is_down = self.turn < self.works_at || !self.lost.is_empty();
         if change.is_recorded() && is_down {
@@ -100,7 +100,7 @@ impl Journal for HastyJournal {
         Proposal::Now(self.next_seq())
     }
 
-    fn changed(&mut self, undo: Undo) {
+    fn after_change(&mut self, undo: Undo) {
         if !undo.is_end() {
             self.mark.0 += 1;
         }
@@ -113,13 +113,13 @@ impl Journal for HastyJournal {
             && turn <= self.turn
         {
             self.batch = None;
-            if self.moods.fails() {
+            if self.faults.fails() {
                 return self.lose();
             }
             self.keep(upto, removals, at);
         }
         if self.batch.is_none() && !(self.undos.is_empty() && self.removals.is_empty()) {
-            let turn = self.turn + 1 + self.moods.draw(4);
+            let turn = self.turn + 1 + self.faults.draw(4);
             self.batch = Some((self.mark, self.removals.len(), turn));
         }
     }

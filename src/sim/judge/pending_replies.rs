@@ -1,6 +1,6 @@
 //! Back ends that are owed replies: until when, and which of them go without.
 
-use super::{Judge, Line, Role};
+use super::{ConnModel, Judge, Role};
 use crate::edge::Door;
 use crate::reason::CloseReason;
 use crate::sim::tape::Item;
@@ -9,7 +9,7 @@ impl Judge {
     /// Whether a connection that had sent everything was closed without its replies, to make room
     /// for a newcomer. One must have been, if such a connection is owed any.
     pub(super) fn is_room_made(&mut self, items: &[Item]) -> bool {
-        let may_go = |line: &Line, is_owed: bool| {
+        let may_go = |line: &ConnModel, is_owed: bool| {
             let Role::Controller(it) = &line.role else { return None };
             let has_said_all = it.is_ended && !it.waits && line.closing.is_none();
             (has_said_all && is_owed).then(|| it.fault.unwrap_or(CloseReason::Full))
@@ -49,7 +49,7 @@ impl Judge {
     /// Once the last browser has gone, back ends are let go, and may leave their replies unread for
     /// as long as the stop takes.
     pub(super) fn note_last_call(&mut self) {
-        let is_left = |line: &Line| line.door() == Door::Web && !line.is_gone;
+        let is_left = |line: &ConnModel| line.door() == Door::Web && !line.is_gone;
         if !self.is_stopping || self.is_last_call || self.lines.values().any(is_left) {
             return;
         }

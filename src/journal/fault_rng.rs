@@ -2,16 +2,16 @@
 
 /// A xorshift generator (Marsaglia, 2003) and a failure rate.
 #[derive(Debug)]
-pub(super) struct Moods {
+pub(super) struct FaultRng {
     /// Never zero.
     state: u64,
     fails_one_in: u64,
 }
 
-impl Moods {
+impl FaultRng {
     /// `fails_one_in`: one operation in this many fails; 0 for none.
-    pub fn new(seed: u64, fails_one_in: u64) -> Moods {
-        Moods { state: seed | 1 << 63, fails_one_in }
+    pub fn new(seed: u64, fails_one_in: u64) -> FaultRng {
+        FaultRng { state: seed | 1 << 63, fails_one_in }
     }
 
     /// Returns a number less than `below`, which must not be zero.

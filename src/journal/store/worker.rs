@@ -12,9 +12,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::disk::Fault;
-use super::file::{Batch, Facts, Opening, Writer};
+use super::file::{Batch, Opening, StoreMeta, Writer};
 use super::folder::{Medium, Seal};
-use crate::mailbox::{Nothing, Receiver, Sender, mailbox};
+use crate::mailbox::{Receiver, RecvError, Sender, mailbox};
 use crate::time::Stopwatch;
 
 /// After this long without a batch the file is maintained.
@@ -40,7 +40,7 @@ pub(super) enum Job {
     Batch(Batch),
     /// Write the changes owed since the file failed. A plain `Batch` that arrives before this one
     /// was sent before the fault.
-    Debt(Batch),
+    Backlog(Batch),
     /// Write a part of the store that replaces the failed one; whether it is the last part.
     Part(Batch, bool),
     /// Close the file.
@@ -67,14 +67,14 @@ pub(super) enum Report {
 
 /// The loop's handle to the worker.
 #[derive(Debug)]
-pub(super) struct Helper {
+pub(super) struct WorkerHandle {
     jobs: Sender<Job>,
     reports: Receiver<Report>,
     /// `None` if the worker has its own thread.
     pub stepper: Option<Stepper>,
 }
 
-impl Helper {
+impl WorkerHandle {
     /// Sends a job. Returns `false` if the worker is gone.
     pub fn ask(&self, job: Job) -> bool {
         // Jobs are sent one at a time, so the queue never holds more than one.
@@ -98,7 +98,7 @@ impl Helper {
             let left = time.saturating_sub(Duration::from_micros(watch.elapsed_us()));
             match self.reports.recv(Some(left.min(ASK))) {
                 Ok(report) => return Some(report),
-                Err(Nothing::Yet) if !left.is_zero() && !is_over() => {}
+                Err(RecvError::Timeout) if !left.is_zero() && !is_over() => {}
                 Err(_) => return None,
             }
         }
@@ -178,7 +178,7 @@ enum State {
 /// The worker that does the disk I/O.
 pub(super) struct Worker<M> {
     medium: M,
-    facts: Facts,
+    meta: StoreMeta,
     /// Whether the term of this start has been written.
     is_begun: bool,
     state: State,
@@ -202,11 +202,11 @@ impl<M: Medium> Worker<M> {
     /// between attempts to use a failed disk again.
     pub fn new(
         medium: M,
-        facts: Facts,
+        meta: StoreMeta,
         writer: Opening,
         retry: Duration,
         wake: Wake,
-    ) -> (Worker<M>, Helper) {
+    ) -> (Worker<M>, WorkerHandle) {
         let (jobs, inbox) = mailbox();
         let (outbox, reports) = mailbox();
         let is_begun = writer.is_ok();
@@ -216,7 +216,7 @@ impl<M: Medium> Worker<M> {
         };
         let worker = Worker {
             medium,
-            facts,
+            meta,
             is_begun,
             state,
             live,
@@ -228,7 +228,7 @@ impl<M: Medium> Worker<M> {
             outbox,
             wake,
         };
-        (worker, Helper { jobs, reports, stepper: None })
+        (worker, WorkerHandle { jobs, reports, stepper: None })
     }
 
     /// Starts the worker on a thread of its own.
@@ -243,9 +243,9 @@ impl<M: Medium> Worker<M> {
     fn run(mut self) {
         loop {
             match self.inbox.recv(self.idle()) {
-                Ok(Job::Stop) | Err(Nothing::More) => break self.stop(),
+                Ok(Job::Stop) | Err(RecvError::Closed) => break self.stop(),
                 Ok(job) => self.carry_out(job),
-                Err(Nothing::Yet) => self.timed_out(),
+                Err(RecvError::Timeout) => self.timed_out(),
             }
         }
     }
@@ -322,7 +322,7 @@ impl<M: Medium> Worker<M> {
     fn work(&mut self, job: Job) -> Result<(), Fault> {
         match (job, &mut self.state) {
             (Job::Batch(mut batch), State::Good(writer))
-            | (Job::Debt(mut batch), State::Again(writer)) => {
+            | (Job::Backlog(mut batch), State::Again(writer)) => {
                 writer.write(&mut batch)?;
                 // A file that the next start will not find is not durable.
                 self.medium.is_in_place().map_err(|e| Fault::Broken(e.to_string()))?;
@@ -364,8 +364,8 @@ impl<M: Medium> Worker<M> {
     /// Records in the seal what is durable. The seal is only a second witness: failing to write it
     /// is no reason to refuse what is already on disk.
     fn remember(&mut self, batch: &Batch) {
-        (self.facts.batch, self.facts.clock) = (batch.number, batch.clock);
-        let _ = self.medium.seal(&Seal { key: self.facts.key, batch: batch.number });
+        (self.meta.batch, self.meta.clock) = (batch.number, batch.clock);
+        let _ = self.medium.seal(&Seal { key: self.meta.key, batch: batch.number });
     }
 
     /// Tries to use the disk again.
@@ -378,13 +378,13 @@ impl<M: Medium> Worker<M> {
                 // What the file, or the kernel's cache of it, says now need not be what is on disk:
                 // everything is written anew, to another file.
                 let next = worker.medium.open_next().map_err(broken)?;
-                Ok(State::Next(Writer::create(next, &worker.facts)?))
+                Ok(State::Next(Writer::create(next, &worker.meta)?))
             } else {
                 worker.medium.is_in_place().map_err(broken)?;
                 let backend = worker.medium.open().map_err(broken)?;
-                let writer = Writer::reopen(backend, &worker.facts, worker.live)?;
+                let writer = Writer::reopen(backend, &worker.meta, worker.live)?;
                 if !worker.is_begun {
-                    writer.begin(&worker.facts)?;
+                    writer.begin(&worker.meta)?;
                     worker.is_begun = true;
                 }
                 Ok(State::Again(writer))
@@ -435,7 +435,7 @@ impl<M: Medium> Step for Worker<M> {
     fn take_job(&mut self) -> Option<u64> {
         self.next = self.next.take().or_else(|| self.inbox.try_recv());
         self.next.as_ref().map(|job| match job {
-            Job::Batch(batch) | Job::Debt(batch) | Job::Part(batch, _) => batch.number,
+            Job::Batch(batch) | Job::Backlog(batch) | Job::Part(batch, _) => batch.number,
             Job::Stop => 0,
         })
     }
@@ -469,7 +469,7 @@ impl<M: Medium> Step for Worker<M> {
     }
 
     fn written(&self) -> u64 {
-        self.facts.batch
+        self.meta.batch
     }
 
     fn is_begun(&self) -> bool {

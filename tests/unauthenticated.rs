@@ -78,7 +78,8 @@ fn a_body_that_comes_too_slowly_is_not_waited_for() {
 fn a_body_for_nobody_is_thrown_away() {
     let (server, admin) = watched(&[]);
     let mut nobody = posting(&server, "/socket/0/nobody/xhr_send", 60_000, 50_000);
-    let mut stranger = posting(&server, &format!("{}/xhr_send", open(&server, None)), 16_000, 9000);
+    let mut unauthenticated =
+        posting(&server, &format!("{}/xhr_send", open(&server, None)), 16_000, 9000);
     eventually("one of them is kept", || {
         let bytes = metric(admin, "fws_bodies_bytes");
         (9000.0..20_000.0).contains(&bytes).then_some(())
@@ -87,8 +88,8 @@ fn a_body_for_nobody_is_thrown_away() {
     assert_eq!(nobody.answer().status, 404);
     // The connection goes on.
     assert_eq!(nobody.ask("GET /socket", &[], "").status, 200);
-    stranger.raw(" ".repeat(7000));
-    assert_eq!(stranger.answer().status, 500, "that was no JSON");
+    unauthenticated.raw(" ".repeat(7000));
+    assert_eq!(unauthenticated.answer().status, 500, "that was no JSON");
     shows(admin, "fws_bodies_bytes", 0.0);
     // Who is gone keeps nothing.
     let gone = posting(&server, &format!("{}/xhr_send", open(&server, None)), 16_000, 9000);
@@ -370,8 +371,8 @@ fn strangers_who_fill_the_room_for_bodies_go_before_those_who_have_said_who_they
         http.raw(head + "Content-Length: 2\r\n\r\n");
         http
     };
-    let stranger = || begin(None, 16_000, 15_900);
-    let _crowd: Vec<[Http; 2]> = (0..25).map(|_| [nobody(), stranger()]).collect();
+    let unauthenticated = || begin(None, 16_000, 15_900);
+    let _crowd: Vec<[Http; 2]> = (0..25).map(|_| [nobody(), unauthenticated()]).collect();
     eventually("some had to go", || {
         (metric(admin, "fws_bodies_evicted_total") >= 10.0).then_some(())
     });

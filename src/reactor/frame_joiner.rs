@@ -16,12 +16,12 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// The bytes joined last, and the frames they were made of. Holding the frames keeps any other
 /// frame from being allocated in their place.
 #[derive(Debug, Default)]
-pub(super) struct Cork {
+pub(super) struct FrameJoiner {
     frames: Vec<Frame>,
     bytes: Vec<u8>,
 }
 
-impl Cork {
+impl FrameJoiner {
     /// Returns everything in a queue as one run of bytes, if joining pays: at least two frames,
     /// none of them partly sent, and not too long.
     pub fn join(&mut self, pool: &FramePool, queue: &OutQueue) -> Option<&[u8]> {
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn what_is_joined_is_what_waits() {
-        let (mut pool, mut cork) = (FramePool::new(100), Cork::default());
+        let (mut pool, mut joiner) = (FramePool::new(100), FrameJoiner::default());
         let frames = ["one", "two", "three"].map(|text| Frame::from(text.as_bytes()));
         let queue = |pool: &mut FramePool, which: &[usize]| {
             let mut queue = OutQueue::default();
@@ -93,14 +93,14 @@ mod tests {
             (&[], None),
         ] {
             let mut queue = queue(&mut pool, which);
-            assert_eq!(cork.join(&pool, &queue), joined, "{which:?}");
+            assert_eq!(joiner.join(&pool, &queue), joined, "{which:?}");
             if joined.is_some() {
                 pool.sent(&mut queue, 1);
-                assert_eq!(cork.join(&pool, &queue), None, "the first has begun");
+                assert_eq!(joiner.join(&pool, &queue), None, "the first has begun");
             }
             pool.clear(&mut queue);
         }
-        cork.clear();
+        joiner.clear();
         assert!(frames.iter().all(|frame| !frame.is_shared()));
     }
 
@@ -123,13 +123,13 @@ mod tests {
 
     #[test]
     fn much_is_not_joined() {
-        let (mut pool, mut cork) = (FramePool::new(100), Cork::default());
+        let (mut pool, mut joiner) = (FramePool::new(100), FrameJoiner::default());
         let mut queue = OutQueue::default();
         for _ in 0..2 {
             let frame = Frame::from(vec![0; JOINED_BYTES_MAX / 2 + 1]);
             pool.push(&mut queue, frame, Kind::Published);
         }
-        assert_eq!(cork.join(&pool, &queue), None);
+        assert_eq!(joiner.join(&pool, &queue), None);
         pool.clear(&mut queue);
     }
 }

@@ -6,16 +6,16 @@
 use super::Switch;
 use super::command::Refused;
 use super::replies::WORK_BYTES;
-use crate::codec::sockjs::Written;
+use crate::codec::sockjs::EncodedLen;
 use crate::edge::Net;
-use crate::hub::{Change, ChannelId, NsId, Spot};
+use crate::hub::{Change, ChannelId, NsId, StateKeyRef};
 use crate::publication::{Kinds, Publication, Run};
 use crate::reason::CloseReason;
 use crate::time::UnixMillis;
 
 /// Messages gathered for all members of one channel.
 #[derive(Debug, Default)]
-pub(super) struct Crowd {
+pub(super) struct PublishBatch {
     /// The channel, while messages are gathered for it.
     channel: Option<ChannelId>,
     /// Its namespace and name, as commands give them.
@@ -24,7 +24,7 @@ pub(super) struct Crowd {
     run: Run,
 }
 
-impl Crowd {
+impl PublishBatch {
     /// Whether nothing is gathered.
     pub fn is_empty(&self) -> bool {
         self.channel.is_none()
@@ -81,22 +81,23 @@ impl Switch {
     /// any transport. A push adds to the state that is there.
     pub(super) fn check_state(
         &mut self,
-        (ns, spot): (NsId, Spot<'_>),
+        (ns, state_key): (NsId, StateKeyRef<'_>),
         data: &str,
         is_push: bool,
         at: UnixMillis,
     ) -> Result<(), Refused> {
         let max = self.limits.publication_bytes;
-        if self.limits.state_bytes.saturating_mul(2 * Written::FACTOR_MAX) <= max {
+        if self.limits.state_bytes.saturating_mul(2 * EncodedLen::FACTOR_MAX) <= max {
             return Ok(());
         }
-        let held = is_push.then(|| self.hub.state(ns, spot.channel, spot.user, at)).flatten();
+        let held =
+            is_push.then(|| self.hub.state(ns, state_key.channel, state_key.user, at)).flatten();
         let parts = [held.unwrap_or_default(), data];
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        if length.saturating_mul(2 * Written::FACTOR_MAX) <= max {
+        if length.saturating_mul(2 * EncodedLen::FACTOR_MAX) <= max {
             return Ok(());
         }
-        let bytes: usize = parts.iter().map(|part| Written::of(part).on_its_way()).sum();
+        let bytes: usize = parts.iter().map(|part| EncodedLen::of(part).on_its_way()).sum();
         // Counting the escapes of a long state takes time.
         self.work += length / WORK_BYTES;
         if bytes <= max { Ok(()) } else { Err(self.too_much()) }
@@ -110,22 +111,22 @@ impl Switch {
 
     /// Delivers the gathered messages, unless this change adds to them.
     pub(super) fn hand_out_before(&mut self, net: &mut impl Net, change: &Change) {
-        if !self.crowd.goes_on_with(change) {
+        if !self.publish_batch.goes_on_with(change) {
             self.hand_out(net);
         }
     }
 
     /// Delivers the gathered messages.
     pub(super) fn hand_out(&mut self, net: &mut impl Net) {
-        let Some(channel) = self.crowd.channel.take() else { return };
-        let publication = Publication::of(&self.crowd.run);
+        let Some(channel) = self.publish_batch.channel.take() else { return };
+        let publication = Publication::of(&self.publish_batch.run);
         for route in self.hub.audience(channel) {
             self.work += 1;
             if self.web.publish(net, route, &publication) {
                 self.leaving.push((route, CloseReason::SlowConsumer));
             }
         }
-        self.crowd.run.clear();
+        self.publish_batch.run.clear();
         self.dismiss_leaving(net);
     }
 }
@@ -143,19 +144,19 @@ mod tests {
     #[test]
     fn only_what_says_more_to_the_same_goes_on() {
         let (here, there) = (NsId::new(0, 0), NsId::new(0, 1));
-        let mut crowd = Crowd::default();
+        let mut batch = PublishBatch::default();
         let long = "1".repeat(RUN_BYTES_MAX);
-        assert!(!crowd.gather(here, ChannelId::new(7, 7), "news", &long), "that gains nothing");
-        assert!(crowd.is_empty() && crowd.goes_on_with(&emit(there, "other", "1", None)));
-        assert!(crowd.gather(here, ChannelId::new(7, 7), "news", "1"));
-        assert!(crowd.goes_on_with(&emit(here, "news", "2", None)));
-        assert!(!crowd.goes_on_with(&emit(here, "other", "2", None)));
-        assert!(!crowd.goes_on_with(&emit(there, "news", "2", None)));
-        assert!(!crowd.goes_on_with(&emit(here, "news", "2", Some("one"))));
-        assert!(!crowd.goes_on_with(&emit(here, "news", &long, None)), "there is no room");
-        assert!(!crowd.goes_on_with(&Change::Disconnect { ns: here, user: "one".into() }));
-        assert!(crowd.gather(here, ChannelId::new(7, 7), "news", "2"));
-        let frame = Publication::of(&crowd.run).frame(Form::Raw).clone();
+        assert!(!batch.gather(here, ChannelId::new(7, 7), "news", &long), "that gains nothing");
+        assert!(batch.is_empty() && batch.goes_on_with(&emit(there, "other", "1", None)));
+        assert!(batch.gather(here, ChannelId::new(7, 7), "news", "1"));
+        assert!(batch.goes_on_with(&emit(here, "news", "2", None)));
+        assert!(!batch.goes_on_with(&emit(here, "other", "2", None)));
+        assert!(!batch.goes_on_with(&emit(there, "news", "2", None)));
+        assert!(!batch.goes_on_with(&emit(here, "news", "2", Some("one"))));
+        assert!(!batch.goes_on_with(&emit(here, "news", &long, None)), "there is no room");
+        assert!(!batch.goes_on_with(&Change::Disconnect { ns: here, user: "one".into() }));
+        assert!(batch.gather(here, ChannelId::new(7, 7), "news", "2"));
+        let frame = Publication::of(&batch.run).frame(Form::Raw).clone();
         let each = ["1", "2"].map(|data| Publication::new("news", data).frame(Form::Raw).clone());
         assert_eq!(*frame, *[&*each[0], &*each[1]].concat());
     }

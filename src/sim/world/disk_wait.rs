@@ -5,20 +5,20 @@ use crate::codec::control;
 use crate::edge::Door;
 use crate::reason::CloseReason;
 use crate::sim::client::Client;
-use crate::sim::ground::Ground;
 use crate::sim::intent::{Command, Intent, Store};
 use crate::sim::judge::Role;
+use crate::sim::storage::Storage;
 
 /// More changes than may wait for the disk.
 const CHANGES: usize = 26;
 
-impl<G: Ground> World<G> {
+impl<G: Storage> World<G> {
     /// Hangs the disk, lets one back end fill the queue of changes, and lets all of them, and
     /// sometimes a new one, send all kinds of commands meanwhile.
-    pub(super) fn clog(&mut self) {
+    pub(super) fn disk_wait(&mut self) {
         let now = self.net.now.mono;
         let Some(i) = self.settled_controller() else { return };
-        let Some(store) = self.ground.store() else { return };
+        let Some(store) = self.storage.store() else { return };
         let is_easy = store.wait_ms().is_some();
         let Some(ms) = store.hang(&mut self.net.prng, now) else { return };
         self.note(|| format!("the disk hangs for {ms} ms, and there is much to be kept"));
@@ -33,8 +33,8 @@ impl<G: Ground> World<G> {
             self.drive();
         }
         if self.net.prng.one_in(4) {
-            let stranger = Client::new(Door::Control, &mut self.net.prng);
-            self.clients.push(stranger);
+            let unauthenticated = Client::new(Door::Control, &mut self.net.prng);
+            self.clients.push(unauthenticated);
         }
         for _ in 0..=self.net.prng.below(3) {
             self.ask();

@@ -1,6 +1,6 @@
-//! Deadlines that run while limits change. One that the server sets once is a [`Term`] and keeps
-//! the value by which it was set. Where the server checks again and again, the judge considers all
-//! values that have held since the start of the wait.
+//! Deadlines that run while limits change. One that the server sets once is a [`Deadline`] and
+//! keeps the value by which it was set. Where the server checks again and again, the judge
+//! considers all values that have held since the start of the wait.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,17 @@ use crate::time::Millis;
 
 /// A deadline, and the limit that it was set by.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::sim) struct Term {
+pub(in crate::sim) struct Deadline {
     pub by: Millis,
     name: &'static str,
     ms: usize,
 }
 
-impl Term {
+impl Deadline {
     /// Creates a deadline as far from now as the limit says.
-    pub fn new(now: Millis, limits: &Limits, name: &'static str) -> Term {
+    pub fn new(now: Millis, limits: &Limits, name: &'static str) -> Deadline {
         let ms = limits.get(name).expect("a limit");
-        Term { by: now.plus(ms as u64), name, ms }
+        Deadline { by: now.plus(ms as u64), name, ms }
     }
 
     pub fn is_over(&self, now: Millis) -> bool {
@@ -41,18 +41,18 @@ pub(super) struct Half {
 /// The limits that have held in this life of the server, each with its start; and how often
 /// something was judged by a value that is no longer in force, by the limit's name.
 #[derive(Debug)]
-pub(super) struct Terms {
+pub(super) struct Deadlines {
     laws: Vec<(Millis, Limits)>,
     outlived: BTreeMap<&'static str, u64>,
 }
 
-impl Terms {
-    pub fn new(limits: Limits) -> Terms {
-        Terms { laws: vec![(Millis(0), limits)], outlived: BTreeMap::new() }
+impl Deadlines {
+    pub fn new(limits: Limits) -> Deadlines {
+        Deadlines { laws: vec![(Millis(0), limits)], outlived: BTreeMap::new() }
     }
 
     /// Keeps counting where the judge of the previous server left off.
-    pub fn count_on(&mut self, before: Terms) {
+    pub fn count_on(&mut self, before: Deadlines) {
         self.outlived = before.outlived;
     }
 
@@ -79,23 +79,23 @@ impl Terms {
 
 impl Judge {
     /// Returns a deadline that starts now.
-    pub(super) fn term(&self, name: &'static str) -> Term {
-        Term::new(self.now.mono, &self.limits, name)
+    pub(super) fn deadline(&self, name: &'static str) -> Deadline {
+        Deadline::new(self.now.mono, &self.limits, name)
     }
 
     /// A connection was judged by this deadline.
-    pub(super) fn note_term(&mut self, term: Term) {
-        self.terms.note(term.name, term.ms);
+    pub(super) fn note_deadline(&mut self, deadline: Deadline) {
+        self.deadlines.note(deadline.name, deadline.ms);
     }
 
     /// Connections are being removed step by step, and there were more per step at the start.
     pub fn note_leaving(&mut self) {
-        let first = self.terms.laws.first().map_or(0, |(_, limits)| limits.leaves_per_turn);
-        self.terms.note("leaves_per_turn", first);
+        let first = self.deadlines.laws.first().map_or(0, |(_, limits)| limits.leaves_per_turn);
+        self.deadlines.note("leaves_per_turn", first);
     }
 
     /// How often something was judged by a value that was no longer in force, by limit.
     pub fn outlived(&self) -> &BTreeMap<&'static str, u64> {
-        &self.terms.outlived
+        &self.deadlines.outlived
     }
 }

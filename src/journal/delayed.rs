@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::moods::Moods;
+use super::fault_rng::FaultRng;
 use super::{Event, Journal, Mark, Proposal, Ticket};
 use crate::hub::{Change, Entry, Hub, Seq, Undo};
 use crate::time::{Millis, Now, UnixMillis};
@@ -14,8 +14,8 @@ const WAITING_MAX: usize = 256;
 
 /// A journal with random delays and failures; the same seed gives the same behaviour.
 #[derive(Debug)]
-pub struct LateJournal {
-    moods: Moods,
+pub struct DelayedJournal {
+    faults: FaultRng,
     last: Seq,
     next_ticket: u64,
     /// Proposals in order, each with the turn in which it comes back. `at` never decreases along
@@ -29,11 +29,11 @@ pub struct LateJournal {
     sync_at: u64,
 }
 
-impl LateJournal {
+impl DelayedJournal {
     /// `fails_one_in`: one proposal in this many fails; 0 for none.
-    pub fn new(term: u64, seed: u64, fails_one_in: u64) -> LateJournal {
-        LateJournal {
-            moods: Moods::new(seed, fails_one_in),
+    pub fn new(term: u64, seed: u64, fails_one_in: u64) -> DelayedJournal {
+        DelayedJournal {
+            faults: FaultRng::new(seed, fails_one_in),
             last: Seq { term, n: 0 },
             next_ticket: 0,
             waiting: VecDeque::new(),
@@ -45,19 +45,19 @@ impl LateJournal {
     }
 }
 
-impl Journal for LateJournal {
+impl Journal for DelayedJournal {
     fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
         if self.waiting.len() >= WAITING_MAX {
             return Proposal::Refused;
         }
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        let delay = 1 + self.moods.draw(4);
+        let delay = 1 + self.faults.draw(4);
         self.waiting.push_back((self.turn + delay, ticket, at, change.clone().into_owned()));
         Proposal::Later(ticket)
     }
 
-    fn changed(&mut self, _: Undo) {
+    fn after_change(&mut self, _: Undo) {
         // Nothing to undo: what is ordered here is never lost.
     }
 
@@ -65,7 +65,7 @@ impl Journal for LateJournal {
         self.turn += 1;
         while self.waiting.front().is_some_and(|(turn, ..)| *turn <= self.turn) {
             let Some((_, ticket, at, change)) = self.waiting.pop_front() else { break };
-            if self.moods.fails() {
+            if self.faults.fails() {
                 self.ready.push_back(Event::Failed(ticket));
                 continue;
             }
@@ -75,7 +75,7 @@ impl Journal for LateJournal {
         }
         if self.turn >= self.sync_at {
             self.durable = self.mark();
-            self.sync_at = self.turn + self.moods.draw(3);
+            self.sync_at = self.turn + self.faults.draw(3);
         }
     }
 
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn all_that_is_proposed_comes_back_once_and_in_order() {
         let hub = Hub::new(crate::limits::Limits::default(), UnixMillis(0));
-        let mut journal = LateJournal::new(1, 42, 5);
+        let mut journal = DelayedJournal::new(1, 42, 5);
         let mut tickets = Vec::new();
         let mut back = Vec::new();
         let mut failed = 0;

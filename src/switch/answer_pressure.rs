@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 
 use super::Switch;
 use super::command::Command;
+use super::connections::Connections;
 use super::control::Controller;
 use super::replies::WORK_BYTES;
-use super::seats::Seats;
 use crate::edge::{ConnId, Net, Owed};
-use crate::hub::{NsId, Spot};
+use crate::hub::{NsId, StateKeyRef};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::time::Millis;
@@ -30,15 +30,16 @@ const CUTS_PER_TURN: usize = 4;
 const LISTED_BYTES: usize = 48;
 /// Room for answers that wait for the disk: one part in so many of the limit, in addition to it.
 const OWED_PART: usize = 8;
-/// Room in a shortage for namespaces that are owed little: one part in so many of the limit, beyond
-/// what was queued at its start (at most the limit, one answer, and what had just become durable).
+/// Room under pressure for namespaces that are owed little: one part in so many of the limit,
+/// beyond what was queued at its start (at most the limit, one answer, and what had just become
+/// durable).
 const SHARES_PART: usize = 4;
 /// Interval between two counts of what each namespace is owed.
 const COUNT_MS: u64 = 100;
 
-/// A shortage: queued answers take too much memory.
+/// The state while queued answers take too much memory.
 #[derive(Debug)]
-pub(super) struct Shortage {
+pub(super) struct AnswerPressure {
     since: Millis,
     /// When to scan again.
     look_at: Millis,
@@ -48,7 +49,7 @@ pub(super) struct Shortage {
     chosen: Vec<Owed>,
     /// Bytes queued for connections that are being closed.
     going: usize,
-    /// Bytes queued when the shortage began.
+    /// Bytes queued when the pressure began.
     before: usize,
     /// What each namespace's back ends are owed: the queues at the last count, and what was granted
     /// since. `None` before the first count.
@@ -62,7 +63,7 @@ enum Prospect {
     /// It may be made now.
     Free,
     /// It may be made now, but has to wait for the disk; its size in bytes.
-    Owed(usize),
+    Durable(usize),
     /// It would have to wait for the disk, and there is no room: the request waits.
     Disk,
     /// It could be sent, but there is no room for its size in bytes.
@@ -71,30 +72,32 @@ enum Prospect {
 
 /// A request of a back end that waits for room for its answer, or until nothing more is owed.
 #[derive(Debug)]
-pub(super) enum Wanted {
+pub(super) enum DeferredRequest {
     State { channel: String, user: Option<String> },
     List { channel: String },
 }
 
-impl Wanted {
-    fn of(command: &Command<'_>) -> Option<Wanted> {
+impl DeferredRequest {
+    fn of(command: &Command<'_>) -> Option<DeferredRequest> {
         match command {
-            Command::Get { channel, user } => Some(Wanted::State {
+            Command::Get { channel, user } => Some(DeferredRequest::State {
                 channel: channel.to_string(),
                 user: user.as_ref().map(Cow::to_string),
             }),
-            Command::Info { channel } => Some(Wanted::List { channel: channel.to_string() }),
+            Command::Info { channel } => {
+                Some(DeferredRequest::List { channel: channel.to_string() })
+            }
             _ => None,
         }
     }
 
     fn command(&self) -> Command<'_> {
         match self {
-            Wanted::State { channel, user } => Command::Get {
+            DeferredRequest::State { channel, user } => Command::Get {
                 channel: channel.as_str().into(),
                 user: user.as_deref().map(Cow::Borrowed),
             },
-            Wanted::List { channel } => Command::Info { channel: channel.as_str().into() },
+            DeferredRequest::List { channel } => Command::Info { channel: channel.as_str().into() },
         }
     }
 }
@@ -105,14 +108,14 @@ impl Wanted {
 pub(super) fn has_reserve(limits: &Limits, net: &impl Net, bytes: usize) -> bool {
     let max = limits.answers_bytes;
     let is_little = bytes <= limits.answers_pause_bytes / 4;
-    is_little && net.kept().answers <= max.saturating_add(max / SHARES_PART + max / 8)
+    is_little && net.queue_memory().answers <= max.saturating_add(max / SHARES_PART + max / 8)
 }
 
-impl Shortage {
-    fn new(now: Millis, before: usize) -> Shortage {
+impl AnswerPressure {
+    fn new(now: Millis, before: usize) -> AnswerPressure {
         let (seen, chosen, shares) = (BTreeMap::new(), Vec::new(), None);
         let (look_at, count_at) = (now, now);
-        Shortage { since: now, look_at, seen, chosen, going: 0, before, shares, count_at }
+        AnswerPressure { since: now, look_at, seen, chosen, going: 0, before, shares, count_at }
     }
 
     /// Grants a namespace an answer of so many bytes, and notes it, if what it is owed then is not
@@ -130,10 +133,10 @@ impl Shortage {
     }
 
     /// Counts what each namespace is owed.
-    fn count(&mut self, net: &impl Net, seats: &Seats) {
+    fn count(&mut self, net: &impl Net, connections: &Connections) {
         let mut shares = BTreeMap::new();
-        for conn in seats.all_controllers() {
-            if let Some(ns) = seats.look_at(conn).and_then(Controller::namespace) {
+        for conn in connections.all_controllers() {
+            if let Some(ns) = connections.look_at(conn).and_then(Controller::namespace) {
                 *shares.entry(ns).or_default() += net.queued(conn);
             }
         }
@@ -142,7 +145,7 @@ impl Shortage {
     }
 
     /// Scans all connections with queued answers, except those of the admin door.
-    fn look(&mut self, net: &impl Net, seats: &Seats) {
+    fn look(&mut self, net: &impl Net, connections: &Connections) {
         let now = net.now().mono;
         let before = std::mem::take(&mut self.seen);
         let mut slowest: Option<(u32, Reverse<usize>, Owed)> = None;
@@ -153,7 +156,7 @@ impl Shortage {
                 self.going += owed.bytes;
                 return;
             }
-            if !seats.has(owed.conn) {
+            if !connections.has(owed.conn) {
                 return;
             }
             let first = match before.get(&owed.conn) {
@@ -180,35 +183,37 @@ impl Shortage {
 }
 
 impl Switch {
-    /// Notes the start of a shortage, or its end, when a quarter of the room is free.
+    /// Notes the start of the pressure, or its end, when a quarter of the room is free.
     pub(super) fn note_shortage(&mut self, net: &impl Net) {
-        let answers = net.kept().answers;
-        if self.shortage.is_none() && answers > self.limits.answers_bytes {
-            self.shortage = Some(Shortage::new(net.now().mono, answers));
+        let answers = net.queue_memory().answers;
+        if self.answer_pressure.is_none() && answers > self.limits.answers_bytes {
+            self.answer_pressure = Some(AnswerPressure::new(net.now().mono, answers));
             self.metrics.shortages += 1;
             self.report_soon(net.now());
         } else if self.has_room_again(net) {
-            self.shortage = None;
+            self.answer_pressure = None;
         }
     }
 
     fn has_room_again(&self, net: &impl Net) -> bool {
         let max = self.limits.answers_bytes;
-        net.kept().answers <= max - max / 4
+        net.queue_memory().answers <= max - max / 4
     }
 
     fn is_short(&self, net: &impl Net) -> bool {
-        self.shortage.is_some() || net.kept().answers > self.limits.answers_bytes
+        self.answer_pressure.is_some() || net.queue_memory().answers > self.limits.answers_bytes
     }
 
     /// When a turn is wanted at the latest: at once if the output of the last one has made room.
-    pub(super) fn shortage_due(&self, net: &impl Net) -> Option<Millis> {
-        match &self.shortage {
-            Some(shortage) if shortage.chosen.is_empty() && !self.has_room_again(net) => {
-                let count_at = (!self.hungry.is_empty()).then_some(shortage.count_at);
-                count_at.into_iter().chain([shortage.look_at]).min()
+    pub(super) fn answer_pressure_due(&self, net: &impl Net) -> Option<Millis> {
+        match &self.answer_pressure {
+            Some(answer_pressure)
+                if answer_pressure.chosen.is_empty() && !self.has_room_again(net) =>
+            {
+                let count_at = (!self.room_queue.is_empty()).then_some(answer_pressure.count_at);
+                count_at.into_iter().chain([answer_pressure.look_at]).min()
             }
-            None if self.hungry.is_empty() && !self.web.is_hungry() => None,
+            None if self.room_queue.is_empty() && !self.web.waits_for_room() => None,
             _ => Some(Millis(0)),
         }
     }
@@ -216,26 +221,26 @@ impl Switch {
     /// Closes connections that take nothing, the largest queues first, until there is room.
     pub(super) fn make_room(&mut self, net: &mut impl Net) {
         self.note_shortage(net);
-        let Some(mut shortage) = self.shortage.take() else { return };
-        if shortage.look_at <= net.now().mono {
-            shortage.look(net, &self.seats);
+        let Some(mut answer_pressure) = self.answer_pressure.take() else { return };
+        if answer_pressure.look_at <= net.now().mono {
+            answer_pressure.look(net, &self.connections);
         }
         let max = self.limits.answers_bytes;
         for _ in 0..CUTS_PER_TURN {
-            if net.kept().answers.saturating_sub(shortage.going) <= max - max / 4 {
-                shortage.chosen.clear();
+            if net.queue_memory().answers.saturating_sub(answer_pressure.going) <= max - max / 4 {
+                answer_pressure.chosen.clear();
             }
-            let Some(owed) = shortage.chosen.pop() else { break };
-            let is_patient = net.now().mono < shortage.since.plus(PATIENCE_MS);
+            let Some(owed) = answer_pressure.chosen.pop() else { break };
+            let is_patient = net.now().mono < answer_pressure.since.plus(PATIENCE_MS);
             let is_taking = is_patient && net.taken(owed.conn) != owed.taken;
             // The scan may be some turns old: skip connections that have gone meanwhile.
-            if is_taking || !self.seats.has(owed.conn) {
+            if is_taking || !self.connections.has(owed.conn) {
                 continue;
             }
             net.drop_all(owed.conn);
             // The rest of a frame that is partly sent is still queued.
-            shortage.going += net.queued(owed.conn).min(owed.bytes);
-            match self.seats.controller(owed.conn) {
+            answer_pressure.going += net.queued(owed.conn).min(owed.bytes);
+            match self.connections.controller(owed.conn) {
                 Some(controller) => {
                     // It is closed already: nobody has to make room for it any more.
                     controller.end();
@@ -247,7 +252,7 @@ impl Switch {
                 }
             }
         }
-        self.shortage = Some(shortage);
+        self.answer_pressure = Some(answer_pressure);
         self.note_shortage(net);
     }
 
@@ -266,17 +271,17 @@ impl Switch {
         }
         match self.prospect(net, controller, command) {
             Prospect::Free => return false,
-            Prospect::Owed(bytes) => {
-                controller.owes = Some(self.owed.room(bytes));
+            Prospect::Durable(bytes) => {
+                controller.reply_room = Some(self.reply_reserve.room(bytes));
                 return false;
             }
-            Prospect::Disk if controller.replies.is_empty() => self.owing.push(conn),
-            // It is in `owing` already.
+            Prospect::Disk if controller.replies.is_empty() => self.pending_durable.push(conn),
+            // It is in `pending_durable` already.
             Prospect::Disk => {}
             Prospect::Room(bytes) if self.takes_share(net, controller, bytes) => return false,
-            Prospect::Room(_) => self.hungry.push_back(conn),
+            Prospect::Room(_) => self.room_queue.push_back(conn),
         }
-        controller.wants = Wanted::of(command);
+        controller.deferred = DeferredRequest::of(command);
         controller.unhear(net, conn);
         net.put_off(conn, true);
         true
@@ -285,11 +290,12 @@ impl Switch {
     /// Grants a back end an answer of so many bytes though there is no room, if its namespace is
     /// owed little.
     fn takes_share(&mut self, net: &impl Net, controller: &Controller, bytes: usize) -> bool {
-        let (answers, max) = (net.kept().answers, self.limits.answers_bytes);
-        let (Some(shortage), Some(ns)) = (&mut self.shortage, controller.namespace()) else {
+        let (answers, max) = (net.queue_memory().answers, self.limits.answers_bytes);
+        let (Some(answer_pressure), Some(ns)) = (&mut self.answer_pressure, controller.namespace())
+        else {
             return false;
         };
-        shortage.takes_share((ns, bytes), answers, max)
+        answer_pressure.takes_share((ns, bytes), answers, max)
     }
 
     /// Estimates the answer to a command before it is made.
@@ -302,9 +308,9 @@ impl Switch {
         let Some(ns) = controller.namespace() else { return Prospect::Free };
         let (bytes, is_owed) = match command {
             Command::Get { channel, user } => {
-                let spot = Spot { channel, user: user.as_deref() };
-                let state = self.hub.state(ns, channel, spot.user, self.at(net.now()));
-                let is_owed = || is_behind || self.mark_of(ns, spot) > self.journal.durable();
+                let state_key = StateKeyRef { channel, user: user.as_deref() };
+                let state = self.hub.state(ns, channel, state_key.user, self.at(net.now()));
+                let is_owed = || is_behind || self.mark_of(ns, state_key) > self.journal.durable();
                 let bytes = state.map_or(0, str::len);
                 (bytes, self.shared.is_worth(bytes) && is_owed())
             }
@@ -320,13 +326,15 @@ impl Switch {
         };
         let is_short = self.is_short(net) && !has_reserve(&self.limits, net, bytes);
         let max = self.limits.answers_bytes / OWED_PART;
-        let may_be_kept = matches!(command, Command::Get { .. }) && controller.owes.is_none();
+        let may_be_kept = matches!(command, Command::Get { .. }) && controller.reply_room.is_none();
         match (is_owed, is_short) {
             _ if !self.shared.is_worth(bytes) => Prospect::Free,
             (false, false) => Prospect::Free,
             (false, true) => Prospect::Room(bytes),
             // A list shows nothing that could be lost: it waits only for the replies before it.
-            (true, false) if may_be_kept && self.owed.has_room(bytes, max) => Prospect::Owed(bytes),
+            (true, false) if may_be_kept && self.reply_reserve.has_room(bytes, max) => {
+                Prospect::Durable(bytes)
+            }
             (true, _) => Prospect::Disk,
         }
     }
@@ -334,10 +342,10 @@ impl Switch {
     /// Whether the request of a back end that has all owed replies still has to wait for the disk.
     /// If not, it is queued for room.
     pub(super) fn still_wants(&mut self, net: &impl Net, conn: ConnId, it: &Controller) -> bool {
-        let Some(wanted) = &it.wants else { return false };
-        let is_for_disk = self.prospect(net, it, &wanted.command()) == Prospect::Disk;
+        let Some(deferred) = &it.deferred else { return false };
+        let is_for_disk = self.prospect(net, it, &deferred.command()) == Prospect::Disk;
         if !is_for_disk {
-            self.hungry.push_back(conn);
+            self.room_queue.push_back(conn);
         }
         is_for_disk
     }
@@ -348,9 +356,9 @@ impl Switch {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        wanted: Command<'_>,
+        deferred: Command<'_>,
     ) {
-        let answer = self.execute(net, conn, controller, &wanted);
+        let answer = self.execute(net, conn, controller, &deferred);
         // It fails for too many wrong keys only, and no command with a key waits for room.
         let _ = self.say(net, conn, controller, answer);
         self.send_replies(net, conn);
@@ -361,52 +369,52 @@ impl Switch {
     }
 
     /// Answers the back ends for whose answers there is room now: at least one, whatever others
-    /// have asked for in this turn. During a shortage all are examined now and then: the namespace
+    /// have asked for in this turn. Under pressure all are examined now and then: the namespace
     /// of some may be owed little.
-    pub(super) fn feed(&mut self, net: &mut impl Net) {
+    pub(super) fn resume_waiting(&mut self, net: &mut impl Net) {
         if self.is_short(net) && !self.count_shares(net) {
             return;
         }
-        let (mut is_first, mut left) = (true, self.hungry.len());
+        let (mut is_first, mut left) = (true, self.room_queue.len());
         while (std::mem::take(&mut is_first) || !self.has_worked_enough())
             && left > 0
-            && let Some(conn) = self.hungry.pop_front()
+            && let Some(conn) = self.room_queue.pop_front()
         {
             left -= 1;
-            let Some(mut controller) = self.seats.take(conn) else { continue };
+            let Some(mut controller) = self.connections.take(conn) else { continue };
             // A back end whose key has expired gets no large answer.
             self.look_at_key(net, &mut controller);
-            if let Some(wanted) = controller.wants.take() {
-                self.feed_one(net, conn, &mut controller, wanted);
+            if let Some(deferred) = controller.deferred.take() {
+                self.resume_one(net, conn, &mut controller, deferred);
             }
-            self.seats.put_back(conn, controller);
+            self.connections.put_back(conn, controller);
         }
     }
 
     /// Counts what each namespace is owed, if a back end waits and it is time; whether it did.
     fn count_shares(&mut self, net: &impl Net) -> bool {
-        let Some(shortage) = &mut self.shortage else { return false };
-        let is_due = !self.hungry.is_empty() && shortage.count_at <= net.now().mono;
+        let Some(answer_pressure) = &mut self.answer_pressure else { return false };
+        let is_due = !self.room_queue.is_empty() && answer_pressure.count_at <= net.now().mono;
         if is_due {
-            shortage.count(net, &self.seats);
+            answer_pressure.count(net, &self.connections);
         }
         is_due
     }
 
     /// Answers a back end if there is room for that; else it continues to wait.
-    fn feed_one(
+    fn resume_one(
         &mut self,
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        wanted: Wanted,
+        deferred: DeferredRequest,
     ) {
-        let command = wanted.command();
+        let command = deferred.command();
         match self.prospect(net, controller, &command) {
             Prospect::Disk => {
                 // The state has changed since.
-                self.owing.push(conn);
-                controller.wants = Some(wanted);
+                self.pending_durable.push(conn);
+                controller.deferred = Some(deferred);
                 return;
             }
             Prospect::Room(bytes) if !self.takes_share(net, controller, bytes) => {
@@ -414,11 +422,13 @@ impl Switch {
                 let is_list = matches!(command, Command::Info { .. });
                 let seen = if is_list { bytes.min(self.limits.answers_pause_bytes) } else { 0 };
                 self.work += 1 + seen / WORK_BYTES;
-                self.hungry.push_back(conn);
-                controller.wants = Some(wanted);
+                self.room_queue.push_back(conn);
+                controller.deferred = Some(deferred);
                 return;
             }
-            Prospect::Owed(bytes) => controller.owes = Some(self.owed.room(bytes)),
+            Prospect::Durable(bytes) => {
+                controller.reply_room = Some(self.reply_reserve.room(bytes))
+            }
             Prospect::Room(_) | Prospect::Free => {}
         }
         net.put_off(conn, false);
@@ -430,8 +440,8 @@ impl Switch {
 mod tests {
     use super::super::Settings;
     use super::*;
-    use crate::address::{Address, Household};
-    use crate::edge::{Door, Handler, Kept};
+    use crate::address::{Address, ClientPrefix};
+    use crate::edge::{Door, Handler, QueueMemory};
     use crate::frame::Frame;
     use crate::journal::MemoryJournal;
     use crate::time::{Now, UnixMillis};
@@ -457,8 +467,8 @@ mod tests {
         fn drop_all(&mut self, conn: ConnId) {
             self.owed[conn.index()] = BEGUN;
         }
-        fn kept(&self) -> Kept {
-            Kept { answers: self.owed.iter().sum(), ..Kept::default() }
+        fn queue_memory(&self) -> QueueMemory {
+            QueueMemory { answers: self.owed.iter().sum(), ..QueueMemory::default() }
         }
         fn owed(&self, each: &mut dyn FnMut(Owed)) {
             for (slot, bytes) in (0..).zip(&self.owed) {
@@ -488,7 +498,9 @@ mod tests {
         let mut switch = Switch::new(settings, MemoryJournal::new(1));
         let mut net = Stuck { now, owed: vec![100; 13], closed: 0 };
         for slot in 0..13 {
-            switch.seats.seat_controller(ConnId::new(slot, 0), Controller::new(Household::Unix));
+            switch
+                .connections
+                .add_controller(ConnId::new(slot, 0), Controller::new(ClientPrefix::Unix));
         }
         switch.make_room(&mut net);
         assert_eq!(net.closed, 0, "they have had no time to take anything");
@@ -496,7 +508,7 @@ mod tests {
         switch.make_room(&mut net);
         // 1300 are queued, of which 900 may stay: each that is closed leaves the part being sent,
         // which is gone a moment later.
-        assert_eq!((net.closed, net.kept().answers), (4, 940));
+        assert_eq!((net.closed, net.queue_memory().answers), (4, 940));
         switch.make_room(&mut net);
         assert_eq!(net.closed, 4);
     }

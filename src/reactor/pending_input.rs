@@ -1,7 +1,8 @@
-//! Tails: input that the handler has not consumed, because it is incomplete or its connection is
-//! paused, and how much consumed input the handler keeps itself. The total, without back ends, is
-//! bounded: beyond that the connections with the most, relative to how much they may send, are
-//! closed. Also reports peers that hang up while paused. Part of the reactor, which reads.
+//! Pending input: what the handler has not consumed, because it is incomplete or its
+//! connection is paused, and how much consumed input the handler keeps itself. The total, without
+//! back ends, is bounded: beyond that the connections with the most, relative to how much they may
+//! send, are closed. Also reports peers that hang up while paused. Part of the reactor, which
+//! reads.
 
 use std::cmp::Reverse;
 
@@ -15,22 +16,22 @@ use crate::reason::CloseReason;
 
 /// Unprocessed input of one connection.
 #[derive(Debug, Default)]
-struct Tail {
+struct Pending {
     /// What the handler has not consumed.
     bytes: Box<[u8]>,
     /// Bytes that it has consumed and keeps.
-    aside: usize,
+    handler_bytes: usize,
 }
 
 /// All unprocessed input.
 #[derive(Debug, Default)]
-pub(super) struct Tails {
-    kept: Slots<Tail>,
+pub(super) struct PendingInput {
+    kept: Slots<Pending>,
     /// Bytes that count: not those of back ends, which are few and have bounds of their own.
     pub bytes: usize,
 }
 
-impl Tails {
+impl PendingInput {
     /// Removes and returns what the handler has not consumed of a connection.
     pub fn take(&mut self, peer: &mut Peer) -> Box<[u8]> {
         let Some(tail) = self.kept.get_mut(peer.tail) else { return Box::default() };
@@ -38,7 +39,7 @@ impl Tails {
         if peer.door != Door::Control {
             self.bytes -= bytes.len();
         }
-        if tail.aside == 0 {
+        if tail.handler_bytes == 0 {
             self.kept.remove(std::mem::replace(&mut peer.tail, NIL));
         }
         bytes
@@ -52,25 +53,25 @@ impl Tails {
     }
 
     /// Records how much of what it has consumed the handler keeps.
-    pub fn set_aside(&mut self, peer: &mut Peer, bytes: usize) {
-        self.change(peer, |kept| kept.aside = bytes);
+    pub fn set_handler_bytes(&mut self, peer: &mut Peer, bytes: usize) {
+        self.change(peer, |kept| kept.handler_bytes = bytes);
     }
 
     /// Drops everything stored for a connection.
     pub fn forget(&mut self, peer: &mut Peer) {
         if peer.tail != NIL {
-            self.change(peer, |kept| *kept = Tail::default());
+            self.change(peer, |kept| *kept = Pending::default());
         }
     }
 
-    fn change(&mut self, peer: &mut Peer, change: impl FnOnce(&mut Tail)) {
+    fn change(&mut self, peer: &mut Peer, change: impl FnOnce(&mut Pending)) {
         self.bytes -= self.counts(peer);
         if peer.tail == NIL {
-            peer.tail = self.kept.insert(Tail::default());
+            peer.tail = self.kept.insert(Pending::default());
         }
         if let Some(tail) = self.kept.get_mut(peer.tail) {
             change(tail);
-            if tail.bytes.is_empty() && tail.aside == 0 {
+            if tail.bytes.is_empty() && tail.handler_bytes == 0 {
                 self.kept.remove(std::mem::replace(&mut peer.tail, NIL));
             }
         }
@@ -84,7 +85,8 @@ impl Tails {
 
     /// Returns how many bytes count for a connection.
     pub fn counts(&self, peer: &Peer) -> usize {
-        let bytes = self.kept.get(peer.tail).map_or(0, |tail| tail.bytes.len() + tail.aside);
+        let bytes =
+            self.kept.get(peer.tail).map_or(0, |tail| tail.bytes.len() + tail.handler_bytes);
         if peer.door == Door::Control { 0 } else { bytes }
     }
 }
@@ -117,19 +119,20 @@ impl Reactor {
     /// If the total is too large, closes the connections with the most until a quarter is free, so
     /// that the search costs little per byte received. The most is relative to what each may send:
     /// one that has not authenticated may send little, and goes first if it uses all of that.
-    pub(super) fn relieve(&mut self, handler: &mut impl Handler) {
+    pub(super) fn enforce_input_max(&mut self, handler: &mut impl Handler) {
         let most = self.bounds.input_bytes;
-        if self.io.tails.bytes <= most {
+        if self.io.pending_input.bytes <= most {
             return;
         }
         let waiting = |(conn, peer): (ConnId, &Peer)| {
-            let bytes = if peer.phase == Phase::Open { self.io.tails.counts(peer) } else { 0 };
+            let bytes =
+                if peer.phase == Phase::Open { self.io.pending_input.counts(peer) } else { 0 };
             (bytes > 0).then(|| (share(bytes, handler.message_bytes(conn)), conn))
         };
         let mut largest: Vec<(u64, ConnId)> = self.io.peers.iter().filter_map(waiting).collect();
         largest.sort_unstable_by_key(|(share, _)| Reverse(*share));
         for (_, conn) in largest {
-            if self.io.tails.bytes <= most - most / 4 {
+            if self.io.pending_input.bytes <= most - most / 4 {
                 return;
             }
             self.io.meters.input_evicted += 1;

@@ -10,7 +10,7 @@ use super::{JsonError, Raw, unescaped};
 
 /// Finds the members with these names, like [`raw_members`](super::raw_members).
 #[derive(Debug)]
-pub struct Outline<const N: usize> {
+pub struct MemberScanner<const N: usize> {
     names: &'static [&'static str; N],
     depth_max: usize,
     /// Number of bytes that have been read.
@@ -75,10 +75,10 @@ enum Digits {
     Power,
 }
 
-impl<const N: usize> Outline<N> {
-    /// Creates an outline of a text of which nothing has arrived yet.
-    pub fn new(names: &'static [&'static str; N], depth_max: usize) -> Outline<N> {
-        Outline {
+impl<const N: usize> MemberScanner<N> {
+    /// Creates a scanner for a text of which nothing has arrived yet.
+    pub fn new(names: &'static [&'static str; N], depth_max: usize) -> MemberScanner<N> {
+        MemberScanner {
             names,
             depth_max: depth_max.min(LEVELS_MAX),
             at: 0,

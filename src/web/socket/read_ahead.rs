@@ -11,20 +11,20 @@ const TURN_MS: u64 = 1;
 
 impl<P> Socket<P> {
     /// Bytes that may still be read ahead; `None` if it is read in order, or not at all.
-    pub(super) fn ahead(&self) -> Option<usize> {
-        self.unheard.as_ref().and_then(|unheard| unheard.ahead)
+    pub(super) fn read_ahead(&self) -> Option<usize> {
+        self.unheard.as_ref().and_then(|unheard| unheard.read_ahead)
     }
 
     /// Counts bytes that have been read, perhaps ahead.
     pub(super) fn has_read(&mut self, bytes: usize) {
-        if let Some(left) = self.unheard.as_mut().and_then(|unheard| unheard.ahead.as_mut()) {
+        if let Some(left) = self.unheard.as_mut().and_then(|unheard| unheard.read_ahead.as_mut()) {
             *left = left.saturating_sub(bytes);
         }
     }
 
     /// Stops reading ahead.
     fn end_ahead<A>(&mut self, around: &mut Around<'_, impl Net, A>) {
-        if self.unheard.as_mut().and_then(|unheard| unheard.ahead.take()).is_some() {
+        if self.unheard.as_mut().and_then(|unheard| unheard.read_ahead.take()).is_some() {
             around.net.pause(around.conn);
         }
     }
@@ -36,11 +36,11 @@ impl<P> Socket<P> {
         around: &mut Around<'_, impl Net, A>,
     ) -> bool {
         let now = around.net.now();
-        let Some(peer) = self.peer.as_mut().filter(|peer| around.app.is_known(peer)) else {
+        let Some(peer) = self.peer.as_mut().filter(|peer| around.app.is_authenticated(peer)) else {
             return false;
         };
         let is_over = around.app.timed_out(peer, now).is_err();
-        if is_over && self.ahead().is_none() {
+        if is_over && self.read_ahead().is_none() {
             self.reschedule(around);
         }
         is_over
@@ -69,7 +69,7 @@ impl<P> Socket<P> {
         };
         let now = around.net.now();
         let renews = |message: &str| around.app.renews(peer, message, now);
-        let Some(message) = unheard.said.take(renews) else { return Ok(false) };
+        let Some(message) = unheard.deferred.take(renews) else { return Ok(false) };
         self.end_ahead(around);
         self.tell(around, Message::Text(&message))?;
         self.reschedule(around);
@@ -81,18 +81,19 @@ impl<P> Socket<P> {
         &mut self,
         around: &mut Around<'_, impl Net, A>,
     ) -> Result<bool, Parting> {
-        let is_known = self.peer.as_ref().is_some_and(|peer| around.app.is_known(peer));
-        if !is_known || !matches!(self.held, Held::Answers | Held::Room) {
+        let is_authenticated =
+            self.peer.as_ref().is_some_and(|peer| around.app.is_authenticated(peer));
+        if !is_authenticated || !matches!(self.held, Held::Answers | Held::Room) {
             return Ok(false);
         }
-        if self.ahead().is_some() || self.renew(around)? {
-            return Ok(self.ahead().is_none());
+        if self.read_ahead().is_some() || self.renew(around)? {
+            return Ok(self.read_ahead().is_none());
         }
         // What waits is one message at most, or has been read ahead before.
         let Some(peer) = &self.peer else { return Ok(false) };
         let most = around.app.bounds(peer).message_bytes;
         let unheard = self.unheard.get_or_insert_default();
-        unheard.ahead = Some((2 * most).saturating_sub(unheard.said.bytes()).min(most));
+        unheard.read_ahead = Some((2 * most).saturating_sub(unheard.deferred.bytes()).min(most));
         around.net.resume(around.conn);
         around.net.deadline(around.conn, Some(around.net.now().mono.plus(TURN_MS)));
         Ok(true)

@@ -15,9 +15,9 @@ const PATIENCE_MS: u64 = 5000;
 /// Interval between two scans while no browser may be closed.
 const LOOK_MS: u64 = 100;
 
-/// A flood: queued publications take too much memory.
+/// The state while queued publications take too much memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Flood {
+pub(super) struct PublishPressure {
     since: Millis,
     /// When to scan again.
     pub look_at: Millis,
@@ -26,16 +26,18 @@ pub(super) struct Flood {
 impl Switch {
     /// Whether back ends must wait. They are read again when a quarter of the room is free.
     #[inline]
-    pub(super) fn is_flooded(&mut self, net: &impl Net) -> bool {
-        let (kept, max, now) = (net.kept().bytes, self.limits.queued_bytes, net.now().mono);
-        if self.flood.is_none() && kept > max {
-            self.flood = Some(Flood { since: now, look_at: now.plus(IDLE_MS) });
+    pub(super) fn has_publish_pressure(&mut self, net: &impl Net) -> bool {
+        let (queued, max, now) =
+            (net.queue_memory().bytes, self.limits.queued_bytes, net.now().mono);
+        if self.publish_pressure.is_none() && queued > max {
+            self.publish_pressure =
+                Some(PublishPressure { since: now, look_at: now.plus(IDLE_MS) });
             self.metrics.floods += 1;
             self.report_soon(net.now());
-        } else if self.has_ebbed(net) {
-            self.flood = None;
+        } else if self.has_eased(net) {
+            self.publish_pressure = None;
         }
-        self.flood.is_some()
+        self.publish_pressure.is_some()
     }
 
     /// Whether a command of that length may be handled all the same: a short one adds little, as
@@ -44,34 +46,38 @@ impl Switch {
     pub(super) fn is_short_enough(&self, net: &impl Net, bytes: usize) -> bool {
         let max = self.limits.queued_bytes;
         bytes <= self.limits.control_frame_unauthenticated_bytes
-            && net.kept().bytes <= max.saturating_add(max / 8)
+            && net.queue_memory().bytes <= max.saturating_add(max / 8)
     }
 
-    fn has_ebbed(&self, net: &impl Net) -> bool {
+    fn has_eased(&self, net: &impl Net) -> bool {
         let max = self.limits.queued_bytes;
-        net.kept().bytes <= max - max / 4
+        net.queue_memory().bytes <= max - max / 4
     }
 
     /// When a turn is wanted at the latest: at once if the output of the last one has made room.
-    pub(super) fn flood_due(&self, net: &impl Net) -> Option<Millis> {
-        let flood = self.flood?;
-        Some(if self.has_ebbed(net) { Millis(0) } else { flood.look_at })
+    pub(super) fn publish_pressure_due(&self, net: &impl Net) -> Option<Millis> {
+        let publish_pressure = self.publish_pressure?;
+        Some(if self.has_eased(net) { Millis(0) } else { publish_pressure.look_at })
     }
 
     /// Closes the browser with the largest queue, one per turn until there is room, because each
     /// search examines all browsers that do not take what is published.
-    pub(super) fn relieve(&mut self, net: &mut impl Net) {
-        if !self.is_flooded(net) {
+    pub(super) fn relieve_publish_pressure(&mut self, net: &mut impl Net) {
+        if !self.has_publish_pressure(net) {
             return;
         }
         let now = net.now().mono;
-        let Some(flood) = self.flood.filter(|flood| flood.look_at <= now) else { return };
-        let is_patient = now < flood.since.plus(PATIENCE_MS);
+        let Some(publish_pressure) =
+            self.publish_pressure.filter(|publish_pressure| publish_pressure.look_at <= now)
+        else {
+            return;
+        };
+        let is_patient = now < publish_pressure.since.plus(PATIENCE_MS);
         let idle_since = if is_patient { Millis(now.0.saturating_sub(IDLE_MS)) } else { now };
         let socket = net.largest(idle_since);
         let owed = socket.map_or(0, |(_, bytes)| bytes);
         // Searched only if one of them may be the largest.
-        let inbox = if net.kept().aside > owed { self.web.largest() } else { None };
+        let inbox = if net.queue_memory().outside > owed { self.web.largest() } else { None };
         let (web, mut site) = self.split();
         match (socket, inbox.filter(|(_, bytes)| *bytes > owed)) {
             (_, Some((session, _))) => {
@@ -79,11 +85,11 @@ impl Switch {
             }
             (Some((conn, _)), None) => web.too_slow(net, &mut site, conn, CloseReason::Largest),
             (None, None) => {
-                if let Some(flood) = &mut self.flood {
-                    flood.look_at = now.plus(LOOK_MS);
+                if let Some(publish_pressure) = &mut self.publish_pressure {
+                    publish_pressure.look_at = now.plus(LOOK_MS);
                 }
             }
         }
-        self.is_flooded(net);
+        self.has_publish_pressure(net);
     }
 }

@@ -14,7 +14,7 @@ const STALE: usize = 64;
 
 /// The queue.
 #[derive(Debug, Default)]
-pub(super) struct Parting {
+pub(super) struct ClosingQueue {
     /// Ids of closing connections, among stale ones of those that have ended.
     line: VecDeque<ConnId>,
     /// How many closing connections there are.
@@ -23,12 +23,12 @@ pub(super) struct Parting {
 
 impl Io {
     /// Appends a closing connection, unless the admin listener's: those take no room of others.
-    pub fn line_up(&mut self, conn: ConnId) {
-        let Io { peers, parting: Parting { line, count }, .. } = self;
+    pub fn enqueue_closing(&mut self, conn: ConnId) {
+        let Io { peers, closing: ClosingQueue { line, count }, .. } = self;
         let Some(peer) = peers.get_mut(conn).filter(|peer| peer.door != Door::Admin) else {
             return;
         };
-        peer.set(flag::PARTING, true);
+        peer.set(flag::IN_CLOSING_QUEUE, true);
         *count += 1;
         line.push_back(conn);
         if line.len() > 2 * *count + STALE {
@@ -38,11 +38,11 @@ impl Io {
     }
 
     /// Notes that a connection has ended, which may be in the queue.
-    pub fn leave_line(&mut self, peer: &Peer) {
-        if !peer.is(flag::PARTING) {
+    pub fn dequeue_closing(&mut self, peer: &Peer) {
+        if !peer.is(flag::IN_CLOSING_QUEUE) {
             return;
         }
-        let Parting { line, count } = &mut self.parting;
+        let ClosingQueue { line, count } = &mut self.closing;
         *count -= 1;
         if *count == 0 {
             line.clear();
@@ -68,8 +68,8 @@ impl Reactor {
             return;
         }
         // Its slot may be reused at once, so its end must have been reported before.
-        self.forget(handler);
-        while let Some(conn) = self.io.parting.line.pop_front() {
+        self.report_closed(handler);
+        while let Some(conn) = self.io.closing.line.pop_front() {
             match self.io.peers.get(conn).map(|peer| peer.phase) {
                 None => continue,
                 Some(Phase::Lingering) => self.io.free(conn),

@@ -14,40 +14,40 @@ pub(super) trait Blank: Copy {
 
 /// A list of values: up to `N` inline, more in an allocation.
 #[derive(Debug)]
-pub(super) struct Few<T, const N: usize> {
+pub(super) struct SmallList<T, const N: usize> {
     /// The elements, from the front, if there are at most `N`.
-    few: [T; N],
+    inline: [T; N],
     /// All elements, if there are more than `N`.
     #[allow(clippy::box_collection)] // one word, because it is rarely there
-    many: Option<Box<Vec<T>>>,
+    spilled: Option<Box<Vec<T>>>,
 }
 
-impl<T: Blank, const N: usize> Default for Few<T, N> {
+impl<T: Blank, const N: usize> Default for SmallList<T, N> {
     fn default() -> Self {
-        Few { few: [T::BLANK; N], many: None }
+        SmallList { inline: [T::BLANK; N], spilled: None }
     }
 }
 
-impl<T: Blank, const N: usize> Few<T, N> {
+impl<T: Blank, const N: usize> SmallList<T, N> {
     fn count(&self) -> usize {
-        self.few.iter().position(T::is_blank).unwrap_or(N)
+        self.inline.iter().position(T::is_blank).unwrap_or(N)
     }
 
     /// Appends an element.
     pub fn push(&mut self, value: T) {
         debug_assert!(!value.is_blank());
-        if let Some(many) = &mut self.many {
-            return many.push(value);
+        if let Some(spilled) = &mut self.spilled {
+            return spilled.push(value);
         }
         let count = self.count();
-        if let Some(place) = self.few.get_mut(count) {
+        if let Some(place) = self.inline.get_mut(count) {
             *place = value;
             return;
         }
         let mut all = Vec::with_capacity(2 * N);
-        all.extend_from_slice(&self.few);
+        all.extend_from_slice(&self.inline);
         all.push(value);
-        self.many = Some(Box::new(all));
+        self.spilled = Some(Box::new(all));
     }
 
     /// Removes an element; the last one takes its place. Gives memory back as the list gets short.
@@ -55,41 +55,41 @@ impl<T: Blank, const N: usize> Few<T, N> {
     /// # Panics
     /// If `index` is out of bounds.
     pub fn swap_remove(&mut self, index: usize) -> T {
-        let Some(many) = &mut self.many else {
+        let Some(spilled) = &mut self.spilled else {
             let last = self.count() - 1;
             assert!(index <= last, "there is none at {index}");
-            self.few.swap(index, last);
-            return std::mem::replace(&mut self.few[last], T::BLANK);
+            self.inline.swap(index, last);
+            return std::mem::replace(&mut self.inline[last], T::BLANK);
         };
-        let value = many.swap_remove(index);
-        if many.len() <= N {
-            self.few[..many.len()].copy_from_slice(many);
-            self.few[many.len()..].fill(T::BLANK);
-            self.many = None;
-        } else if many.len() * 4 <= many.capacity() {
-            many.shrink_to(many.len() * 2);
+        let value = spilled.swap_remove(index);
+        if spilled.len() <= N {
+            self.inline[..spilled.len()].copy_from_slice(spilled);
+            self.inline[spilled.len()..].fill(T::BLANK);
+            self.spilled = None;
+        } else if spilled.len() * 4 <= spilled.capacity() {
+            spilled.shrink_to(spilled.len() * 2);
         }
         value
     }
 }
 
-impl<T: Blank, const N: usize> Deref for Few<T, N> {
+impl<T: Blank, const N: usize> Deref for SmallList<T, N> {
     type Target = [T];
     #[inline]
     fn deref(&self) -> &[T] {
-        match &self.many {
-            Some(many) => many,
-            None => &self.few[..self.count()],
+        match &self.spilled {
+            Some(spilled) => spilled,
+            None => &self.inline[..self.count()],
         }
     }
 }
 
-impl<T: Blank, const N: usize> DerefMut for Few<T, N> {
+impl<T: Blank, const N: usize> DerefMut for SmallList<T, N> {
     fn deref_mut(&mut self) -> &mut [T] {
         let count = self.count();
-        match &mut self.many {
-            Some(many) => many,
-            None => &mut self.few[..count],
+        match &mut self.spilled {
+            Some(spilled) => spilled,
+            None => &mut self.inline[..count],
         }
     }
 }
@@ -106,20 +106,21 @@ mod tests {
     }
 
     fn check<const N: usize>() {
-        let (mut few, mut list, mut random) = (Few::<u32, N>::default(), Vec::new(), 7_u32);
+        let (mut inline, mut list, mut random) =
+            (SmallList::<u32, N>::default(), Vec::new(), 7_u32);
         for value in 0..10_000_u32 {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let is_growing = (value / 50) % 2 == 0;
             if list.is_empty() || is_growing == ((random >> 16) % 4 > 0) {
-                few.push(value);
+                inline.push(value);
                 list.push(value);
             } else {
                 let index = (random >> 8) as usize % list.len();
-                assert_eq!(few.swap_remove(index), list.swap_remove(index));
+                assert_eq!(inline.swap_remove(index), list.swap_remove(index));
             }
-            assert_eq!(*few, *list);
-            assert_eq!(*few.deref_mut(), *list);
-            assert_eq!(list.len() <= N, few.many.is_none());
+            assert_eq!(*inline, *list);
+            assert_eq!(*inline.deref_mut(), *list);
+            assert_eq!(list.len() <= N, inline.spilled.is_none());
         }
     }
 

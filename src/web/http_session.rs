@@ -16,12 +16,12 @@ use crate::reason::CloseReason;
 use crate::time::Millis;
 use crate::wheel::Timer;
 
-/// Kind of [`PolledId`].
+/// Kind of [`HttpSessionId`].
 #[derive(Debug)]
-pub(super) enum PolledKind {}
+pub(super) enum HttpSessionKind {}
 
 /// Identifies one session over HTTP, for as long as it lives.
-pub(super) type PolledId = Id<PolledKind>;
+pub(super) type HttpSessionId = Id<HttpSessionKind>;
 
 /// Output of up to this size never waits for room.
 const LITTLE_BYTES: usize = 4096;
@@ -101,7 +101,7 @@ pub(super) struct Finished {
 
 /// One session over HTTP.
 #[derive(Debug)]
-pub(super) struct Polled {
+pub(super) struct HttpSession {
     pub key: Key,
     receiver: Option<Receiver>,
     /// Output that waits for a receiver: strings of a JSON array ([`Form::Item`]).
@@ -127,7 +127,7 @@ pub(super) struct Polled {
     /// is no room: the rest of all received arrays, joined ([`Messages::rest`]).
     pub pending: String,
     /// The first waiting message needs room for its answer.
-    pub is_hungry: bool,
+    pub waits_for_room: bool,
     /// The receiver waits for room for its output.
     pub is_taker: bool,
     /// The bytes of waiting messages that are counted in `Web::bodies`.
@@ -135,7 +135,7 @@ pub(super) struct Polled {
     /// Connections whose messages wait; each is answered when all have been handled.
     pub senders: Vec<ConnId>,
     /// The connection on which the last answer is still in flight.
-    pub taking: Option<ConnId>,
+    pub in_flight: Option<ConnId>,
     /// When it was last left without a receiver.
     pub alone_since: Millis,
     /// How long the last answer, if it was large, was in flight, plus what the kernel still needs.
@@ -149,9 +149,9 @@ pub(super) struct Polled {
     is_dirty: bool,
 }
 
-impl Polled {
-    pub fn new(key: Key, response_bytes: usize) -> Polled {
-        Polled {
+impl HttpSession {
+    pub fn new(key: Key, response_bytes: usize) -> HttpSession {
+        HttpSession {
             key,
             receiver: None,
             inbox: VecDeque::new(),
@@ -165,11 +165,11 @@ impl Polled {
             is_given_up: false,
             response_bytes,
             pending: String::new(),
-            is_hungry: false,
+            waits_for_room: false,
             is_taker: false,
             counted_bytes: 0,
             senders: Vec::new(),
-            taking: None,
+            in_flight: None,
             alone_since: Millis(0),
             took_ms: 0,
             link_ms: 0,
@@ -200,7 +200,7 @@ impl Polled {
 
     /// Whether no receiver waits and no answer is in flight.
     pub fn is_alone(&self) -> bool {
-        self.receiver.is_none() && self.taking.is_none()
+        self.receiver.is_none() && self.in_flight.is_none()
     }
 
     pub fn receiver_conn(&self) -> Option<ConnId> {
@@ -219,7 +219,7 @@ impl Polled {
     pub fn attach(&mut self, receiver: Receiver) {
         debug_assert!(self.receiver.is_none());
         // A client that asks again has received the answer in flight, or has given it up.
-        self.taking = None;
+        self.in_flight = None;
         self.receiver = Some(receiver);
     }
 
@@ -241,7 +241,7 @@ impl Polled {
     /// Drops the output that waits for a receiver.
     pub fn clear_inbox(&mut self, net: &mut impl Net) {
         for (item, kind) in std::mem::take(&mut self.inbox) {
-            net.unkeep(&item, kind);
+            net.remove_outside(&item, kind);
         }
         (self.inbox_bytes, self.published, self.backlog, self.over_since) = (0, 0, 0, None);
     }
@@ -286,7 +286,7 @@ impl Polled {
         }
         let item = frame(Form::Item);
         self.inbox_bytes += item.len();
-        net.keep(&item, Kind::Asked);
+        net.add_outside(&item, Kind::Asked);
         self.inbox.push_back((item, Kind::Asked));
     }
 
@@ -315,7 +315,7 @@ impl Polled {
         if !self.inbox.is_empty() && self.receiver.is_none() {
             self.backlog += item.len().min(backlog_max / 4);
         }
-        net.keep(&item, Kind::Published);
+        net.add_outside(&item, Kind::Published);
         self.inbox.push_back((item, Kind::Published));
         self.receiver.is_none() && self.backlog > backlog_max
     }
@@ -408,9 +408,9 @@ impl Polled {
         };
         let bytes = frame.len();
         if let Reply::Poll { response, callback } = reply {
-            net.keeps(conn, 0);
+            net.note_input_bytes(conn, 0);
             let response = if close.is_some() { response.close() } else { *response };
-            answers::send_polled(net, conn, response, callback.as_deref(), frame);
+            answers::send_http_session(net, conn, response, callback.as_deref(), frame);
         }
         let close = close.or(closes.then_some(CloseReason::Answered));
         Finished { conn, close, asked, bytes, is_owed }

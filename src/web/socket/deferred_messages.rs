@@ -6,9 +6,9 @@ use std::fmt::Write;
 /// prefixed by its length in bytes and a colon: no more than the header of a raw frame, and from a
 /// hundred bytes on one or two bytes more than in a SockJS array.
 #[derive(Debug, Default)]
-pub(super) struct Said(String);
+pub(super) struct DeferredMessages(String);
 
-impl Said {
+impl DeferredMessages {
     /// Appends a message.
     pub fn push(&mut self, message: &str) {
         // Writing to a string cannot fail.
@@ -70,8 +70,8 @@ mod tests {
 
     const MESSAGES: [&str; 6] = ["", "3:", "\0\u{1f}\"\\", "ü:😀", "", "12"];
 
-    fn said() -> Said {
-        let mut said = Said::default();
+    fn said() -> DeferredMessages {
+        let mut said = DeferredMessages::default();
         MESSAGES.iter().for_each(|message| said.push(message));
         said
     }
@@ -82,12 +82,12 @@ mod tests {
         assert_eq!(said.iter().collect::<Vec<_>>(), MESSAGES);
         let mut messages = said.iter();
         assert_eq!(messages.by_ref().take(2).collect::<Vec<_>>(), MESSAGES[..2]);
-        let mut other = Said::default();
+        let mut other = DeferredMessages::default();
         other.push("first");
         other.append(messages);
         let others: Vec<_> = ["first"].iter().chain(&MESSAGES[2..]).copied().collect();
         assert_eq!(other.iter().collect::<Vec<_>>(), others);
-        assert_eq!(Said::default().iter().next(), None);
+        assert_eq!(DeferredMessages::default().iter().next(), None);
     }
 
     #[test]
@@ -113,7 +113,7 @@ mod tests {
                 126..65_536 => 4,
                 _ => 10,
             };
-            let mut said = Said::default();
+            let mut said = DeferredMessages::default();
             said.push(&"\0".repeat(length));
             assert!(said.bytes() <= header + length, "{length}");
         }

@@ -1,7 +1,7 @@
-//! Strangers are back ends that have not authenticated, or whose key is no longer valid. Their
-//! number is bounded. When there is one too many, or all connections are taken, the oldest of the
-//! household (address or network) with the most strangers is evicted, so that a fast client can
-//! take only its own household's places. `control` tells who comes and goes.
+//! Back ends that have not authenticated, or whose key is no longer valid. Their number is bounded.
+//! When there is one too many, or all connections are taken, the oldest of the client prefix
+//! (address or network) with the most of them is evicted, so that a fast client can take only its
+//! own prefix's places. `control` tells who comes and goes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,14 +10,14 @@ use super::Switch;
 use super::command::{INVALID_SKEY, NO_NAMESPACE, Refused};
 use super::control::Controller;
 use super::replies::refused;
-use crate::address::Household;
+use crate::address::ClientPrefix;
 use crate::codec::jwt;
 use crate::edge::{ConnId, Net};
 use crate::hub::{NsId, Refusal};
 use crate::reason::CloseReason;
 use crate::time::{Millis, UnixMillis};
 
-/// Connections reserved for strangers: one in `PLACES_PART`, at most `PLACES_MAX`, so that a
+/// Connections reserved for others: one in `PLACES_PART`, at most `PLACES_MAX`, so that a
 /// namespace whose back ends have taken all others keeps nobody from authenticating.
 const PLACES_PART: usize = 32;
 const PLACES_MAX: usize = 32;
@@ -26,81 +26,81 @@ const LOOKED_AT_PER_TURN: usize = 64;
 
 /// How many of so many connections may be authenticated. If there are few, all of them: then a
 /// newcomer waits for one to leave.
-fn known_max(connections: usize) -> usize {
+fn authenticated_max(connections: usize) -> usize {
     match (connections / PLACES_PART).min(PLACES_MAX) {
         0 => usize::MAX,
         places => connections - places,
     }
 }
 
-/// Order of eviction among households: the most members first; among equals, the one whose oldest
+/// Order of eviction among prefixes: the most members first; among equals, the one whose oldest
 /// member came first.
-type Rank = (usize, Reverse<u64>, Household);
+type Rank = (usize, Reverse<u64>, ClientPrefix);
 
 /// The back ends that have not authenticated.
 #[derive(Debug, Default)]
-pub(super) struct Strangers {
+pub(super) struct Unauthenticated {
     /// How many have come so far: the age of the next.
     next: u64,
-    /// Household and age of each.
-    places: BTreeMap<ConnId, (Household, u64)>,
-    /// The members of each household, the oldest first.
-    households: BTreeMap<Household, BTreeMap<u64, ConnId>>,
-    /// All households; the first to be evicted from is last.
+    /// Prefix and age of each.
+    places: BTreeMap<ConnId, (ClientPrefix, u64)>,
+    /// The members of each prefix, the oldest first.
+    prefixes: BTreeMap<ClientPrefix, BTreeMap<u64, ConnId>>,
+    /// All prefixes; the first to be evicted from is last.
     ranks: BTreeSet<Rank>,
 }
 
-impl Strangers {
-    /// Returns how many strangers there are.
+impl Unauthenticated {
+    /// Returns how many there are.
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// All strangers.
+    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = ConnId> {
         self.places.keys().copied()
     }
 
-    /// Whether this connection is a stranger.
+    /// Whether this connection is one of them.
     pub fn has(&self, conn: ConnId) -> bool {
         self.places.contains_key(&conn)
     }
 
-    /// Adds a stranger: a new connection, or one whose key is no longer valid.
-    pub fn insert(&mut self, conn: ConnId, household: Household) {
+    /// Adds one: a new connection, or one whose key is no longer valid.
+    pub fn insert(&mut self, conn: ConnId, prefix: ClientPrefix) {
         self.remove(conn);
         let age = self.next;
         self.next += 1;
-        self.places.insert(conn, (household, age));
-        self.change(household, |members| members.insert(age, conn));
+        self.places.insert(conn, (prefix, age));
+        self.change(prefix, |members| members.insert(age, conn));
     }
 
-    /// Removes a stranger that has authenticated or gone; does nothing for other connections.
+    /// Removes one that has authenticated or gone; does nothing for other connections.
     pub fn remove(&mut self, conn: ConnId) {
-        if let Some((household, age)) = self.places.remove(&conn) {
-            self.change(household, |members| members.remove(&age));
+        if let Some((prefix, age)) = self.places.remove(&conn) {
+            self.change(prefix, |members| members.remove(&age));
         }
     }
 
-    /// The stranger to evict for a newcomer of that household, which is in the set already: the
-    /// oldest of the largest household. A peer on a unix socket, which file permissions have let
+    /// The one to evict for a newcomer of that prefix, which is in the set already: the
+    /// oldest of the largest prefix. A peer on a unix socket, which file permissions have let
     /// in, is never evicted for one that is not.
-    pub fn first_to_go(&self, newcomer: Household) -> Option<ConnId> {
-        let may_go = |household| newcomer == Household::Unix || household != Household::Unix;
-        let (.., household) = self.ranks.iter().rev().find(|(.., other)| may_go(*other))?;
-        self.households.get(household)?.values().next().copied()
+    pub fn first_to_go(&self, newcomer: ClientPrefix) -> Option<ConnId> {
+        let may_go = |prefix| newcomer == ClientPrefix::Unix || prefix != ClientPrefix::Unix;
+        let (.., prefix) = self.ranks.iter().rev().find(|(.., other)| may_go(*other))?;
+        self.prefixes.get(prefix)?.values().next().copied()
     }
 
     fn change<T>(
         &mut self,
-        household: Household,
+        prefix: ClientPrefix,
         change: impl FnOnce(&mut BTreeMap<u64, ConnId>) -> T,
     ) {
         let rank = |members: &BTreeMap<u64, ConnId>| -> Option<Rank> {
             let (oldest, _) = members.first_key_value()?;
-            Some((members.len(), Reverse(*oldest), household))
+            Some((members.len(), Reverse(*oldest), prefix))
         };
-        let members = self.households.entry(household).or_default();
+        let members = self.prefixes.entry(prefix).or_default();
         if let Some(before) = rank(members) {
             self.ranks.remove(&before);
         }
@@ -110,17 +110,17 @@ impl Strangers {
                 self.ranks.insert(after);
             }
             None => {
-                self.households.remove(&household);
+                self.prefixes.remove(&prefix);
             }
         }
     }
 
     /// Checks all invariants; for tests.
     pub fn check_invariants(&self) {
-        assert_eq!(self.ranks.len(), self.households.len());
-        let members: usize = self.households.values().map(BTreeMap::len).sum();
+        assert_eq!(self.ranks.len(), self.prefixes.len());
+        let members: usize = self.prefixes.values().map(BTreeMap::len).sum();
         assert_eq!(members, self.len());
-        assert!(self.households.values().all(|members| !members.is_empty()));
+        assert!(self.prefixes.values().all(|members| !members.is_empty()));
     }
 }
 
@@ -136,29 +136,30 @@ pub(super) struct KeyWatch {
 }
 
 impl Switch {
-    /// Makes a connection a stranger, with its time to authenticate. If that is one too many, or
-    /// all connections are taken, a stranger is evicted, after the replies it is owed; it may be
-    /// the newcomer itself.
+    /// Makes a connection unauthenticated, with its time to authenticate. If that is one too many,
+    /// or all connections are taken, one is evicted, after the replies it is owed; it may be the
+    /// newcomer itself.
     pub(super) fn meet(&mut self, net: &mut impl Net, conn: ConnId, is_full: bool) {
         let auth_by = net.now().mono.plus(self.limits.control_auth_ms as u64);
-        let Some(controller) = self.seats.controller(conn) else { return };
+        let Some(controller) = self.connections.controller(conn) else { return };
         controller.admit(net, conn, Some(auth_by));
-        let household = controller.household;
-        self.strangers.insert(conn, household);
-        if is_full && self.strangers.first_to_go(household) == Some(conn) {
-            self.strangers.remove(conn);
+        let prefix = controller.prefix;
+        self.unauthenticated.insert(conn, prefix);
+        if is_full && self.unauthenticated.first_to_go(prefix) == Some(conn) {
+            self.unauthenticated.remove(conn);
             controller.let_go(net, conn, CloseReason::Full);
-        } else if is_full || self.strangers.len() > self.limits.control_unauthenticated_connections
+        } else if is_full
+            || self.unauthenticated.len() > self.limits.control_unauthenticated_connections
         {
-            self.evict_stranger(net, household);
+            self.evict_unauthenticated(net, prefix);
         }
     }
 
-    /// Evicts one stranger for a newcomer of that household.
-    pub(super) fn evict_stranger(&mut self, net: &mut impl Net, newcomer: Household) {
-        let Some(conn) = self.strangers.first_to_go(newcomer) else { return };
-        self.strangers.remove(conn);
-        if let Some(controller) = self.seats.controller(conn) {
+    /// Evicts one for a newcomer of that prefix.
+    pub(super) fn evict_unauthenticated(&mut self, net: &mut impl Net, newcomer: ClientPrefix) {
+        let Some(conn) = self.unauthenticated.first_to_go(newcomer) else { return };
+        self.unauthenticated.remove(conn);
+        if let Some(controller) = self.connections.controller(conn) {
             controller.let_go(net, conn, CloseReason::ControlAuth);
             self.may_be_ended = true;
         }
@@ -176,11 +177,11 @@ impl Switch {
             return Some(Millis(0));
         }
         // The connection with that key may have gone, and all others with it.
-        let ends = ends.filter(|_| self.seats.controllers() > 0)?;
+        let ends = ends.filter(|_| self.connections.controllers() > 0)?;
         Some(Millis(ends.0.saturating_sub(self.epoch)))
     }
 
-    /// After keys have changed or expired: makes strangers of the connections whose key is no
+    /// After keys have changed or expired: makes the connections unauthenticated whose key is no
     /// longer valid, and the reverse where a key is valid after all. Some per turn.
     pub(super) fn look_at_keys(&mut self, net: &mut impl Net) {
         if self.keys_due().is_none_or(|due| net.now().mono < due) {
@@ -190,7 +191,7 @@ impl Switch {
             self.key_watch = KeyWatch { seen: self.hub.key_changes(), ..KeyWatch::default() };
             ConnId::new(0, 0)
         });
-        let mut conns = self.seats.controllers_from(from, LOOKED_AT_PER_TURN + 1);
+        let mut conns = self.connections.controllers_from(from, LOOKED_AT_PER_TURN + 1);
         let next = conns.get(LOOKED_AT_PER_TURN).copied();
         conns.truncate(LOOKED_AT_PER_TURN);
         for conn in conns {
@@ -201,22 +202,22 @@ impl Switch {
 
     fn look_at_key_of(&mut self, net: &mut impl Net, conn: ConnId) {
         let at = self.at(net.now());
-        let Some(controller) = self.seats.controller(conn).filter(|it| !it.is_ended) else {
+        let Some(controller) = self.connections.controller(conn).filter(|it| !it.is_ended) else {
             return;
         };
         let until = controller.auth.map(|(ns, epoch)| self.hub.key_until(ns, epoch));
-        match (until.filter(|until| at < *until), self.strangers.has(conn)) {
+        match (until.filter(|until| at < *until), self.unauthenticated.has(conn)) {
             (None, false) => {
                 // Commands it may no longer give are refused now, not when the disk has room.
                 controller.waits_for_disk = false;
                 self.meet(net, conn, false);
             }
             (None, true) => {}
-            (Some(until), is_stranger) => {
-                if is_stranger {
+            (Some(until), is_unauthenticated) => {
+                if is_unauthenticated {
                     // The change of its key was undone.
                     controller.admit(net, conn, None);
-                    self.strangers.remove(conn);
+                    self.unauthenticated.remove(conn);
                 }
                 self.note_key(until);
             }
@@ -225,7 +226,7 @@ impl Switch {
 
     /// Whether the connection acts in a namespace, which it does while its key is valid.
     #[inline]
-    pub(super) fn is_somebody(&self, net: &impl Net, controller: &Controller) -> bool {
+    pub(super) fn is_authenticated(&self, net: &impl Net, controller: &Controller) -> bool {
         let at = self.at(net.now());
         controller.auth.is_some_and(|(ns, epoch)| at < self.hub.key_until(ns, epoch))
     }
@@ -233,7 +234,7 @@ impl Switch {
     /// The same, and clears `auth` if the key is no longer valid.
     #[inline]
     pub(super) fn look_at_key(&self, net: &impl Net, controller: &mut Controller) {
-        if !self.is_somebody(net, controller) {
+        if !self.is_authenticated(net, controller) {
             controller.auth = None;
         }
     }
@@ -268,7 +269,7 @@ impl Switch {
             }
         }
         if let (None, Some(name)) = (found, self.hub.name(ns)) {
-            self.concerned.note(name);
+            self.refusal_tally.note(name);
         }
         found.ok_or(INVALID_SKEY)
     }
@@ -285,15 +286,15 @@ impl Switch {
         conn: ConnId,
         ns: NsId,
     ) -> Result<(), Refused> {
-        let max = known_max(self.limits.control_connections);
-        let known = self.seats.controllers() - self.strangers.len();
-        if known < max || !self.strangers.has(conn) {
+        let max = authenticated_max(self.limits.control_connections);
+        let known = self.connections.controllers() - self.unauthenticated.len();
+        if known < max || !self.unauthenticated.has(conn) {
             return Ok(());
         }
         let mut shares = BTreeMap::<NsId, (usize, (bool, ConnId))>::new();
-        for conn in self.seats.all_controllers() {
-            let is_there = |it: &&Controller| !it.is_ended && !self.strangers.has(conn);
-            let controller = self.seats.look_at(conn).filter(is_there);
+        for conn in self.connections.all_controllers() {
+            let is_there = |it: &&Controller| !it.is_ended && !self.unauthenticated.has(conn);
+            let controller = self.connections.look_at(conn).filter(is_there);
             if let Some((of, it)) = controller.and_then(|it| Some((it.namespace()?, it))) {
                 let candidate = (it.is_busy(), conn);
                 let (count, first) = shares.entry(of).or_insert((0, candidate));
@@ -312,7 +313,7 @@ impl Switch {
         let Some((_, (_, offender))) = offender else {
             return Err(refused(Refusal::Share("back ends in all", max)));
         };
-        if let Some(controller) = self.seats.controller(*offender) {
+        if let Some(controller) = self.connections.controller(*offender) {
             controller.let_go(net, *offender, CloseReason::Full);
             self.may_be_ended = true;
         }
@@ -329,7 +330,7 @@ impl Switch {
     ) {
         controller.auth = Some((ns, epoch));
         controller.admit(net, conn, None);
-        self.strangers.remove(conn);
+        self.unauthenticated.remove(conn);
         self.note_key(self.hub.key_until(ns, epoch));
     }
 
@@ -353,23 +354,23 @@ mod tests {
     use crate::journal::MemoryJournal;
     use crate::limits::Limits;
 
-    /// Adds strangers of these households one by one, four at most; returns which are left.
-    fn left(places: &[Household]) -> Vec<usize> {
-        let mut strangers = Strangers::default();
-        for (slot, household) in (0..).zip(places) {
-            strangers.insert(ConnId::new(slot, 7), *household);
-            if strangers.len() > 4 {
-                strangers.remove(strangers.first_to_go(*household).unwrap());
+    /// Adds back ends of these prefixes one by one, four at most; returns which are left.
+    fn left(places: &[ClientPrefix]) -> Vec<usize> {
+        let mut unauthenticated = Unauthenticated::default();
+        for (slot, prefix) in (0..).zip(places) {
+            unauthenticated.insert(ConnId::new(slot, 7), *prefix);
+            if unauthenticated.len() > 4 {
+                unauthenticated.remove(unauthenticated.first_to_go(*prefix).unwrap());
             }
-            strangers.check_invariants();
+            unauthenticated.check_invariants();
         }
-        strangers.iter().map(|conn| conn.index()).collect()
+        unauthenticated.iter().map(|conn| conn.index()).collect()
     }
 
     #[test]
     fn who_comes_fastest_takes_places_from_nobody_else() {
-        let [a, b, c, d, e, unix] =
-            [1, 2, 3, 4, 5, 0].map(|ip| if ip == 0 { Household::Unix } else { Household::V4(ip) });
+        let [a, b, c, d, e, unix] = [1, 2, 3, 4, 5, 0]
+            .map(|ip| if ip == 0 { ClientPrefix::Unix } else { ClientPrefix::V4(ip) });
         // A single one before a crowd, and amid one.
         assert_eq!(left(&[a, b, b, b, b, b, b]), [0, 4, 5, 6]);
         assert_eq!(left(&[b, b, b, b, b, a, b, b, b, b]), [5, 7, 8, 9]);
@@ -386,15 +387,18 @@ mod tests {
 
     #[test]
     fn who_has_gone_leaves_nothing_behind() {
-        let mut strangers = Strangers::default();
+        let mut unauthenticated = Unauthenticated::default();
         let conns = [0, 1, 2].map(|slot| ConnId::new(slot, 1));
         for conn in conns {
-            strangers.insert(conn, Household::V6(u64::from(conn.slot % 2)));
-            strangers.insert(conn, Household::V6(u64::from(conn.slot % 2)));
+            unauthenticated.insert(conn, ClientPrefix::V6(u64::from(conn.slot % 2)));
+            unauthenticated.insert(conn, ClientPrefix::V6(u64::from(conn.slot % 2)));
         }
-        conns.into_iter().chain(conns).for_each(|conn| strangers.remove(conn));
-        strangers.check_invariants();
-        assert_eq!((strangers.len(), strangers.first_to_go(Household::Unix)), (0, None));
+        conns.into_iter().chain(conns).for_each(|conn| unauthenticated.remove(conn));
+        unauthenticated.check_invariants();
+        assert_eq!(
+            (unauthenticated.len(), unauthenticated.first_to_go(ClientPrefix::Unix)),
+            (0, None)
+        );
     }
 
     #[test]

@@ -11,14 +11,14 @@ const KEPT: usize = 1024;
 
 /// All connections except those of the admin listener.
 #[derive(Debug, Default)]
-pub(super) struct Seats {
+pub(super) struct Connections {
     /// `None` while the controller is taken out to be served.
     controllers: BTreeMap<ConnId, Option<Box<Controller>>>,
     /// By slot: generation of the connection plus one; 0 if there is none.
     browsers: Vec<u32>,
 }
 
-impl Seats {
+impl Connections {
     /// Returns the number of back ends.
     pub fn controllers(&self) -> usize {
         self.controllers.len()
@@ -67,17 +67,17 @@ impl Seats {
     }
 
     /// Adds a back end.
-    pub fn seat_controller(&mut self, conn: ConnId, controller: Controller) {
+    pub fn add_controller(&mut self, conn: ConnId, controller: Controller) {
         self.controllers.insert(conn, Some(Box::new(controller)));
     }
 
     /// Removes a back end, if this is one.
-    pub fn leave_controller(&mut self, conn: ConnId) -> Option<Box<Controller>> {
+    pub fn remove_controller(&mut self, conn: ConnId) -> Option<Box<Controller>> {
         self.controllers.remove(&conn).flatten()
     }
 
     /// Adds a connection of the web door.
-    pub fn seat_browser(&mut self, conn: ConnId) {
+    pub fn add_browser(&mut self, conn: ConnId) {
         if self.browsers.len() <= conn.index() {
             self.browsers.resize(conn.index() + 1, 0);
         }
@@ -102,7 +102,7 @@ impl Seats {
     }
 
     /// Removes one; drops trailing empty entries, and memory when most of it is unused.
-    pub fn leave_browser(&mut self, conn: ConnId) {
+    pub fn remove_browser(&mut self, conn: ConnId) {
         if let Some(life) = self.browsers.get_mut(conn.index()) {
             *life = 0;
         }

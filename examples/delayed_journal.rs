@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use fws::config::{Config, ConfigFile};
-use fws::journal::LateJournal;
+use fws::journal::DelayedJournal;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(2).collect();
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         }
     };
     let reread = || load().map_err(|error| error.to_string());
-    match fws::server::run_with(config, LateJournal::new(1, 42, 0), &reread) {
+    match fws::server::run_with(config, DelayedJournal::new(1, 42, 0), &reread) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

@@ -22,7 +22,7 @@ const REACHED_PART: usize = 4;
 
 /// The rest of an emit.
 #[derive(Debug)]
-pub(super) struct Spread {
+pub(super) struct LongEmit {
     /// The connection that waits for the reply; it may be gone.
     conn: ConnId,
     ns: NsId,
@@ -40,7 +40,7 @@ pub(super) struct Spread {
     pub room: Option<Room>,
 }
 
-impl Spread {
+impl LongEmit {
     fn name(&self, number: usize) -> Option<&str> {
         let start = number.checked_sub(1).and_then(|before| self.ends.get(before));
         self.names.get(start.copied().unwrap_or(0)..*self.ends.get(number)?)
@@ -80,7 +80,7 @@ impl Switch {
     }
 
     /// Begins a long emit: its first part goes out at the end of this turn.
-    pub(super) fn begin_spread(
+    pub(super) fn begin_long(
         &mut self,
         conn: ConnId,
         controller: &mut Controller,
@@ -93,9 +93,9 @@ impl Switch {
             end
         };
         self.metrics.long_emits += 1;
-        controller.is_spreading = true;
+        controller.has_long_emit = true;
         controller.counts = *count;
-        self.spreads.push_back(Spread {
+        self.long_emits.push_back(LongEmit {
             conn,
             ns,
             names: channels.concat(),
@@ -112,28 +112,28 @@ impl Switch {
 
     /// Continues long emits, round-robin, within the budget of this turn, but with one channel at
     /// least; not while publications take too much memory.
-    pub(super) fn spread(&mut self, net: &mut impl Net) {
+    pub(super) fn continue_long_emits(&mut self, net: &mut impl Net) {
         let mut is_first = true;
         while (std::mem::take(&mut is_first) || !self.has_worked_enough())
-            && !self.is_flooded(net)
-            && let Some(spread) = self.spreads.pop_front()
+            && !self.has_publish_pressure(net)
+            && let Some(long_emit) = self.long_emits.pop_front()
         {
-            self.spread_some(net, spread);
+            self.continue_some(net, long_emit);
         }
     }
 
-    fn spread_some(&mut self, net: &mut impl Net, mut spread: Spread) {
+    fn continue_some(&mut self, net: &mut impl Net, mut long_emit: LongEmit) {
         let room = self.limits.deliveries_per_turn.saturating_sub(self.work);
-        let (mut upto, mut count) = (spread.done, 0);
-        while let Some(name) = spread.name(upto) {
-            count += self.hub.audience_max(spread.ns, name, spread.user.as_deref());
-            if upto > spread.done && count > room {
+        let (mut upto, mut count) = (long_emit.done, 0);
+        while let Some(name) = long_emit.name(upto) {
+            count += self.hub.audience_max(long_emit.ns, name, long_emit.user.as_deref());
+            if upto > long_emit.done && count > room {
                 break;
             }
             upto += 1;
         }
-        let (at, mut reached) = (self.at(net.now()), spread.reached.take());
-        let (is_first, part) = (spread.done == 0, spread.part(upto));
+        let (at, mut reached) = (self.at(net.now()), long_emit.reached.take());
+        let (is_first, part) = (long_emit.done == 0, long_emit.part(upto));
         let mut ticket = None;
         let result = match self.hub.check(&part, at).map(|_| self.journal.propose(at, &part)) {
             Ok(Proposal::Now(_)) => {
@@ -147,41 +147,45 @@ impl Switch {
             Ok(Proposal::Refused) => None,
             Err(refusal) => Some(Err(refusal)),
         };
-        (spread.done, spread.reached) = (upto, reached);
+        (long_emit.done, long_emit.reached) = (upto, reached);
         if let Some(ticket) = ticket {
-            self.waiting.insert(ticket, Waiter::Spread(Box::new(spread), is_first));
+            self.waiting.insert(ticket, Waiter::LongEmit(Box::new(long_emit), is_first));
             return;
         }
-        self.spread_on(net, spread, result, Mark::default());
+        self.continue_long_emit(net, long_emit, result, Mark::default());
     }
 
     /// How many routes all queued emits remember as reached.
     fn reached(&self) -> usize {
-        self.spreads.iter().filter_map(|spread| spread.reached.as_ref()).map(HashSet::len).sum()
+        self.long_emits
+            .iter()
+            .filter_map(|long_emit| long_emit.reached.as_ref())
+            .map(HashSet::len)
+            .sum()
     }
 
     /// Continues after a part that was delivered or failed: queues the rest, or replies if there is
     /// none or the part failed.
-    pub(super) fn spread_on(
+    pub(super) fn continue_long_emit(
         &mut self,
         net: &mut impl Net,
-        spread: Spread,
+        long_emit: LongEmit,
         result: Option<Result<Outcome, Refusal>>,
         mark: Mark,
     ) {
         let result = match result {
-            Some(Ok(_)) if spread.done < spread.ends.len() => {
-                let reached = self.reached() + spread.reached.as_ref().map_or(0, HashSet::len);
+            Some(Ok(_)) if long_emit.done < long_emit.ends.len() => {
+                let reached = self.reached() + long_emit.reached.as_ref().map_or(0, HashSet::len);
                 return match reached > self.limits.subscriptions / REACHED_PART {
                     // One emit after the other until there is less to remember.
-                    true => self.spreads.push_front(spread),
-                    false => self.spreads.push_back(spread),
+                    true => self.long_emits.push_front(long_emit),
+                    false => self.long_emits.push_back(long_emit),
                 };
             }
-            Some(Ok(_)) => Some(Ok(Outcome::Reached(spread.reached.map_or(0, |all| all.len())))),
+            Some(Ok(_)) => Some(Ok(Outcome::Reached(long_emit.reached.map_or(0, |all| all.len())))),
             failed => failed,
         };
-        self.answer_late(net, spread.conn, result, mark);
+        self.answer_late(net, long_emit.conn, result, mark);
     }
 }
 
@@ -190,7 +194,7 @@ mod tests {
     use super::super::replies::tests::Wire;
     use super::super::{Settings, WHOLE};
     use super::*;
-    use crate::address::Household;
+    use crate::address::ClientPrefix;
     use crate::hub::PeerId;
     use crate::journal::MemoryJournal;
     use crate::limits::Limits;
@@ -235,15 +239,16 @@ mod tests {
     ) -> (Vec<Vec<u8>>, usize) {
         let channels = Channels::Many(channels.iter().map(|name| (*name).into()).collect());
         for slot in 100..100 + count {
-            let (conn, mut controller) = (ConnId::new(slot, 0), Controller::new(Household::Unix));
+            let (conn, mut controller) =
+                (ConnId::new(slot, 0), Controller::new(ClientPrefix::Unix));
             assert!(switch.is_long(*ns, &channels, options.user.as_deref()));
-            switch.begin_spread(conn, &mut controller, (*ns, &channels, "1"), options);
-            switch.seats.seat_controller(conn, controller);
+            switch.begin_long(conn, &mut controller, (*ns, &channels, "1"), options);
+            switch.connections.add_controller(conn, controller);
         }
         let (mut net, mut turns) = (Wire::default(), 0);
-        while !switch.spreads.is_empty() {
+        while !switch.long_emits.is_empty() {
             switch.work = 0;
-            switch.spread(&mut net);
+            switch.continue_long_emits(&mut net);
             each(switch);
             turns += 1;
         }

@@ -14,12 +14,12 @@ const NAMES_MAX: usize = 4;
 
 /// Namespaces, each with its number of refusals.
 #[derive(Debug, Default)]
-pub(super) struct Concerned {
+pub(super) struct RefusalTally {
     names: Vec<(Box<str>, u64)>,
     has_others: bool,
 }
 
-impl Concerned {
+impl RefusalTally {
     /// Counts one more refusal for this namespace.
     pub fn note(&mut self, name: &str) {
         if let Some((_, count)) = self.names.iter_mut().find(|(known, _)| **known == *name) {
@@ -33,7 +33,7 @@ impl Concerned {
 }
 
 /// `; namespace "shop" 3, "other" 1, and others`; nothing if there are none.
-impl fmt::Display for Concerned {
+impl fmt::Display for RefusalTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (name, count)) in self.names.iter().enumerate() {
             let before = if i == 0 { "; namespace" } else { "," };
@@ -58,9 +58,9 @@ impl Switch {
         self.report_at = None;
         let refusals = self.metrics.refusals_since(&self.reported);
         self.reported = self.metrics.refusals();
-        let concerned = std::mem::take(&mut self.concerned);
+        let refusal_tally = std::mem::take(&mut self.refusal_tally);
         if !refusals.is_empty() {
-            log::warning(now.unix, format_args!("refused: {refusals}{concerned}"));
+            log::warning(now.unix, format_args!("refused: {refusals}{refusal_tally}"));
         }
     }
 }
@@ -71,16 +71,16 @@ mod tests {
 
     #[test]
     fn a_few_are_named_with_their_numbers() {
-        let mut concerned = Concerned::default();
-        assert_eq!(concerned.to_string(), "");
+        let mut refusal_tally = RefusalTally::default();
+        assert_eq!(refusal_tally.to_string(), "");
         for name in ["a", "b\n", "a", "c"] {
-            concerned.note(name);
+            refusal_tally.note(name);
         }
-        assert_eq!(concerned.to_string(), "; namespace \"a\" 2, \"b\\n\" 1, \"c\" 1");
+        assert_eq!(refusal_tally.to_string(), "; namespace \"a\" 2, \"b\\n\" 1, \"c\" 1");
         for i in 0..1000 {
-            concerned.note(&i.to_string());
+            refusal_tally.note(&i.to_string());
         }
         let told = "; namespace \"a\" 2, \"b\\n\" 1, \"c\" 1, \"0\" 1, and others";
-        assert_eq!((concerned.to_string().as_str(), concerned.names.capacity()), (told, 4));
+        assert_eq!((refusal_tally.to_string().as_str(), refusal_tally.names.capacity()), (told, 4));
     }
 }

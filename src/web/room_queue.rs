@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use super::polled::PolledId;
+use super::http_session::HttpSessionId;
 use super::session::Link;
 use super::{Application, SESSIONS_PER_TURN, SessionId, Web};
 use crate::edge::{ConnId, Net};
@@ -45,13 +45,13 @@ impl Queue {
 
 /// Both queues.
 #[derive(Debug, Default)]
-pub(super) struct Hungry {
+pub(super) struct RoomQueue {
     /// Sessions that wait for room for the answer to a message.
     askers: Queue,
     /// Sessions that wait for room to give a receiver its output.
     takers: Queue,
     /// The taker that is served next, although there is no room.
-    next: Option<PolledId>,
+    next: Option<HttpSessionId>,
     /// The connection of the last such taker, until it has taken all it was given.
     pub given: Option<ConnId>,
     /// Another taker may be served in the next turn.
@@ -60,7 +60,7 @@ pub(super) struct Hungry {
     is_askers_turn: bool,
 }
 
-impl Hungry {
+impl RoomQueue {
     /// Adds a session whose message waits.
     pub fn push(&mut self, id: SessionId) {
         self.askers.line.push_back(id);
@@ -74,7 +74,7 @@ impl Hungry {
 
     /// Removes the next session, alternating between the queues, and says whether it is a taker.
     fn pop(&mut self) -> Option<(SessionId, bool)> {
-        let Hungry { askers, takers, is_askers_turn, .. } = self;
+        let RoomQueue { askers, takers, is_askers_turn, .. } = self;
         *is_askers_turn ^= true;
         let taker = |takers: &mut Queue| Some((takers.line.pop_front()?, true));
         let asker = |askers: &mut Queue| Some((askers.line.pop_front()?, false));
@@ -92,69 +92,73 @@ impl Hungry {
     }
 
     /// Whether a session may give out its output although there is no room; true only once.
-    pub fn has_turn(&mut self, id: PolledId) -> bool {
+    pub fn has_turn(&mut self, id: HttpSessionId) -> bool {
         self.next.take_if(|next| *next == id).is_some()
     }
 }
 
 impl<P> Web<P> {
     /// Whether any session waits for room.
-    pub fn is_hungry(&self) -> bool {
-        !self.hungry.askers.line.is_empty() || !self.hungry.takers.line.is_empty()
+    pub fn waits_for_room(&self) -> bool {
+        !self.room_queue.askers.line.is_empty() || !self.room_queue.takers.line.is_empty()
     }
 
     /// Resumes sessions while there is room for their answers.
-    pub(super) fn feed<A: Application<Peer = P>>(&mut self, net: &mut impl Net, app: &mut A) {
-        self.hungry.is_due = false;
+    pub(super) fn resume_waiting<A: Application<Peer = P>>(
+        &mut self,
+        net: &mut impl Net,
+        app: &mut A,
+    ) {
+        self.room_queue.is_due = false;
         for _ in 0..SESSIONS_PER_TURN {
-            if !self.is_hungry() || app.is_short(net) {
+            if !self.waits_for_room() || app.is_short(net) {
                 break;
             }
-            match self.hungry.pop().map(|(id, is_taker)| (id.link(), is_taker)) {
-                Some((Link::Socket(conn, _), _)) => self.socket_fed(net, app, conn),
-                Some((Link::Polled(id), true)) => self.taker_fed(id),
-                Some((Link::Polled(id), false)) => self.polled_fed(id),
+            match self.room_queue.pop().map(|(id, is_taker)| (id.link(), is_taker)) {
+                Some((Link::Socket(conn, _), _)) => self.socket_resumed(net, app, conn),
+                Some((Link::Http(id), true)) => self.taker_resumed(id),
+                Some((Link::Http(id), false)) => self.session_resumed(id),
                 None => break,
             }
         }
-        if !self.hungry.takers.line.is_empty() {
-            self.feed_one(net);
+        if !self.room_queue.takers.line.is_empty() {
+            self.resume_one(net);
         }
-        if self.hungry.askers.is_untidy() || self.hungry.takers.is_untidy() {
-            let mut hungry = std::mem::take(&mut self.hungry);
-            hungry.askers.tidy(|id| self.is_there(*id));
-            hungry.takers.tidy(|id| self.is_there(*id));
-            self.hungry = hungry;
+        if self.room_queue.askers.is_untidy() || self.room_queue.takers.is_untidy() {
+            let mut queue = std::mem::take(&mut self.room_queue);
+            queue.askers.tidy(|id| self.is_there(*id));
+            queue.takers.tidy(|id| self.is_there(*id));
+            self.room_queue = queue;
         }
     }
 
     /// Serves the first taker if answers in flight leave a quarter of the room free, and the taker
     /// before has taken what it was given.
-    fn feed_one(&mut self, net: &impl Net) {
-        let (kept, max) = (net.kept(), self.limits.answers_bytes);
-        let is_taking = self.hungry.given.is_some_and(|conn| net.queued(conn) > 0);
-        let has_turn = self.hungry.next.is_some_and(|id| self.sessions.contains(id));
-        let on_their_way = kept.answers.saturating_sub(kept.answers_aside);
+    fn resume_one(&mut self, net: &impl Net) {
+        let (memory, max) = (net.queue_memory(), self.limits.answers_bytes);
+        let is_taking = self.room_queue.given.is_some_and(|conn| net.queued(conn) > 0);
+        let has_turn = self.room_queue.next.is_some_and(|id| self.sessions.contains(id));
+        let on_their_way = memory.answers.saturating_sub(memory.answers_outside);
         if is_taking || has_turn || on_their_way > max - max / 4 {
             return;
         }
-        let line = &mut self.hungry.takers.line;
-        let Some(Link::Polled(id)) = line.pop_front().map(|id| id.link()) else { return };
-        self.hungry.is_due = !line.is_empty();
-        self.hungry.next = Some(id);
-        self.taker_fed(id);
+        let line = &mut self.room_queue.takers.line;
+        let Some(Link::Http(id)) = line.pop_front().map(|id| id.link()) else { return };
+        self.room_queue.is_due = !line.is_empty();
+        self.room_queue.next = Some(id);
+        self.taker_resumed(id);
     }
 
     /// Whether a session exists, even if it has ended for the application.
     fn is_there(&self, id: SessionId) -> bool {
         match id.link() {
             Link::Socket(conn, _) => self.socket(conn).is_some(),
-            Link::Polled(id) => self.sessions.contains(id),
+            Link::Http(id) => self.sessions.contains(id),
         }
     }
 
     pub(super) fn check_nobody_waits(&self) {
-        for Queue { line, .. } in [&self.hungry.askers, &self.hungry.takers] {
+        for Queue { line, .. } in [&self.room_queue.askers, &self.room_queue.takers] {
             let is_little = line.is_empty() && line.capacity() <= 4 * STALE;
             assert!(is_little, "a line of those who have gone");
         }

@@ -1,11 +1,11 @@
 //! Compares what is sent to a connection with what must be sent.
 
 use super::expected::Expected;
-use super::{Due, Line, Role, Seen};
+use super::{ConnModel, Due, Role, Seen};
 use crate::edge::{ConnId, Door};
 use crate::publication::Form;
 
-impl Line {
+impl ConnModel {
     pub(in crate::sim) fn door(&self) -> Door {
         match self.role {
             Role::Controller(_) => Door::Control,
@@ -34,7 +34,7 @@ impl Line {
     /// Whether this is a controller that has all its replies.
     pub(super) fn is_answered(&self) -> bool {
         let Role::Controller(controller) = &self.role else { return false };
-        !controller.waits && controller.wants.is_none() && self.expected.is_empty()
+        !controller.waits && controller.deferred.is_none() && self.expected.is_empty()
     }
 
     /// Decodes a frame of the server: one thing, several replies, or published messages.

@@ -1,8 +1,12 @@
 //! Processes and processors of the machine, and privileged operations.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::net::sockopt;
 
 use crate::Outcome;
 
@@ -81,15 +85,32 @@ pub fn kernel_memory() -> u64 {
     pages.unwrap_or(0) * 4096
 }
 
-/// Allocates this much memory and frees it. A virtual machine's host must first provide pages that
-/// were unused for a while, at ten microseconds each: in the first attack that filled the kernel's
-/// buffers, and in no other, a turn took ten times as long because of it.
-pub fn warm_up(megabytes: usize) {
-    let mut memory = vec![0_u8; megabytes << 20];
-    for page in memory.chunks_mut(4096) {
-        page[0] = 1;
+/// Kernel memory in pieces of one megabyte, every second one of them free.
+///
+/// A virtual machine may return free memory to its host after two seconds, and then pays ten
+/// microseconds for each page that it uses again: an attack that fills the kernel's buffers after
+/// an idle time would stop the server for a tenth of a second, and nothing else would be measured.
+/// Only free runs of two megabytes are returned, and between pieces in use there are none.
+pub struct Pieces {
+    _held: Vec<UnixStream>,
+}
+
+impl Pieces {
+    /// Takes this many megabytes and frees half of them. They are buffers of sockets, because the
+    /// kernel reuses freed memory first for the same kind of memory.
+    pub fn take(megabytes: usize) -> Outcome<Pieces> {
+        let fill = |_| -> Outcome<UnixStream> {
+            let (mut from, to) = UnixStream::pair()?;
+            from.set_nonblocking(true)?;
+            // The kernel doubles this.
+            sockopt::set_socket_send_buffer_size_force(&from, 512 * 1024)?;
+            while from.write(&[0; 65_536]).is_ok() {}
+            Ok(to)
+        };
+        let all = (0..megabytes).map(fill).collect::<Outcome<Vec<_>>>()?;
+        let held = all.into_iter().enumerate().filter(|(number, _)| number % 2 == 0);
+        Ok(Pieces { _held: held.map(|(_, stream)| stream).collect() })
     }
-    std::hint::black_box(&memory);
 }
 
 /// Runs a command to its end; fails if it does.

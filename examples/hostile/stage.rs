@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::healthy::{Healthy, Latency, SUBSCRIBERS};
-use crate::machine::{self, Folder};
+use crate::machine::{self, Folder, Pieces};
 use crate::server::{Numbers, Server, Turns, Wants, back_end};
 use crate::{Attack, Outcome, Run};
 
@@ -342,6 +342,7 @@ pub struct Campaign {
     is_first: bool,
     /// See [`Field::scale`].
     pub scale: f64,
+    _pieces: Option<Pieces>,
     main: Option<Stage>,
     turns: Turns,
     reports: Vec<Report>,
@@ -350,15 +351,14 @@ pub struct Campaign {
 impl Campaign {
     /// Starts a campaign against a binary.
     pub fn new(binary: &str, is_smoke: bool, is_first: bool) -> Outcome<Campaign> {
-        if !is_smoke {
-            // As much as our largest crowds and the kernel's buffers take.
-            machine::warm_up(3072);
-        }
+        // Half of this is as much as the kernel's buffers take with the largest crowds.
+        let pieces = if is_smoke { None } else { Some(Pieces::take(3072)?) };
         print_head();
         Ok(Campaign {
             binary: binary.into(),
             is_first,
             scale: if is_smoke { 0.03 } else { 1.0 },
+            _pieces: pieces,
             main: None,
             turns: Turns::default(),
             reports: Vec::new(),

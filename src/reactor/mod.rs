@@ -126,6 +126,8 @@ pub struct Reactor {
     /// Events that the kernel reported in this turn, and whether any connection was to be read.
     reported: usize,
     has_read: bool,
+    /// Connections written to in this turn, without those that have much queued.
+    flushed: usize,
 }
 
 /// Returns [`READ_BYTES`] of zeros. Allocates twice as much, so that the allocator maps it from the
@@ -174,6 +176,7 @@ impl Reactor {
             handled_bytes: 0,
             reported: 0,
             has_read: false,
+            flushed: 0,
         })
     }
 
@@ -281,12 +284,16 @@ impl Reactor {
         let asked = self.poll_events(handler)?;
         let watch = Stopwatch::start();
         self.begin(handler, asked);
-        self.io.sent_before = self.io.meters.sent_bytes;
+        (self.io.sent_before, self.flushed) = (self.io.meters.sent_bytes, 0);
         self.read_events();
         self.report_closed(handler);
-        self.accept(handler);
         handler.tick(&mut self.io);
-        self.read_round(handler);
+        self.read_back_ends(handler);
+        // What they published goes out before anything else is done: subscribers should not wait
+        // for a crowd that comes, speaks or goes.
+        self.flush_small(handler);
+        self.accept(handler);
+        self.read_browsers(handler);
         self.expire(handler);
         self.cut_slow(handler);
         self.part(handler);
@@ -294,7 +301,7 @@ impl Reactor {
         self.report_closed(handler);
         handler.settle(&mut self.io);
         self.report_closed(handler);
-        self.flush_round(handler);
+        self.flush_rest(handler);
         self.report_closed(handler);
         self.io.shrink();
         self.io.meters.sockets = self.io.connections();

@@ -84,12 +84,15 @@ impl Reactor {
         if is_siege { ACCEPT_MAX } else { most.saturating_sub(unheard) }
     }
 
-    /// Reads the connections that have input, each once: back ends, which are few and trusted,
-    /// before browsers. Discards the input of closing ones last.
-    pub(super) fn read_round(&mut self, handler: &mut impl Handler) {
+    /// Reads the back ends that have input, each once.
+    pub(super) fn read_back_ends(&mut self, handler: &mut impl Handler) {
         self.has_read = !self.io.control_ready.is_empty() || !self.io.web_ready.is_empty();
         let control = (CONTROL_READS_MAX, CONTROL_ROUND_BYTES, CONTROL_ROUND_US);
         self.read_some(handler, control, Door::Control);
+    }
+
+    /// Reads the browsers that have input, each once. Discards the input of closing ones last.
+    pub(super) fn read_browsers(&mut self, handler: &mut impl Handler) {
         self.read_some(handler, (READS_MAX, READ_ROUND_BYTES, ROUND_US), Door::Web);
         self.discard_round();
     }
@@ -136,30 +139,38 @@ impl Reactor {
         }
     }
 
-    /// Writes to the connections with little queued, then to those with much queued or closing: ten
-    /// thousand that are sent away must not delay those that stay.
-    pub(super) fn flush_round(&mut self, handler: &mut impl Handler) {
-        let (mut written, start) = (0, self.io.meters.sent_bytes);
+    /// Writes to the connections with little queued, as far as the bounds of this turn allow. The
+    /// others, and closing ones, are put on the list of those that come last.
+    pub(super) fn flush_small(&mut self, handler: &mut impl Handler) {
+        let before = self.flushed;
         for taken in 0..self.io.to_flush.len() {
-            if written == FLUSHES_MAX
-                || taken == written + MOVED_MAX
-                || self.io.meters.sent_bytes - start >= FLUSH_ROUND_BYTES
+            if self.flushed == FLUSHES_MAX
+                || taken == self.flushed - before + MOVED_MAX
+                || self.io.meters.sent_bytes - self.io.sent_before >= FLUSH_ROUND_BYTES
             {
                 break;
             }
             let Some(conn) = self.io.to_flush.pop_front() else { break };
             match self.flush(handler, conn, SMALL_BYTES) {
-                true => written += 1,
+                true => self.flushed += 1,
                 false => self.io.to_flush_large.push_back(conn),
             }
         }
-        self.flush_large(handler, start);
+        self.io.joiner.clear();
+    }
+
+    /// Ends the output of a turn. Connections with much queued, and closing ones, come after all
+    /// others: ten thousand that are sent away must not delay those that stay.
+    pub(super) fn flush_rest(&mut self, handler: &mut impl Handler) {
+        self.flush_small(handler);
+        self.flush_large(handler);
         self.io.joiner.clear();
     }
 
     /// At least one of these is written to in each turn.
-    fn flush_large(&mut self, handler: &mut impl Handler, start: u64) {
-        let end = (start + FLUSH_ROUND_BYTES).min(self.io.meters.sent_bytes + LARGE_ROUND_BYTES);
+    fn flush_large(&mut self, handler: &mut impl Handler) {
+        let (sent, end) = (self.io.meters.sent_bytes, self.io.sent_before + FLUSH_ROUND_BYTES);
+        let end = end.min(sent + LARGE_ROUND_BYTES);
         let mut round = Round::start();
         for taken in 0..self.io.to_flush_large.len().min(LARGE_FLUSHES_MAX) {
             if taken > 0 && (self.io.meters.sent_bytes >= end || round.is_late()) {

@@ -160,6 +160,55 @@ fn back_ends_do_not_wait_for_a_crowd_of_browsers() {
     assert!(place < rounds::READS_MAX, "it came in place {place}");
 }
 
+/// Passes what comes from a back end on to the first browser.
+#[derive(Default)]
+struct Relay {
+    doors: Vec<(ConnId, Door)>,
+    /// Bytes that the kernel had taken when a browser was heard.
+    sent_before: Option<u64>,
+}
+
+impl Handler for Relay {
+    fn opened(&mut self, _: &mut impl Net, conn: ConnId, door: Door, _: Address) {
+        self.doors.push((conn, door));
+    }
+    fn received(
+        &mut self,
+        net: &mut impl Net,
+        conn: ConnId,
+        input: &mut [u8],
+    ) -> Result<usize, CloseReason> {
+        if self.doors.contains(&(conn, Door::Web)) {
+            self.sent_before = Some(net.meters().sent_bytes);
+        } else if let Some((browser, _)) = self.doors.iter().find(|(_, door)| *door == Door::Web) {
+            net.publish(*browser, Frame::from(&*input));
+        }
+        Ok(input.len())
+    }
+    fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn due(&self, _: &impl Net) -> Option<Millis> {
+        Some(Millis(0))
+    }
+}
+
+#[test]
+fn what_a_back_end_publishes_is_written_before_browsers_are_heard() {
+    let (mut reactor, web) = reactor();
+    let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let control = door.address().to_string();
+    reactor.add_door(door).unwrap();
+    let peers = [web, control].map(|address| std::net::TcpStream::connect(address).unwrap());
+    let mut relay = Relay::default();
+    while relay.doors.len() < peers.len() {
+        reactor.turn(&mut relay).unwrap();
+    }
+    peers.iter().for_each(|mut peer| peer.write_all(b"news").unwrap());
+    while relay.sent_before.is_none() {
+        reactor.turn(&mut relay).unwrap();
+    }
+    assert_eq!(relay.sent_before, Some(4));
+}
+
 #[test]
 fn back_ends_are_heard_in_turn_however_much_one_has_to_say() {
     let mut reactor = Reactor::new(bounds()).unwrap();

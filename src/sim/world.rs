@@ -176,6 +176,7 @@ impl<G: Storage> World<G> {
             }
         }
         self.net.ready.splice(..0, left.into_iter().chain(ready));
+        is_busy |= self.flush_some();
         is_busy |= self.expire();
         is_busy |= self.cut_slow();
         is_busy |= self.forget();
@@ -186,13 +187,7 @@ impl<G: Storage> World<G> {
         self.judge_items(&items, None);
         self.judge.settled(self.tape.durable(), self.switch.is_releasing());
         is_busy |= self.forget();
-        let mut dirty = std::mem::take(&mut self.net.dirty);
-        is_busy |= !dirty.is_empty();
-        let most = self.net.round().min(dirty.len());
-        for conn in dirty.drain(..most) {
-            self.flush(conn);
-        }
-        self.net.dirty.splice(..0, dirty);
+        is_busy |= self.flush_some();
         is_busy |= self.forget();
         let (sizes, mut expected) = (self.switch.hub().sizes(), self.judge.sizes());
         if self.switch.hub().is_leaving() {
@@ -249,6 +244,19 @@ impl<G: Storage> World<G> {
                 self.judge.at_rest(conn, view);
             }
         }
+    }
+
+    /// Writes to some of the connections that have output.
+    fn flush_some(&mut self) -> bool {
+        let mut dirty = std::mem::take(&mut self.net.dirty);
+        let most = self.net.round().min(dirty.len());
+        for conn in dirty.drain(..most) {
+            self.flush(conn);
+        }
+        let has_written = most > 0;
+        dirty.extend(std::mem::take(&mut self.net.dirty));
+        self.net.dirty = dirty;
+        has_written
     }
 
     /// Whether the switch wants a turn now.

@@ -58,11 +58,14 @@ fn limits_hold_from_then_on_for_what_comes_next() {
     }
     options.config["limits"] = json!({ "connections_per_user": 1, "channels_per_connection": 1,
         "messages_per_second": 30, "connections": 500, "kernel_send_bytes": 500_000,
+        "namespaces": 50,
         "tcp_user_timeout_ms": 5000, "store_retry_ms": 100, "control_commands_per_turn": 2 });
     rewrite(&server, &options.config);
     let said = reload(&server);
     assert_says(&said, "reload: connections_per_user is 1, was 2");
     assert_says(&said, "reload: channels_per_connection is 1, was 128");
+    // The setting of the same name has lines of its own.
+    assert_says(&said, "reload: namespaces is 50, was 100000");
     assert_says(&said, "warning: reload: store_retry_ms stays 400: 100 needs a restart");
     assert_says(&said, "reload: message_bytes is 16384, was 2000");
     assert_says(&said, "reload: message_unauthenticated_bytes is 4096, was 2000");

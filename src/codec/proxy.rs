@@ -52,7 +52,7 @@ pub fn parse(input: &[u8], bytes_max: usize) -> ProxyHeader {
     };
     let (command, family) = (header[12], header[13]);
     let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
-    // 0x20 (LOCAL): the proxy connects for itself, as a health check.
+    // 0x20 (LOCAL): the proxy connects for itself, as a health check; the family is to be ignored.
     let family_told = if command == 0x21 { family >> 4 } else { 0 };
     let least = match family_told {
         1 => 12,
@@ -60,7 +60,8 @@ pub fn parse(input: &[u8], bytes_max: usize) -> ProxyHeader {
         3 => 216,
         _ => 0,
     };
-    let is_known = matches!(command, 0x20 | 0x21) && family >> 4 <= 3 && family & 0x0F <= 2;
+    let is_family = family >> 4 <= 3 && family & 0x0F <= 2;
+    let is_known = command == 0x20 || command == 0x21 && is_family;
     if !is_known || length < least || HEADER_BYTES + length > bytes_max {
         return ProxyHeader::Malformed;
     }

@@ -87,8 +87,9 @@ pub(super) struct Io {
     random: Vec<u8>,
     /// Counters; [`Net::meters`] adds what can be read elsewhere.
     pub meters: Meters,
-    /// Number of connections of the admin listener.
+    /// Number of connections of the admin listener, and of the control listeners, in any phase.
     admins: usize,
+    pub back_ends: usize,
     /// Input that the handler has not consumed.
     pub pending_input: PendingInput,
     /// There is more memory to give back.
@@ -120,6 +121,7 @@ impl Io {
             random: Vec::new(),
             meters: Meters::default(),
             admins: 0,
+            back_ends: 0,
             pending_input: PendingInput::default(),
             is_shrinking: false,
             files: Files::open(),
@@ -143,6 +145,7 @@ impl Io {
 
     pub fn insert(&mut self, stream: Stream, door: Door) -> ConnId {
         self.admins += usize::from(door == Door::Admin);
+        self.back_ends += usize::from(door == Door::Control);
         self.peers.insert(Peer::new(stream, door))
     }
 
@@ -151,6 +154,7 @@ impl Io {
         self.set_timer(conn, None);
         let Some(mut peer) = self.peers.remove(conn) else { return };
         self.admins -= usize::from(peer.door == Door::Admin);
+        self.back_ends -= usize::from(peer.door == Door::Control);
         self.pending_input.forget(&mut peer);
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);

@@ -42,7 +42,11 @@ impl Reactor {
         let Bounds { connections, control_reserve, admin_connections, .. } = self.bounds;
         match door {
             Door::Web => self.let_in() < connections,
-            Door::Control => self.let_in() < connections.saturating_add(control_reserve),
+            // Browsers beyond a bound that was lowered stay, and must not lock them out either.
+            Door::Control => {
+                self.let_in() < connections.saturating_add(control_reserve)
+                    || self.io.back_ends < control_reserve
+            }
             Door::Admin => self.io.admins() < admin_connections,
         }
     }

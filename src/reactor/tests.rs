@@ -524,6 +524,33 @@ fn whoever_watches_has_a_low_slot_however_many_browsers_are_there() {
 }
 
 #[test]
+fn browsers_beyond_a_lowered_bound_lock_no_back_end_out() {
+    let lowered = Bounds { control_reserve: 2, ..bounds() };
+    let mut reactor = Reactor::new(Bounds { connections: 40, ..lowered }).unwrap();
+    let mut door = |door| {
+        let listener = Listener::tcp(door, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address();
+        reactor.add_door(listener).unwrap();
+        address
+    };
+    let (web, control) = (door(Door::Web), door(Door::Control));
+    let mut crowd = Crowd::default();
+    let opened = |_: &Reactor, crowd: &Crowd| crowd.conns.len();
+    let connect = |address: &str| std::net::TcpStream::connect(address).unwrap();
+    let browsers: Vec<_> = (0..40).map(|_| connect(&web)).collect();
+    turns(&mut reactor, &mut crowd, 40, opened);
+    reactor.set_bounds(lowered);
+    assert!(!reactor.is_within(Door::Web) && reactor.is_within(Door::Control));
+    let back_ends = [connect(&control), connect(&control)];
+    turns(&mut reactor, &mut crowd, 42, opened);
+    assert!(!reactor.is_within(Door::Control));
+    drop(back_ends);
+    turns(&mut reactor, &mut crowd, 2, |reactor, _| 42 - reactor.connections());
+    assert!(reactor.is_within(Door::Control));
+    drop(browsers);
+}
+
+#[test]
 fn lists_give_back_what_a_crowd_has_taken() {
     let now = crate::time::Clock::new().now();
     let mut io =

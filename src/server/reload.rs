@@ -167,10 +167,6 @@ impl InForce<'_> {
         let mut changes = Vec::new();
         let [before, after, read] = [&self.config, &next.config, &next.read].map(named);
         for (((name, before), (_, after)), (_, read)) in before.iter().zip(&after).zip(&read) {
-            // These are logged one by one.
-            if *name == "namespaces" {
-                continue;
-            }
             if before != after {
                 changes.push(format!("{name} is {after}, was {before}"));
             }
@@ -189,9 +185,10 @@ impl InForce<'_> {
     }
 }
 
-/// Returns every limit and every setting, as text.
+/// Returns every limit and every setting, as text, but not which namespaces are configured: their
+/// changes are logged one by one. There is a limit of the same name.
 fn named(config: &Config) -> Vec<(&'static str, String)> {
     let limits = Limits::TABLE.iter().zip(config.limits.values());
     let limits = limits.map(|((name, ..), value)| (*name, value.to_string()));
-    limits.chain(config.settings()).collect()
+    limits.chain(config.settings().into_iter().filter(|(name, _)| *name != "namespaces")).collect()
 }

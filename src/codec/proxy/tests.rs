@@ -51,6 +51,7 @@ fn version_2_may_say_nothing() {
     assert_whole(&binary(0x20, 0x00, b""), None);
     assert_whole(&binary(0x20, 0x11, &inet([1, 2, 3, 4])), None);
     assert_whole(&binary(0x20, 0x11, b"abc"), None);
+    assert_whole(&binary(0x20, 0xFF, b""), None);
     assert_whole(&binary(0x21, 0x00, b"whatever"), None);
     assert_whole(&binary(0x21, 0x31, &[b'x'; 216]), None);
 }

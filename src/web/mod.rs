@@ -88,6 +88,16 @@ pub enum Message<'a> {
     Binary(&'a [u8]),
 }
 
+impl<'a> Message<'a> {
+    /// The message as text; `None` for bytes that are not UTF-8.
+    pub fn as_text(self) -> Option<&'a str> {
+        match self {
+            Message::Text(text) => Some(text),
+            Message::Binary(bytes) => str::from_utf8(bytes).ok(),
+        }
+    }
+}
+
 /// How a session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parting {

@@ -40,7 +40,14 @@ impl<P> Web<P> {
                 net.close(conn, CloseReason::GoingAway);
             }
             // The answer in flight goes out, and its session ends: it could not ask for more.
-            Line::Taking(_) => net.close(conn, CloseReason::GoingAway),
+            Line::Taking(taking) => {
+                // Unless its client waits elsewhere by now.
+                let id = taking.id;
+                if let Some(id) = id.filter(|id| self.is_taking(*id, conn)) {
+                    self.dismiss_polled(net, app, id, parting);
+                }
+                net.close(conn, CloseReason::GoingAway);
+            }
             Line::Receiver(id) | Line::Sender(id, _) => {
                 let (id, is_receiver) = (*id, matches!(line, Line::Receiver(_)));
                 self.dismiss_polled(net, app, id, parting);
@@ -68,6 +75,7 @@ impl<P> Web<P> {
         let alone = self.sessions.iter().filter(|(_, session)| !session.polled.has_receiver());
         let ids: Vec<PolledId> = alone.map(|(id, _)| id).take(count).collect();
         for id in &ids {
+            self.dismiss_polled(net, app, *id, CloseReason::GoingAway.into());
             self.destroy(net, app, *id);
         }
         ids.len() < count

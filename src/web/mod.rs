@@ -460,9 +460,7 @@ impl<P> Web<P> {
             // Output on its way to it is lost, so its session ends.
             Line::Receiver(id) => self.destroy(net, app, id),
             Line::Taking(taking) => {
-                if let Some(id) = taking.id
-                    && self.polled(id).is_some_and(|polled| polled.taking == Some(conn))
-                {
+                if let Some(id) = taking.id.filter(|id| self.is_taking(*id, conn)) {
                     self.destroy(net, app, id);
                 }
             }
@@ -517,11 +515,13 @@ impl<P> Web<P> {
     }
 
     /// The longest message allowed on that connection ([`Application::bounds`]): by its WebSocket
-    /// session, or by the session its request waits for; otherwise the limit before `auth`.
+    /// session, or by the session its request waits for or is answered by; otherwise the limit
+    /// before `auth`.
     pub fn message_bytes<A: Application<Peer = P>>(&self, app: &A, conn: ConnId) -> usize {
         let peer = match self.lines.get(conn.index()) {
             Some(Line::Socket(socket)) => socket.peer.as_ref(),
             Some(Line::Receiver(id) | Line::Sender(id, _)) => self.peer(SessionId::of_polled(*id)),
+            Some(Line::Taking(it)) => it.id.and_then(|id| self.peer(SessionId::of_polled(id))),
             _ => None,
         };
         let stranger = self.limits.message_unauthenticated_bytes;

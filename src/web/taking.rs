@@ -124,6 +124,11 @@ impl<P> Web<P> {
         net.pause(conn);
     }
 
+    /// Whether the session's last answer is in flight on that connection.
+    pub(super) fn is_taking(&self, id: PolledId, conn: ConnId) -> bool {
+        self.sessions.get(id).is_some_and(|session| session.polled.taking == Some(conn))
+    }
+
     /// An answer has gone out: its session starts to wait for the next request.
     pub(super) fn taken(&mut self, net: &mut impl Net, conn: ConnId) {
         let Line::Taking(taking) = std::mem::take(&mut self.lines[conn.index()]) else { return };

@@ -66,7 +66,7 @@ reasons! {
     NamespaceRemoved = "namespace_removed", 3404 "site id not registered";
     /// No successful `auth` in time.
     AuthTimeout = "auth_timeout", 3408 "no auth in time";
-    /// Too many publications wait for it, or too much of its own input.
+    /// Too many publications wait for it.
     SlowConsumer = "slow_consumer", 3008 "too slow";
     /// Many publications have waited for it for too long.
     Lagging = "lagging", 3008 "too slow";

@@ -65,7 +65,7 @@ families! {
     BODIES = "fws_bodies_bytes" Gauge
         "Memory for arriving request bodies, and for messages in them that wait.";
     BODIES_EVICTED = "fws_bodies_evicted_total" Counter
-        "Uploads ended because request bodies took too much memory.";
+        "Uploads and sessions ended because request bodies took too much memory.";
     FLOODS = "fws_floods_total" Counter
         "Times that back ends had to wait because waiting publications took too much memory.";
     SHORTAGES = "fws_shortages_total" Counter

@@ -30,3 +30,25 @@ fn a_session_that_the_stop_ends_is_not_lost_by_its_browser() {
         world.end();
     }
 }
+
+/// Its messages wait for whatever reason, and there is no memory for all that wait.
+#[test]
+fn a_session_whose_messages_take_too_much_ends_because_there_is_no_room() {
+    let mut world = World::new();
+    let [receiver, sender] = [(); 2].map(|()| world.connect(Address::Unix));
+    let poll = b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n";
+    world.give(receiver, poll);
+    world.door.web.limits.bodies_bytes = 1000;
+    world.door.app.is_short = true;
+    let body = format!("[\"{}\"]", "x".repeat(1500));
+    let head = "POST /socket/0/0/xhr_send HTTP/1.1\r\nHost: a\r\nContent-Length: ";
+    world.give(sender, format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes());
+    assert_eq!(world.door.web.bodies.evicted, 1);
+    world.give(receiver, poll);
+    let output = &world.net.peers[receiver.index()].output;
+    assert!(output.ends_with(b"c[3008,\"too slow\"]\n"));
+    world.net.now = Millis(60_000);
+    world.give(receiver, b"");
+    assert_eq!(world.door.web.parted()[CloseReason::Full as usize], 1);
+    world.end();
+}

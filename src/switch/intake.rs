@@ -211,10 +211,14 @@ impl Switch {
         if self.intake.due().is_none_or(|due| due > now) {
             return;
         }
+        self.leave_ended();
         let (mut waiters, mut holders) = (self.waiters(), self.holders(now));
         let mut shares = Shares::default();
         for holder in &holders {
             *shares.0.entry(holder.tenant).or_default() += holder.bytes;
+        }
+        for (ns, room) in self.rooms_of_spreads() {
+            *shares.0.entry(Some(ns)).or_default() += room.bytes;
         }
         self.intake.is_stale = true;
         for _ in 0..STEPS_PER_TURN {
@@ -240,14 +244,35 @@ impl Switch {
         self.intake.look_at = now.plus(LOOK_MS);
     }
 
-    /// The waiters that may still be admitted.
+    /// Removes those that are not read any more, and only wait for what they are owed.
+    fn leave_ended(&mut self) {
+        let seats = &mut self.seats;
+        self.intake.line.retain(|(_, conn, _)| {
+            let Some(controller) = seats.controller(*conn).filter(|it| it.is_ended) else {
+                return true;
+            };
+            controller.place = None;
+            false
+        });
+    }
+
+    /// Those that wait.
     fn waiters(&self) -> Vec<InLine> {
         let waiter = |(place, conn, bytes): &(u64, ConnId, usize)| {
-            let controller = self.seats.look_at(*conn).filter(|it| !it.is_ended)?;
-            let tenant = controller.namespace();
+            let tenant = self.seats.look_at(*conn)?.namespace();
             Some(InLine { place: *place, conn: *conn, tenant, bytes: *bytes })
         };
         self.intake.line.iter().filter_map(waiter).collect()
+    }
+
+    /// The rooms that long emits keep, and their namespaces.
+    fn rooms_of_spreads(&self) -> impl Iterator<Item = (NsId, &Room)> {
+        let waiting = self.waiting.values().filter_map(|waiter| match waiter {
+            Waiter::Spread(spread, _) => Some(&**spread),
+            Waiter::Command(_) => None,
+        });
+        let spreads = self.spreads.iter().chain(waiting);
+        spreads.filter_map(|spread| Some((spread.ns, spread.room.as_ref()?)))
     }
 
     fn holders(&self, now: Millis) -> Vec<Holder> {
@@ -295,13 +320,8 @@ impl Switch {
     pub(super) fn check_intake(&self) {
         let conns = self.seats.all_controllers();
         let controllers = || conns.iter().filter_map(|conn| self.seats.look_at(*conn));
-        let spreads = self.spreads.iter().filter_map(|spread| spread.room.as_ref());
-        let waiting = self.waiting.values().filter_map(|waiter| match waiter {
-            Waiter::Spread(spread, _) => spread.room.as_ref(),
-            Waiter::Command(_) => None,
-        });
         let rooms = controllers().filter_map(|controller| controller.room.as_ref());
-        let rooms = rooms.chain(spreads).chain(waiting);
+        let rooms = rooms.chain(self.rooms_of_spreads().map(|(_, room)| room));
         assert_eq!(rooms.map(|room| room.bytes).sum::<usize>(), self.intake.reserved());
         let places = controllers().filter_map(|controller| controller.place);
         assert_eq!(places.count(), self.intake.line.len(), "who waits for room");

@@ -234,7 +234,7 @@ impl Stream {
             let written = match self {
                 Stream::Tcp(s) => s.set_write_timeout(left).and_then(|()| s.write(bytes)),
                 Stream::Unix(s) => s.set_write_timeout(left).and_then(|()| s.write(bytes)),
-                Stream::Tls(s) => return s.write_all(bytes),
+                Stream::Tls(s) => return s.write_all(bytes, deadline),
             };
             match written {
                 Ok(n) => bytes = &bytes[n..],

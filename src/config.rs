@@ -249,15 +249,16 @@ impl Config {
     }
 
     /// Returns this configuration with what a running server can take from another one: keys,
-    /// namespaces, SockJS, origins, and limits but `store_retry_ms`, which another thread has.
+    /// namespaces, SockJS, origins, and limits but `store_retry_ms`, which another thread has, and
+    /// `metrics_namespaces`: a counter must not move to another sample.
     pub(crate) fn adopting(&self, other: &Config) -> Config {
-        let store_retry_ms = self.limits.store_retry_ms;
+        let Limits { store_retry_ms, metrics_namespaces, .. } = self.limits;
         Config {
             secret_key: other.secret_key.clone(),
             namespaces: other.namespaces.clone(),
             sockjs: other.sockjs.clone(),
             allow_origin: other.allow_origin.clone(),
-            limits: Limits { store_retry_ms, ..other.limits.clone() },
+            limits: Limits { store_retry_ms, metrics_namespaces, ..other.limits.clone() },
             warnings: other.warnings.clone(),
             ..self.clone()
         }

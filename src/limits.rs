@@ -126,25 +126,28 @@ pub enum LimitError {
 }
 
 limits! {
-    /// Connections in total, or fewer if the descriptor limit allows fewer. Back ends get 20 more;
-    /// later ones wait until somebody leaves.
+    /// Connections in total, or fewer if the descriptor limit allows fewer. A further browser gets
+    /// 503. Back ends may have 20 more; beyond those a new connection waits in the kernel's queue
+    /// until another one ends.
     connections: 1_000_000, 16..=16_000_000;
-    /// Connections of browsers accepted in a second; the others are told when to come back.
+    /// Connections of browsers accepted in a second. A further one gets 503 with `Retry-After`.
     admissions_per_second: 20_000, 1..=1_000_000;
-    /// Connections of browsers accepted at once after a quiet time.
+    /// Connections of browsers that may come at once before `admissions_per_second` applies.
     admissions_burst: 20_000, 1..=16_000_000;
     /// Connections of browsers from one address, in IPv6 from one network of 64 bits; 0: no limit.
     connections_per_address: 0, 0..=16_000_000;
-    /// Connections to the control port. A further one replaces one that has sent its end and only
-    /// waits for the disk, or one that has not authenticated, if there is any. One place in 32, at
-    /// most 32, is kept for those that have not; beyond that `auth` is refused, or replaces one of
-    /// the namespace with the most.
+    /// Connections to the control port. When all are taken, a new one replaces one that has ended
+    /// its stream and only waits for the disk, or one that has not authenticated; if there is none,
+    /// the new one is closed. One place in 32, at most 32, is kept for connections that have not
+    /// authenticated; when all others are taken, `auth` is refused, or closes a connection of the
+    /// namespace that has the most.
     control_connections: 1024, 1..=1_000_000;
-    /// Connections to the control port that have not authenticated; beyond that the oldest from the
+    /// Connections to the control port that have not authenticated. Beyond that the oldest from the
     /// address with the most of them is closed.
     control_unauthenticated_connections: 64, 1..=1_000_000;
-    /// Time for a successful `auth` from the start of a connection to the control port, or from the
-    /// end of its key; without the time in which it was not read for lack of room.
+    /// Time for a successful `auth` on the control port, from the start of the connection or from
+    /// the end of its key. Time in which the server does not read it for lack of room does not
+    /// count.
     control_auth_ms: 5000, 100..=3_600_000;
     /// A back end whose machine has been silent for so long is probed by TCP keepalive (RFC 9293
     /// 3.8.4), and again after each quarter of that; whole seconds.
@@ -157,29 +160,32 @@ limits! {
     control_frame_unauthenticated_bytes: 16_384, 1024..=1_073_741_824;
     /// Time for a control frame to be complete; a slower one closes its connection.
     control_frame_ms: 10_000, 100..=3_600_000;
-    /// Arriving control frames longer than `control_frame_unauthenticated_bytes`, by their declared
-    /// lengths, in total; beyond that others wait, unread, in their order.
+    /// Control frames that are arriving and are longer than `control_frame_unauthenticated_bytes`,
+    /// by their declared lengths, in total. Beyond that the connection of a further one is not read
+    /// until there is room, which goes first to the namespace that uses the least.
     control_input_bytes: 67_108_864, 1024..=1_099_511_627_776;
-    /// Unread replies of a control connection at which it is no longer read.
+    /// Unread replies of a control connection at which the server stops reading it.
     control_replies_pause_bytes: 262_144, 1024..=1_073_741_824;
-    /// Time for which replies may wait unread while their control connection is not read, before it
-    /// is closed.
+    /// Time for which replies may wait unread, while their control connection is not read, before
+    /// it is closed.
     control_replies_ms: 60_000, 100..=3_600_000;
-    /// Replies of a control connection that wait for the disk, at which it is no longer read.
+    /// Replies of a control connection that wait for the disk, at which the server stops reading
+    /// it.
     control_replies_waiting: 1024, 1..=1_000_000;
     /// Commands of one control connection carried out in one turn of the event loop.
     control_commands_per_turn: 64, 1..=1_000_000;
-    /// Messages delivered, or connections listed or looked at, in one turn of the event loop, after
-    /// which no other command is begun; an `emit` to several channels with more goes on in the next
-    /// turns, channel by channel.
+    /// Messages delivered, and connections listed or looked at, in one turn of the event loop.
+    /// After that no further command is begun in this turn, and an `emit` to several channels goes
+    /// on in the next turns, channel by channel.
     deliveries_per_turn: 1024, 1..=1_000_000;
-    /// Steps in one turn of the event loop for connections that leave: one ends a subscription,
-    /// sixteen end a connection; the rest follows in the next turns.
+    /// Work in one turn of the event loop for connections that leave: the end of a subscription
+    /// counts as one, the end of a connection as sixteen. The rest follows in the next turns.
     leaves_per_turn: 2048, 1..=1_000_000;
-    /// Connections to the admin door; more wait until one of them ends, or is closed because it has
-    /// been without a request for the longest time.
+    /// Connections to the admin door. When the last place is taken, the one that has been without a
+    /// request for the longest time is closed; a further one waits until a place is free.
     admin_connections: 8, 1..=8;
-    /// Namespaces with metrics of their own; the others are summed up.
+    /// Namespaces with metrics of their own; all others share one sample. A reload does not change
+    /// it.
     metrics_namespaces: 100, 0..=10_000;
     /// Head of an HTTP request.
     http_head_bytes: 8192, 512..=65_536;
@@ -197,24 +203,25 @@ limits! {
     http_body_bytes_per_second: 500, 1..=1_000_000_000;
     /// Body of an HTTP request with messages for a session that has not authenticated.
     http_body_unauthenticated_bytes: 16_384, 1024..=1_073_741_824;
-    /// Arriving bodies of HTTP requests, and waiting messages in them, in total; beyond that the
-    /// largest are ended, relative to what each may have.
+    /// Memory for arriving bodies of HTTP requests, and for messages in them that wait. Beyond that
+    /// uploads and sessions are ended, first those that use the largest part of what each may have.
     bodies_bytes: 67_108_864, 65_536..=1_099_511_627_776;
-    /// Unprocessed input of browsers in total; beyond that those with the most are closed,
-    /// relative to how long a message of theirs may be.
+    /// Input of all browsers that has been read and not processed. Beyond that browsers are closed,
+    /// first those with the most relative to the longest message that each may send.
     input_bytes: 67_108_864, 1_048_576..=1_099_511_627_776;
-    /// Sessions over HTTP, including those without a waiting request. For a further one the oldest
-    /// is ended that has not authenticated, or forgotten that is over; first those that a
-    /// connection has opened while an earlier one of its own had not authenticated.
+    /// Sessions over HTTP, with or without a waiting request. When all are taken, a new one
+    /// replaces one that has not authenticated or has ended: the oldest, but first those opened on
+    /// a connection that had opened another one, which had not authenticated.
     sessions: 100_000, 1..=16_000_000;
-    /// A session over HTTP ends after so long without a waiting request.
+    /// Time without a waiting request after which a session over HTTP ends.
     session_ms: 5000, 100..=3_600_000;
-    /// A streaming HTTP answer ends after so many bytes of frames; its session goes on in the next.
+    /// Bytes of frames after which a streaming HTTP answer ends; its session goes on in the next.
     stream_response_bytes: 131_072, 1024..=1_073_741_824;
     /// Time for a successful `auth` from the opening of a WebSocket or session.
     auth_ms: 10_000, 100..=3_600_000;
-    /// Sessions, over WebSockets and over HTTP, that have not authenticated; beyond that the oldest
-    /// is closed, first of those over HTTP that a connection has opened beside another such one.
+    /// Sessions, over WebSockets and over HTTP, that have not authenticated. Beyond that the oldest
+    /// is closed, but first those over HTTP that were opened on the same connection as another such
+    /// one.
     sessions_unauthenticated: 32_768, 1..=16_000_000;
     /// A WebSocket message.
     message_bytes: 16_384, 64..=1_073_741_824;
@@ -222,55 +229,58 @@ limits! {
     message_unauthenticated_bytes: 4096, 64..=1_073_741_824;
     /// Fragments of one WebSocket message.
     message_fragments: 64, 1..=1_000_000;
-    /// Messages and frames of a browser in a second; beyond that it is not read until its time has
-    /// come.
+    /// Messages and frames of a browser in a second. What it sends beyond that is read later, at
+    /// this rate.
     messages_per_second: 20, 1..=1_000_000;
-    /// Messages and frames of a browser at once, before that limit applies.
+    /// Messages and frames that a browser may send at once before `messages_per_second` applies.
     messages_burst: 200, 1..=1_000_000;
     /// Time between two pings or `h` frames to a browser.
     heartbeat_ms: 25_000, 100..=3_600_000;
-    /// Silence after a ping until the connection is closed; longer by the time that a slow link, of
-    /// 2 KB/s, needs for what may be queued before the ping.
+    /// Silence after a ping until the connection is closed, plus the time that a slow link, of 2
+    /// KB/s, needs for what may be queued before the ping.
     heartbeat_answer_ms: 8000, 100..=3_600_000;
     /// Time from a close frame, or the last byte sent, to the end of the connection.
     close_ms: 5000, 100..=600_000;
     /// Time from SIGTERM to the end of the process.
     drain_ms: 10_000, 100..=600_000;
-    /// Time for which the peer's machine may not acknowledge what was sent, or have no room for it,
-    /// until the connection ends; for back ends `control_replies_ms` and `close_ms`, if that is
-    /// longer. Not on a port for browsers with a loopback address.
+    /// Time after which a connection ends if the peer's machine does not acknowledge what was sent,
+    /// or has no room for it; for back ends `control_replies_ms` and `close_ms`, if that is longer.
+    /// Not on a port for browsers with a loopback address.
     tcp_user_timeout_ms: 20_000, 100..=3_600_000;
-    /// What the kernel keeps for one browser or back end that does not read; it uses twice as much
-    /// memory for it.
+    /// Output that the kernel keeps for one browser or back end that does not read. It uses twice
+    /// as much memory for it.
     kernel_send_bytes: 65_536, 4096..=1_073_741_824;
-    /// What the kernel keeps of the input of one browser while it is not read; it uses twice as
-    /// much memory for it.
+    /// Input that the kernel keeps of one browser while the server does not read it. It uses twice
+    /// as much memory for it.
     kernel_receive_bytes: 65_536, 4096..=1_073_741_824;
-    /// Publications that wait for a browser behind the one that is being sent to it, before it is
-    /// closed. Of each no more than a quarter of this counts, however large it is.
+    /// Publications that may wait for a browser behind the one that is being sent to it; with more
+    /// it is closed after `backlog_ms`. Each counts for at most a quarter of this, however large it
+    /// is.
     backlog_bytes: 262_144, 1024..=1_073_741_824;
-    /// Time after which a browser with more than `backlog_bytes` that takes not a single byte is
-    /// closed; at once when more than half of `queued_bytes` is in use.
+    /// Time after which a browser with more than `backlog_bytes` is closed if it takes not a single
+    /// byte; at once when more than half of `queued_bytes` is in use.
     backlog_ms: 1000, 0..=3_600_000;
-    /// The same, when so much waits all the time for `backlog_soft_ms`.
+    /// Publications that may wait for a browser for long; with more all the time for
+    /// `backlog_soft_ms` it is closed.
     backlog_soft_bytes: 65_536, 256..=1_073_741_824;
     /// Time for which a browser may have a backlog above `backlog_soft_bytes` before it is closed.
     backlog_soft_ms: 10_000, 100..=3_600_000;
-    /// Time after which a browser that publications wait for, and that takes not a single byte, is
-    /// closed.
+    /// Time after which a browser is closed if publications wait for it and it takes not a single
+    /// byte.
     stall_ms: 10_000, 100..=3_600_000;
     /// Memory of all publications that wait for browsers, each counted once. Above it back ends
-    /// wait, and of the browsers that take nothing those that are owed the most are closed first.
+    /// wait, and browsers that take nothing are closed, first those for which the most waits.
     queued_bytes: 67_108_864, 65_536..=1_099_511_627_776;
-    /// Memory of all waiting answers, including states, for browsers and back ends, each counted
-    /// once. Above it requests for more than a little wait, and of those who take nothing the ones
-    /// that are owed the most are closed first. Such replies to back ends may take an eighth of it
-    /// in addition, or one reply, while they wait for the disk; no `channelInfo` is longer.
+    /// Memory of all answers that wait for browsers and back ends, including states, each counted
+    /// once. Above it requests with more than a small answer wait, and connections that take
+    /// nothing are closed, first those for which the most waits. Larger replies to back ends that
+    /// wait for the disk may take an eighth of it in addition, or one reply. No `channelInfo` is
+    /// longer than this.
     answers_bytes: 67_108_864, 65_536..=1_099_511_627_776;
-    /// Answers and messages that wait for a browser, at which it is no longer read; it is read
-    /// again when all of that has been sent.
+    /// Answers and messages that wait for a browser, at which the server stops reading it until all
+    /// of that has been sent.
     answers_pause_bytes: 65_536, 1024..=1_073_741_824;
-    /// The same before `auth`.
+    /// The same for a browser that has not authenticated.
     answers_unauthenticated_bytes: 4096, 512..=1_073_741_824;
     /// Channels that one connection may be subscribed to.
     channels_per_connection: 128, 1..=1_000_000;

@@ -66,13 +66,13 @@ reasons! {
     NamespaceRemoved = "namespace_removed", 3404 "site id not registered";
     /// No successful `auth` in time.
     AuthTimeout = "auth_timeout", 3408 "no auth in time";
-    /// Too many publications wait for it, or too much of its own input.
+    /// Too many publications wait for it.
     SlowConsumer = "slow_consumer", 3008 "too slow";
     /// Many publications have waited for it for too long.
     Lagging = "lagging", 3008 "too slow";
     /// Publications or an HTTP answer wait for it, and it takes nothing at all.
     Stalled = "stalled", 3008 "too slow";
-    /// Waiting output takes too much memory, and this connection is owed the most.
+    /// Waiting publications or answers take too much memory, and most of it waits for this one.
     Largest = "largest", 3008 "too slow";
     /// A limit of the whole server: on connections, or on memory kept for all of them.
     Full = "full";
@@ -103,7 +103,7 @@ impl CloseReason {
         matches!(self, PeerClosed | PeerLost | Answered | GoingAway | Disconnected | TokenExpired)
     }
 
-    /// Whether the peer does not take publications: then those that wait for it are dropped.
+    /// Whether the peer does not take what waits for it: then waiting publications are dropped.
     pub const fn is_slow(self) -> bool {
         use CloseReason::*;
         matches!(self, SlowConsumer | Lagging | Stalled | Largest)

@@ -38,9 +38,11 @@ pub use memory::fit as fit_memory;
 pub use reload::Reread;
 
 /// Descriptors reserved for what is not counted in `connections`: 20 for late back ends, eight for
-/// connections that are turned away, eight for admin clients; of the rest 25 for standard streams,
-/// listeners, epoll, signals, the store and the service manager, and three for files that are open
-/// for a moment, as when the store is rewritten.
+/// connections that are turned away, eight for admin clients. Of the rest, up to 26 are always
+/// open: three standard streams, five spares, five listeners, epoll and its waker, five for
+/// signals, two files in `/proc`, three for the store, one for the service manager. Two are for
+/// files that are open for a moment: one of the store's thread, as when it rewrites the store, and
+/// one of the loop's.
 const DESCRIPTORS_KEPT: u64 = 64;
 /// With room for fewer connections the server does not start.
 const CONNECTIONS_MIN: usize = 16;

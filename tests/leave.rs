@@ -34,13 +34,15 @@ fn a_grant_withdrawn_from_a_crowd_holds_from_the_answer_on() {
     let grant = r##"{"action":"subscribe","channel":"#vip","params":{"userId":"guest"}}"##;
     control.ok(grant);
     let mut crowd = crowd(&server, 300, &["#vip", "all"]);
-    // Pipelined: none waits for the reply to another.
+    // In one write: none waits for the reply to another.
     let revoke = grant.replace("subscribe", "unsubscribe");
     let emit = r##"{"action":"emit","channel":"#vip","data":1,"params":{"count":true}}"##;
     let info = r##"{"action":"channelInfo","channel":"#vip"}"##;
+    control.wire.hold();
     for command in [&*revoke, emit, info, grant, emit] {
         control.send(command);
     }
+    control.wire.release();
     for answer in [
         r#"{"success":true}"#,
         r#"{"success":true,"count":0}"#,
@@ -67,8 +69,10 @@ fn a_namespace_that_is_removed_is_gone_before_its_browsers_are_told() {
     let crowd = crowd(&server, 200, &["c"]);
     let mut control = server.control();
     let (name, key) = ("demo", SERVER_KEY);
+    control.wire.hold();
     control.send(&format!(r#"{{"action":"removeNameSpace","name":"{name}","key":"{key}"}}"#));
     control.send(&format!(r#"{{"action":"registerNameSpace","name":"{name}","key":"{key}"}}"#));
+    control.wire.release();
     assert_eq!(control.recv(), r#"{"success":true}"#);
     let answer = control.recv();
     let (_, key) = answer.split_once(r#""secretKey":""#).unwrap();
@@ -92,9 +96,11 @@ fn a_user_who_is_disconnected_is_gone_before_all_are_told() {
     let crowd = crowd(&server, 200, &["c"]);
     let mut control = server.controller("demo");
     let disconnect = r#"{"action":"disconnect","params":{"userId":"guest"}}"#;
+    control.wire.hold();
     control.send(disconnect);
     control.send(r#"{"action":"channelInfo","channel":"c"}"#);
     control.send(disconnect);
+    control.wire.release();
     assert_eq!(control.recv(), r#"{"success":true,"count":200}"#);
     assert_eq!(control.recv(), NOBODY);
     assert_eq!(control.recv(), r#"{"success":true,"count":0}"#);

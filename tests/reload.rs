@@ -59,7 +59,8 @@ fn limits_hold_from_then_on_for_what_comes_next() {
     options.config["limits"] = json!({ "connections_per_user": 1, "channels_per_connection": 1,
         "messages_per_second": 30, "connections": 500, "kernel_send_bytes": 500_000,
         "namespaces": 50,
-        "tcp_user_timeout_ms": 5000, "store_retry_ms": 100, "control_commands_per_turn": 2 });
+        "tcp_user_timeout_ms": 5000, "store_retry_ms": 100, "metrics_namespaces": 300,
+        "control_commands_per_turn": 2 });
     rewrite(&server, &options.config);
     let said = reload(&server);
     assert_says(&said, "reload: connections_per_user is 1, was 2");
@@ -67,6 +68,7 @@ fn limits_hold_from_then_on_for_what_comes_next() {
     // The setting of the same name has lines of its own.
     assert_says(&said, "reload: namespaces is 50, was 100000");
     assert_says(&said, "warning: reload: store_retry_ms stays 400: 100 needs a restart");
+    assert_says(&said, "warning: reload: metrics_namespaces stays 100: 300 needs a restart");
     assert_says(&said, "reload: message_bytes is 16384, was 2000");
     assert_says(&said, "reload: message_unauthenticated_bytes is 4096, was 2000");
     // With fewer connections there is room for more of other things, where there is little memory.
@@ -90,7 +92,7 @@ fn limits_hold_from_then_on_for_what_comes_next() {
     assert!(refused.contains("at most 1"), "{refused}");
     let mut said = reload(&server);
     said.retain(|line| !line.contains("may be guessed"));
-    assert_eq!(said.len(), 2, "a second time nothing was to be changed: {said:#?}");
+    assert_eq!(said.len(), 3, "a second time nothing was to be changed: {said:#?}");
     server.assert_alive();
 }
 

@@ -86,8 +86,15 @@ impl Server {
     }
 }
 
+/// Whether the file can be written again, or another takes its place.
 #[test]
 fn a_batch_from_before_a_fault_is_not_written_behind_it() {
+    for how in [Failure::Space, Failure::Broken] {
+        a_batch_from_before(how);
+    }
+}
+
+fn a_batch_from_before(how: Failure) {
     let mut server = Server::start(SyncPolicy::Always);
     server.change(&Change::Register { name: "a".into(), key: "k".into() });
     // So much has become free that the file is tidied as soon as there is nothing else to do.
@@ -97,7 +104,7 @@ fn a_batch_from_before_a_fault_is_not_written_behind_it() {
         server.hear();
     }
     let rows = server.on_disk();
-    server.folder.fail(0, u64::MAX, Failure::Space);
+    server.folder.fail(0, u64::MAX, how);
     server.stepper.time_out();
     let retry = Limits::default().store_retry();
     assert_eq!(server.stepper.idle(), Some(retry), "it has failed, and tries again");

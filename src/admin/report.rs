@@ -97,7 +97,7 @@ impl Pages<'_> {
 
     /// Each namespace in one of the first places, and the sum of all others: what is left of the
     /// total, without a look at any of them. It contains the counts of namespaces that are gone,
-    /// and so its counters only go down when a reload raises `metrics_namespaces`.
+    /// and a reload does not change `metrics_namespaces`: so its counters never go down.
     fn namespaces(&self, text: &mut Exposition) {
         let hub = self.switch.hub();
         let metrics = self.switch.metrics();

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 
 use super::{ClientError, Deadline};
-use crate::mailbox::{Receiver, RecvError, mailbox};
+use crate::mailbox::{Receiver, RecvError, Sender, mailbox};
 
 /// Bytes read at a time, and how many such pieces may be queued.
 const PIECE_BYTES: usize = 16_384;
@@ -24,6 +24,9 @@ const ESTABLISHED: &str = "CONNECTION ESTABLISHED";
 #[derive(Debug)]
 pub(crate) struct Tls {
     child: Child,
+    /// To a thread that writes, because a pipe has no time limit to set; and what it has written.
+    output: Sender<Vec<u8>>,
+    written: Receiver<Vec<u8>>,
     pieces: Receiver<Vec<u8>>,
     /// Received and not read yet.
     rest: Vec<u8>,
@@ -33,9 +36,6 @@ pub(crate) struct Tls {
 impl Tls {
     /// Starts the program. Whether the connection succeeds shows at the first read.
     pub fn start(host: &str, port: u16, is_verified: bool) -> Result<Tls, ClientError> {
-        let failed = |e: std::io::Error| {
-            ClientError::Tls(format!("the program openssl, which makes it, does not start: {e}"))
-        };
         let is_ip = host.parse::<std::net::IpAddr>().is_ok();
         let place = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let mut command = Command::new("openssl");
@@ -53,9 +53,17 @@ impl Tls {
             ]);
             command.arg(host);
         }
+        Tls::over(command)
+    }
+
+    /// Starts that program.
+    fn over(mut command: Command) -> Result<Tls, ClientError> {
+        let failed = |e: std::io::Error| {
+            ClientError::Tls(format!("the program openssl, which makes it, does not start: {e}"))
+        };
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(failed)?;
-        let mut stdout = child.stdout.take();
+        let (mut stdin, mut stdout) = (child.stdin.take(), child.stdout.take());
         let (sender, pieces) = mailbox();
         let copy = move || {
             let mut piece = [0; PIECE_BYTES];
@@ -67,7 +75,16 @@ impl Tls {
             }
         };
         std::thread::Builder::new().spawn(copy).map_err(failed)?;
-        Ok(Tls { child, pieces, rest: Vec::new(), has_read: false })
+        let ((output, pieces_out), (done, written)) = (mailbox::<Vec<u8>>(), mailbox());
+        let write = move || {
+            while let Some(stdin) = &mut stdin
+                && let Ok(bytes) = pieces_out.recv(None)
+                && stdin.write_all(&bytes).and_then(|()| stdin.flush()).is_ok()
+                && done.send(bytes)
+            {}
+        };
+        std::thread::Builder::new().spawn(write).map_err(failed)?;
+        Ok(Tls { child, output, written, pieces, rest: Vec::new(), has_read: false })
     }
 
     pub fn read(&mut self, out: &mut [u8], deadline: &Deadline) -> Result<usize, ClientError> {
@@ -88,16 +105,15 @@ impl Tls {
         Ok(count)
     }
 
-    pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        let written = match &mut self.child.stdin {
-            Some(stdin) => stdin.write_all(bytes).and_then(|()| stdin.flush()),
-            None => return Err(ClientError::Lost),
+    pub fn write_all(&mut self, bytes: &[u8], deadline: &Deadline) -> Result<(), ClientError> {
+        let left = deadline.left().ok_or(ClientError::Silence)?;
+        self.output.send(bytes.to_vec());
+        let error = match self.written.recv(Some(left)) {
+            Ok(_) => return Ok(()),
+            Err(RecvError::Timeout) => ClientError::Silence,
+            Err(RecvError::Closed) => ClientError::Lost,
         };
-        match written {
-            Ok(()) => Ok(()),
-            Err(_) if self.has_read => Err(ClientError::Lost),
-            Err(_) => Err(self.complaint(ClientError::Lost)),
-        }
+        Err(if self.has_read { error } else { self.complaint(error) })
     }
 
     /// Returns why nothing has come and nothing will: `otherwise` if TLS itself has worked.
@@ -144,6 +160,15 @@ fn reason(said: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_taken_ends_with_its_deadline() {
+        let mut deaf = Command::new("sleep");
+        deaf.arg("60");
+        let mut tls = Tls::over(deaf).unwrap();
+        let written = tls.write_all(&[0; 1 << 20], &Deadline::after(100));
+        assert!(matches!(written, Err(ClientError::Silence | ClientError::Tls(_))));
+    }
 
     #[test]
     fn complaints() {

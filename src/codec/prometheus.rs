@@ -200,7 +200,7 @@ mod tests {
         text.histogram(&families::TURNS, &durations);
         let text = text.finish();
         assert!(text.starts_with(
-            "# HELP fws_draining 1 from the signal to stop on, else 0.\n\
+            "# HELP fws_draining 1 while the server is stopping, else 0.\n\
              # TYPE fws_draining gauge\nfws_draining 0\n# HELP fws_turn_seconds "
         ));
         for line in [

@@ -48,7 +48,7 @@ macro_rules! families {
 
 families! {
     BUILD = "fws_build_info" Gauge "Version of the server, as a label; the value is 1.";
-    DRAINING = "fws_draining" Gauge "1 from the signal to stop on, else 0.";
+    DRAINING = "fws_draining" Gauge "1 while the server is stopping, else 0.";
     CONNECTIONS = "fws_connections" Gauge
         "Connections and sessions by kind, without those that are closing.";
     SOCKETS = "fws_sockets" Gauge "Sockets, including those that are closing.";
@@ -59,13 +59,13 @@ families! {
     TURNED_AWAY = "fws_connections_turned_away_total" Counter
         "Connections that were not accepted, by reason.";
     HELD = "fws_browsers_held_total" Counter
-        "Times that a browser was not read because it sent too much.";
+        "Times that the server stopped reading a browser for a while because it sent too much.";
     STRANGERS = "fws_sessions_unauthenticated" Gauge
         "Sessions and WebSockets that have not authenticated.";
     BODIES = "fws_bodies_bytes" Gauge
         "Memory for arriving request bodies, and for messages in them that wait.";
     BODIES_EVICTED = "fws_bodies_evicted_total" Counter
-        "Uploads ended because request bodies took too much memory.";
+        "Uploads and sessions ended because request bodies took too much memory.";
     FLOODS = "fws_floods_total" Counter
         "Times that back ends had to wait because waiting publications took too much memory.";
     SHORTAGES = "fws_shortages_total" Counter
@@ -87,10 +87,10 @@ families! {
         "Messages published, whether or not anybody received them.";
     DELIVERIES = "fws_deliveries_total" Counter "Messages handed to subscribers.";
     RECEIVED = "fws_received_bytes_total" Counter "Bytes read from all connections.";
-    SENT = "fws_sent_bytes_total" Counter "Bytes that the kernel has taken for all connections.";
+    SENT = "fws_sent_bytes_total" Counter "Bytes written to all connections.";
     QUEUED_BYTES = "fws_queued_bytes" Gauge
-        "Bytes that wait for the kernel to take them; shared ones count for each connection.";
-    QUEUED_FRAMES = "fws_queued_frames" Gauge "Frames that wait for the kernel to take them.";
+        "Bytes queued for all connections; those shared by several connections count for each.";
+    QUEUED_FRAMES = "fws_queued_frames" Gauge "Frames queued for all connections.";
     INPUT = "fws_input_bytes" Gauge
         "Bytes of browsers that have been read but not processed.";
     INPUT_EVICTED = "fws_input_evicted_total" Counter
@@ -101,9 +101,10 @@ families! {
         "Memory of the answers that wait for browsers and back ends, each counted once.";
     BLOCKED = "fws_blocked_browsers" Gauge
         "Connections of browsers that have not yet taken what was published to them.";
-    TURNS = "fws_turn_seconds" Histogram "Turns of the event loop, by their time without waiting.";
+    TURNS = "fws_turn_seconds" Histogram
+        "Duration of the turns of the event loop, without the time spent waiting for events.";
     STOOD_STILL = "fws_stood_still_seconds_total" Counter
-        "Time in which the process did not run, a second or more at a time.";
+        "Time in which the event loop stood still, a second or more at a time.";
     NAMESPACES = "fws_namespaces" Gauge "Namespaces.";
     CHANNELS = "fws_channels" Gauge "Channels with subscribers.";
     USERS = "fws_users" Gauge "Users with connections.";
@@ -120,8 +121,8 @@ families! {
         "Bytes of changes that are not on disk yet, and of what is needed to undo them.";
     STORE_LAG = "fws_store_lag_seconds" Gauge "Age of the oldest change that is not on disk.";
     STORE_BATCHES = "fws_store_batch_seconds" Histogram
-        "Batches written, by their time from the first write to the end of the sync.";
-    STORE_LAST = "fws_store_last_batch_seconds" Gauge "Time of the last batch.";
+        "Duration of the batches written, from the first write to the end of the sync.";
+    STORE_LAST = "fws_store_last_batch_seconds" Gauge "Duration of the last batch.";
     STORE_FILE = "fws_store_file_bytes" Gauge "Length of the store's file.";
     STORE_CONTENT = "fws_store_content_bytes" Gauge "Bytes of all rows in that file.";
     NS_PUBLICATIONS = "fws_namespace_publications_total" Counter
@@ -131,7 +132,7 @@ families! {
     NS_PEERS = "fws_namespace_peers" Gauge "Browsers that have authenticated, by namespace.";
     NS_STATES = "fws_namespace_states" Gauge "States, by namespace.";
     CPU = "process_cpu_seconds_total" Counter "Processor time, user and system.";
-    RESIDENT = "process_resident_memory_bytes" Gauge "Memory in use.";
+    RESIDENT = "process_resident_memory_bytes" Gauge "Resident memory.";
     OPEN_FDS = "process_open_fds" Gauge "Open file descriptors.";
     MAX_FDS = "process_max_fds" Gauge "File descriptors that the process may open.";
     STARTED = "process_start_time_seconds" Gauge "Start of the process, in seconds since 1970.";

@@ -69,6 +69,10 @@ impl Reactor {
         }
         // Its slot may be reused at once, so its end must have been reported before.
         self.report_closed(handler);
+        // Those that were lost have left their places.
+        if self.is_within(door) {
+            return;
+        }
         while let Some(conn) = self.io.closing.line.pop_front() {
             match self.io.peers.get(conn).map(|peer| peer.phase) {
                 None => continue,

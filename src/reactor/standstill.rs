@@ -1,6 +1,7 @@
 //! Standstills: times when the process did not run, because of a pause of its container or machine,
 //! a debugger, or a busy host. What peers sent meanwhile is in the kernel, and a peer that did what
-//! it should must not be cut for it. Part of the reactor, whose turn calls it.
+//! it should must not be cut for it. The same holds for a turn that itself took so long, which from
+//! within looks the same. Part of the reactor, whose turn calls it.
 
 use std::time::Duration;
 
@@ -70,8 +71,8 @@ impl Reactor {
         crate::log::warning(
             now.unix,
             format_args!(
-                "the process stood still for {seconds}.{tenths} s (paused, or without a \
-                 processor); nobody is let go for that"
+                "the process stood still for {seconds}.{tenths} s (paused, without a processor, \
+                 or in one turn); nobody is let go for that"
             ),
         );
     }

@@ -1,7 +1,7 @@
 //! Fuzz target for the whole server: switch, web, hub and a journal on the fake network. Owns the
-//! turn, which is that of the reactor without `hung_up` and `is_turn_full`, and does what an
-//! input says; what the network does by itself follows a seed that the input gives. Called by the
-//! fuzzer and by the test that replays its corpus, never by the server.
+//! turn, which is that of the reactor, and does what an input says; what the network does by itself
+//! follows a seed that the input gives. Called by the fuzzer and by the test that replays its
+//! corpus, never by the server.
 //!
 //! An input is a script. Its first byte chooses the journal: `l` in memory with late order, `s` a
 //! store, `S` a store with `--sync 1s`, anything else in memory. The second byte is the seed. After
@@ -215,8 +215,15 @@ impl<G: Storage> Stage<G> {
         let mut ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
         let most = self.net.round().min(ready.len());
-        ready.drain(..most).for_each(|conn| self.read(conn));
-        self.net.ready.splice(..0, ready);
+        // Back ends skipped because the switch has processed enough for now keep their place.
+        let mut left = Vec::new();
+        for conn in ready.drain(..most) {
+            match self.peers.is_first(conn) && self.door.is_turn_full() {
+                true => left.push(conn),
+                false => self.read(conn),
+            }
+        }
+        self.net.ready.splice(..0, left.into_iter().chain(ready));
         self.expire();
         is_busy |= self.forget();
         self.door.settle(&mut self.net);
@@ -239,7 +246,7 @@ impl<G: Storage> Stage<G> {
         let Some(socket) = self.net.socket(conn) else { return };
         socket.is_on_ready = false;
         match socket.phase {
-            Phase::Open if socket.is_paused => return,
+            Phase::Open if socket.is_paused => return self.hang_up(conn),
             Phase::Open => {}
             _ => return self.net.discard(conn),
         }
@@ -260,6 +267,15 @@ impl<G: Storage> Stage<G> {
         if socket.phase == Phase::Open && is_at_end && !socket.is_on_ready {
             socket.is_end_told = true;
             self.door.ended(&mut self.net, conn);
+        }
+        self.hang_up(conn);
+    }
+
+    /// Tells the switch that a paused connection has been closed by its peer.
+    fn hang_up(&mut self, conn: ConnId) {
+        let Some(socket) = self.net.socket(conn) else { return };
+        if socket.phase == Phase::Open && socket.is_paused && socket.is_end_near {
+            self.door.hung_up(&mut self.net, conn);
         }
     }
 
@@ -383,4 +399,22 @@ fn rows(hub: &Hub) -> Vec<String> {
     }
     rows.sort();
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is not read because it has sent too much, and the end comes behind all that.
+    #[test]
+    fn who_is_not_read_and_ends_is_heard_of() {
+        let mut stage = Stage::new(0, Diskless::new(MemoryJournal::new(1)));
+        (0..100).for_each(|_| stage.line(b"a{}"));
+        stage.rest();
+        assert!(stage.net.sockets.values().any(|socket| socket.is_paused));
+        stage.line(b"$a");
+        stage.rest();
+        assert!(stage.net.sockets.values().all(|socket| socket.phase != Phase::Open));
+        stage.end();
+    }
 }

@@ -211,10 +211,14 @@ impl Switch {
         if self.intake.due().is_none_or(|due| due > now) {
             return;
         }
+        self.leave_ended();
         let (mut waiters, mut holders) = (self.waiters(), self.holders(now));
         let mut shares = Shares::default();
         for holder in &holders {
             *shares.0.entry(holder.tenant).or_default() += holder.bytes;
+        }
+        for (ns, room) in self.rooms_of_long_emits() {
+            *shares.0.entry(Some(ns)).or_default() += room.bytes;
         }
         self.intake.is_stale = true;
         for _ in 0..STEPS_PER_TURN {
@@ -240,14 +244,35 @@ impl Switch {
         self.intake.look_at = now.plus(LOOK_MS);
     }
 
-    /// The waiters that may still be admitted.
+    /// Removes those that are not read any more, and only wait for what they are owed.
+    fn leave_ended(&mut self) {
+        let connections = &mut self.connections;
+        self.intake.line.retain(|(_, conn, _)| {
+            let Some(controller) = connections.controller(*conn).filter(|it| it.is_ended) else {
+                return true;
+            };
+            controller.place = None;
+            false
+        });
+    }
+
+    /// Those that wait.
     fn waiters(&self) -> Vec<InLine> {
         let waiter = |(place, conn, bytes): &(u64, ConnId, usize)| {
-            let controller = self.connections.look_at(*conn).filter(|it| !it.is_ended)?;
-            let tenant = controller.namespace();
+            let tenant = self.connections.look_at(*conn)?.namespace();
             Some(InLine { place: *place, conn: *conn, tenant, bytes: *bytes })
         };
         self.intake.line.iter().filter_map(waiter).collect()
+    }
+
+    /// The rooms that long emits keep, and their namespaces.
+    fn rooms_of_long_emits(&self) -> impl Iterator<Item = (NsId, &Room)> {
+        let waiting = self.waiting.values().filter_map(|waiter| match waiter {
+            Waiter::LongEmit(long_emit, _) => Some(&**long_emit),
+            Waiter::Command(_) => None,
+        });
+        let all = self.long_emits.iter().chain(waiting);
+        all.filter_map(|long_emit| Some((long_emit.ns, long_emit.room.as_ref()?)))
     }
 
     fn holders(&self, now: Millis) -> Vec<Holder> {
@@ -295,13 +320,8 @@ impl Switch {
     pub(super) fn check_intake(&self) {
         let conns = self.connections.all_controllers();
         let controllers = || conns.iter().filter_map(|conn| self.connections.look_at(*conn));
-        let long_emits = self.long_emits.iter().filter_map(|long_emit| long_emit.room.as_ref());
-        let waiting = self.waiting.values().filter_map(|waiter| match waiter {
-            Waiter::LongEmit(long_emit, _) => long_emit.room.as_ref(),
-            Waiter::Command(_) => None,
-        });
         let rooms = controllers().filter_map(|controller| controller.room.as_ref());
-        let rooms = rooms.chain(long_emits).chain(waiting);
+        let rooms = rooms.chain(self.rooms_of_long_emits().map(|(_, room)| room));
         assert_eq!(rooms.map(|room| room.bytes).sum::<usize>(), self.intake.reserved());
         let places = controllers().filter_map(|controller| controller.place);
         assert_eq!(places.count(), self.intake.line.len(), "who waits for room");
@@ -364,7 +384,7 @@ mod tests {
         let goes = |all: &[Holder], line: &InLine| shares.offender(all, line).map(|(at, _)| at);
         // From the namespace that has the most: the connection with the most bytes missing.
         assert_eq!(goes(&all, &line[1]), Some(1));
-        // Nothing is evicted for a namespace that would then have as much as the others.
+        // RecvError is evicted for a namespace that would then have as much as the others.
         assert_eq!(goes(&all, &waiter(1, 2, 40)), None);
         assert_eq!(goes(&all, &line[0]), None);
         // A late one may go for any waiter, unless it is owed a reply or has just begun.

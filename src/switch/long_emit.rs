@@ -25,7 +25,7 @@ const REACHED_PART: usize = 4;
 pub(super) struct LongEmit {
     /// The connection that waits for the reply; it may be gone.
     conn: ConnId,
-    ns: NsId,
+    pub ns: NsId,
     /// The names of all channels, concatenated, and where each ends.
     names: String,
     ends: Vec<usize>,

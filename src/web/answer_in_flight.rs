@@ -126,6 +126,11 @@ impl<P> Web<P> {
         net.pause(conn);
     }
 
+    /// Whether the session's last answer is in flight on that connection.
+    pub(super) fn is_taking(&self, id: HttpSessionId, conn: ConnId) -> bool {
+        self.sessions.get(id).is_some_and(|entry| entry.session.in_flight == Some(conn))
+    }
+
     /// An answer has gone out: its session starts to wait for the next request.
     pub(super) fn taken(&mut self, net: &mut impl Net, conn: ConnId) {
         let Line::AnswerInFlight(answer) = std::mem::take(&mut self.lines[conn.index()]) else {

@@ -40,7 +40,14 @@ impl<P> Web<P> {
                 net.close(conn, CloseReason::GoingAway);
             }
             // The answer in flight goes out, and its session ends: it could not ask for more.
-            Line::AnswerInFlight(_) => net.close(conn, CloseReason::GoingAway),
+            Line::AnswerInFlight(answer) => {
+                // Unless its client waits elsewhere by now.
+                let id = answer.id;
+                if let Some(id) = id.filter(|id| self.is_taking(*id, conn)) {
+                    self.dismiss_session(net, app, id, parting);
+                }
+                net.close(conn, CloseReason::GoingAway);
+            }
             Line::Receiver(id) | Line::Sender(id, _) => {
                 let (id, is_receiver) = (*id, matches!(line, Line::Receiver(_)));
                 self.dismiss_session(net, app, id, parting);
@@ -69,6 +76,7 @@ impl<P> Web<P> {
         let alone = self.sessions.iter().filter(|(_, entry)| !entry.session.has_receiver());
         let ids: Vec<HttpSessionId> = alone.map(|(id, _)| id).take(count).collect();
         for id in &ids {
+            self.dismiss_session(net, app, *id, CloseReason::GoingAway.into());
             self.destroy(net, app, *id);
         }
         ids.len() < count

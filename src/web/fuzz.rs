@@ -394,6 +394,7 @@ fn check_echo(body: &[u8], output: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    mod endings;
     mod renewal;
 
     use super::super::SessionId;

@@ -89,6 +89,16 @@ pub enum Message<'a> {
     Binary(&'a [u8]),
 }
 
+impl<'a> Message<'a> {
+    /// The message as text; `None` for bytes that are not UTF-8.
+    pub fn as_text(self) -> Option<&'a str> {
+        match self {
+            Message::Text(text) => Some(text),
+            Message::Binary(bytes) => str::from_utf8(bytes).ok(),
+        }
+    }
+}
+
 /// How a session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parting {
@@ -451,11 +461,7 @@ impl<P> Web<P> {
             // Output on its way to it is lost, so its session ends.
             Line::Receiver(id) => self.destroy(net, app, id),
             Line::AnswerInFlight(answer) => {
-                if let Some(id) = answer.id
-                    && self
-                        .session(id)
-                        .is_some_and(|http_session| http_session.in_flight == Some(conn))
-                {
+                if let Some(id) = answer.id.filter(|id| self.is_taking(*id, conn)) {
                     self.destroy(net, app, id);
                 }
             }
@@ -510,11 +516,15 @@ impl<P> Web<P> {
     }
 
     /// The longest message allowed on that connection ([`Application::bounds`]): by its WebSocket
-    /// session, or by the session its request waits for; otherwise the limit before `auth`.
+    /// session, or by the session its request waits for or is answered by; otherwise the limit
+    /// before `auth`.
     pub fn message_bytes<A: Application<Peer = P>>(&self, app: &A, conn: ConnId) -> usize {
         let peer = match self.lines.get(conn.index()) {
             Some(Line::Socket(socket)) => socket.peer.as_ref(),
             Some(Line::Receiver(id) | Line::Sender(id, _)) => self.peer(SessionId::of_http(*id)),
+            Some(Line::AnswerInFlight(it)) => {
+                it.id.and_then(|id| self.peer(SessionId::of_http(id)))
+            }
             _ => None,
         };
         let unauthenticated = self.limits.message_unauthenticated_bytes;

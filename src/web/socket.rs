@@ -324,13 +324,13 @@ impl<P> Socket<P> {
         text: &str,
     ) -> Result<(), Parting> {
         if self.is_raw {
-            return self.hear(around, text);
+            return self.hear(around, Message::Text(text));
         }
         let messages = sockjs::parse_messages(text).map_err(|_| CloseReason::BrokenFraming)?;
         for (at, message) in messages.enumerate() {
             // The frame has paid for the first one.
             self.bucket.take(around.pace, around.net.now().mono, usize::from(at > 0));
-            self.hear(around, &message)?;
+            self.hear(around, Message::Text(&message))?;
         }
         Ok(())
     }
@@ -340,13 +340,14 @@ impl<P> Socket<P> {
     fn hear<A: Application<Peer = P>>(
         &mut self,
         around: &mut Around<'_, impl Net, A>,
-        message: &str,
+        message: Message<'_>,
     ) -> Result<(), Parting> {
-        if self.held != Held::No || self.puts_off(around, message) {
+        let is_behind = self.held != Held::No;
+        if is_behind || message.as_text().is_some_and(|text| self.puts_off(around, text)) {
             self.unheard.get_or_insert_default().deferred.push(message);
             return Ok(());
         }
-        self.tell(around, Message::Text(message))?;
+        self.tell(around, message)?;
         if self.peer.as_ref().is_some_and(|peer| around.is_full(peer)) {
             self.hold(around.net, around.conn);
         }
@@ -358,14 +359,10 @@ impl<P> Socket<P> {
         around: &mut Around<'_, impl Net, A>,
         bytes: &[u8],
     ) -> Result<(), Parting> {
-        // A binary message that has to wait is treated as text.
-        match str::from_utf8(bytes) {
-            Ok(text) if !self.is_raw || self.held != Held::No || self.puts_off(around, text) => {
-                self.text(around, text)
-            }
-            Err(_) if !self.is_raw || self.held != Held::No => Err(CloseReason::WsUtf8.into()),
-            _ => self.tell(around, Message::Binary(bytes)),
+        if self.is_raw {
+            return self.hear(around, Message::Binary(bytes));
         }
+        self.text(around, str::from_utf8(bytes).map_err(|_| CloseReason::WsUtf8)?)
     }
 
     /// There is room for the answer to its message.

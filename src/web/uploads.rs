@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::answers;
 use super::http_session::HttpSessionId;
-use super::{Application, Http, Line, Session, Web, origin};
+use super::{Application, Http, Line, Parting, Session, Web, origin};
 use crate::codec::http::{BodyError, BodyReader, Head, Response};
 use crate::codec::sockjs::{self, Route, SendError, Transport};
 use crate::edge::{ConnId, Net};
@@ -197,7 +197,10 @@ impl<P> Web<P> {
                     self.take_upload(conn);
                 }
                 Owner::Session(id) => {
-                    self.dismiss_session(net, app, id, CloseReason::SlowConsumer.into());
+                    // The protocol says 3008. What counts is that there is no room, as above.
+                    let told = CloseReason::SlowConsumer.told();
+                    let parting = Parting { told, ..CloseReason::Full.into() };
+                    self.dismiss_session(net, app, id, parting);
                     self.recount(id);
                 }
             }

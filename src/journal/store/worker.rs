@@ -251,7 +251,7 @@ impl<M: Medium> Worker<M> {
     }
 
     fn carry_out(&mut self, job: Job) {
-        if matches!((&job, &self.state), (Job::Batch(_), State::Again(_))) {
+        if matches!((&job, &self.state), (Job::Batch(_), State::Again(_) | State::Next(_))) {
             // It was sent before the loop heard of the fault, which refuses everything in it.
             return;
         }

@@ -33,6 +33,19 @@ fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
     assert_eq!(reactor.io.closing.count, 0);
 }
 
+#[test]
+fn nobody_who_is_closing_ends_for_a_place_that_another_has_left() {
+    let (mut reactor, address) = reactor();
+    reactor.set_bounds(Bounds { connections: 3, ..bounds() });
+    let mut crowd = Crowd::default();
+    let _peers = gather(&mut reactor, &mut crowd, &address, 3);
+    let [closing, lost, _] = crowd.conns[..] else { panic!("three have come") };
+    reactor.io.close(closing, CloseReason::BadHttp);
+    reactor.io.lose(lost, CloseReason::PeerLost);
+    reactor.make_place(&mut crowd, Door::Web);
+    assert!(reactor.io.peers.get(closing).is_some() && reactor.io.peers.get(lost).is_none());
+}
+
 /// Returns a reactor that a signal has stopped, and the stream on which the next one comes.
 fn stopped() -> (Reactor, std::os::unix::net::UnixStream) {
     let mut reactor = Reactor::new(bounds()).unwrap();

@@ -37,6 +37,12 @@ impl Peers {
         self.0.get_mut(at)
     }
 
+    /// Whether this connection is read before those of browsers.
+    pub fn is_first(&self, conn: ConnId) -> bool {
+        let mut peers = LETTERS.iter().zip(&self.0);
+        peers.any(|(letter, peer)| matches!(letter, b'k'..=b'o') && peer.conn == Some(conn))
+    }
+
     /// Plays a line about a peer.
     pub fn line(&mut self, letter: u8, text: &[u8], net: &mut FakeNet, door: &mut impl Handler) {
         let named = text.first().copied().unwrap_or(0);

@@ -167,6 +167,14 @@ impl World {
         self.turn();
     }
 
+    /// It sends the first 20,000 bytes of a command of so many.
+    fn begins(&mut self, conn: ConnId, bytes: usize) {
+        let mut frame = Vec::new();
+        control::encode_into(&mut frame, &vec![b' '; bytes]);
+        self.input.entry(conn).or_default().extend_from_slice(&frame[..20_000]);
+        self.turn();
+    }
+
     /// It sends no more, and all that it has sent has been read.
     fn ends(&mut self, conn: ConnId) {
         self.switch.ended(&mut self.net, conn);
@@ -469,16 +477,10 @@ fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
     });
     world.switch.declare("other", AUTH_KEY).unwrap();
     world.sync();
-    let half = |world: &mut World, conn| {
-        let mut frame = Vec::new();
-        control::encode_into(&mut frame, &vec![b' '; LARGE - 10]);
-        world.input.entry(conn).or_default().extend_from_slice(&frame[..LARGE / 5]);
-        world.turn();
-    };
     let holder = world.comes(0, &[&AUTH.replace("site", "other").replace(KEY, AUTH_KEY)]);
-    half(&mut world, holder);
+    world.begins(holder, LARGE - 10);
     let waits = world.comes(1, &[AUTH, &set("k", 1)]);
-    half(&mut world, waits);
+    world.begins(waits, LARGE - 10);
     assert_eq!(world.switch.census().control_input_waits, 1);
     // Both are unauthenticated from now on, and there is room for one: the first is owed a reply,
     // and is closed when it has that.
@@ -488,6 +490,10 @@ fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
     let is_ended = world.switch.connections.look_at(waits).map(|it| it.is_ended);
     assert_eq!((is_ended, world.owed(waits)), (Some(true), OK.len()));
     assert_eq!(world.net.closed, []);
+    // Nor does it stand in line any more, so that others would have to wait behind it.
+    world.net.now = 5100;
+    world.rest();
+    assert_eq!(world.switch.intake.due(), None);
     world.sync();
     assert_eq!(world.net.closed, [(waits, CloseReason::ControlAuth)]);
 }

@@ -1,23 +1,31 @@
 //! Messages that wait to be handled.
 
-use std::fmt::Write;
+use std::io::Write;
 
-/// Messages in one string, so that they take hardly more memory than their frames did. Each is
-/// prefixed by its length in bytes and a colon: no more than the header of a raw frame, and from a
-/// hundred bytes on one or two bytes more than in a SockJS array.
+use crate::web::Message;
+
+/// Messages in one buffer, so that they take hardly more memory than their frames did. Each is
+/// prefixed by its length in bytes and its kind, a colon for text or a semicolon for binary: no
+/// more than the header of a raw frame, and from a hundred bytes on one or two bytes more than in a
+/// SockJS array.
 #[derive(Debug, Default)]
-pub(super) struct DeferredMessages(String);
+pub(super) struct DeferredMessages(Vec<u8>);
 
 impl DeferredMessages {
     /// Appends a message.
-    pub fn push(&mut self, message: &str) {
-        // Writing to a string cannot fail.
-        let _ = write!(self.0, "{}:{message}", message.len());
+    pub fn push(&mut self, message: Message<'_>) {
+        let (bytes, kind) = match message {
+            Message::Text(text) => (text.as_bytes(), ':'),
+            Message::Binary(bytes) => (bytes, ';'),
+        };
+        // Writing to memory cannot fail.
+        let _ = write!(self.0, "{}{kind}", bytes.len());
+        self.0.extend_from_slice(bytes);
     }
 
     /// Appends the messages that are left of an iterator.
     pub fn append(&mut self, messages: Waiting<'_>) {
-        self.0.push_str(messages.0);
+        self.0.extend_from_slice(messages.0);
     }
 
     /// Iterates over all messages, in order.
@@ -25,16 +33,16 @@ impl DeferredMessages {
         Waiting(&self.0)
     }
 
-    /// Removes the first message for which `is_it` returns `Some`, if that is `Some(true)`.
-    pub fn take(&mut self, is_it: impl Fn(&str) -> Option<bool>) -> Option<String> {
+    /// Removes the first message for which `is_it` returns `Some`, if that is `Some(true)`. Bytes
+    /// that are not UTF-8 are none of those.
+    pub fn take(&mut self, is_it: impl Fn(&str) -> Option<bool>) -> Option<DeferredMessages> {
         let (mut messages, all) = (self.iter(), self.0.len());
         loop {
             let start = all - messages.0.len();
             let message = messages.next()?;
-            let Some(is_it) = is_it(message) else { continue };
-            let (message, end) = (is_it.then(|| message.to_owned())?, all - messages.0.len());
-            self.0.replace_range(start..end, "");
-            return Some(message);
+            let Some(is_it) = message.as_text().and_then(&is_it) else { continue };
+            let end = all - messages.0.len();
+            return is_it.then(|| DeferredMessages(self.0.drain(start..end).collect()));
         }
     }
 
@@ -51,28 +59,44 @@ impl DeferredMessages {
 
 /// The messages that an iterator has not yielded yet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Waiting<'a>(&'a str);
+pub(super) struct Waiting<'a>(&'a [u8]);
 
 impl<'a> Iterator for Waiting<'a> {
-    type Item = &'a str;
+    type Item = Message<'a>;
 
-    fn next(&mut self) -> Option<&'a str> {
-        let (length, rest) = self.0.split_once(':')?;
-        let (message, rest) = rest.split_at_checked(length.parse().ok()?)?;
+    fn next(&mut self) -> Option<Message<'a>> {
+        let end = self.0.iter().position(|byte| !byte.is_ascii_digit())?;
+        let (length, rest) = self.0.split_at_checked(end)?;
+        let (kind, rest) = rest.split_first()?;
+        let length = str::from_utf8(length).ok()?.parse().ok()?;
+        let (message, rest) = rest.split_at_checked(length)?;
         self.0 = rest;
-        Some(message)
+        match kind {
+            b':' => str::from_utf8(message).ok().map(Message::Text),
+            _ => Some(Message::Binary(message)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Message::{Binary, Text};
 
-    const MESSAGES: [&str; 6] = ["", "3:", "\0\u{1f}\"\\", "ü:😀", "", "12"];
+    const MESSAGES: [Message<'static>; 8] = [
+        Text(""),
+        Text("3:"),
+        Text("\0\u{1f}\"\\"),
+        Text("ü:😀"),
+        Text(""),
+        Binary(b"12"),
+        Binary(b"3;\xff"),
+        Text("12"),
+    ];
 
     fn said() -> DeferredMessages {
         let mut said = DeferredMessages::default();
-        MESSAGES.iter().for_each(|message| said.push(message));
+        MESSAGES.iter().for_each(|message| said.push(*message));
         said
     }
 
@@ -83,24 +107,25 @@ mod tests {
         let mut messages = said.iter();
         assert_eq!(messages.by_ref().take(2).collect::<Vec<_>>(), MESSAGES[..2]);
         let mut other = DeferredMessages::default();
-        other.push("first");
+        other.push(Text("first"));
         other.append(messages);
-        let others: Vec<_> = ["first"].iter().chain(&MESSAGES[2..]).copied().collect();
+        let others: Vec<_> = [Text("first")].iter().chain(&MESSAGES[2..]).copied().collect();
         assert_eq!(other.iter().collect::<Vec<_>>(), others);
         assert_eq!(DeferredMessages::default().iter().next(), None);
     }
 
     #[test]
     fn the_first_that_is_meant_is_taken_out() {
-        for (at, message) in MESSAGES.iter().enumerate().filter(|(at, _)| *at != 4) {
+        for at in [0, 1, 2, 3, 5] {
             let mut said = said();
-            assert_eq!(said.take(|_| Some(false)), None);
-            let is_it = |other: &str| (other == *message).then_some(true);
-            assert_eq!(said.take(is_it).as_deref(), Some(*message));
+            assert!(said.take(|_| Some(false)).is_none());
+            let is_it = |other: &str| (Some(other) == MESSAGES[at].as_text()).then_some(true);
+            let taken = said.take(is_it).unwrap();
+            assert_eq!(taken.iter().collect::<Vec<_>>(), [MESSAGES[at]]);
             let mut others = MESSAGES.to_vec();
             others.remove(at);
             assert_eq!(said.iter().collect::<Vec<_>>(), others);
-            assert_eq!(said.take(|_| None), None);
+            assert!(said.take(|_| None).is_none());
         }
     }
 
@@ -114,7 +139,7 @@ mod tests {
                 _ => 10,
             };
             let mut said = DeferredMessages::default();
-            said.push(&"\0".repeat(length));
+            said.push(Text(&"\0".repeat(length)));
             assert!(said.bytes() <= header + length, "{length}");
         }
     }

@@ -4,7 +4,7 @@
 
 use super::{Around, Held, Socket};
 use crate::edge::Net;
-use crate::web::{Application, Message, Parting};
+use crate::web::{Application, Parting};
 
 /// How long to read ahead: input not delivered before the expiry is delivered in the next turn.
 const TURN_MS: u64 = 1;
@@ -69,9 +69,9 @@ impl<P> Socket<P> {
         };
         let now = around.net.now();
         let renews = |message: &str| around.app.renews(peer, message, now);
-        let Some(message) = unheard.deferred.take(renews) else { return Ok(false) };
+        let Some(said) = unheard.deferred.take(renews) else { return Ok(false) };
         self.end_ahead(around);
-        self.tell(around, Message::Text(&message))?;
+        said.iter().try_for_each(|message| self.tell(around, message))?;
         self.reschedule(around);
         Ok(true)
     }

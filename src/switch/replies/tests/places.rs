@@ -1,6 +1,8 @@
 //! Who gets a connection, or room for a command, when all are taken.
 
 use super::*;
+use crate::codec::jwt;
+use crate::codec::ws::{self, Opcode};
 
 #[test]
 fn whoever_has_said_all_makes_room_for_a_newcomer() {
@@ -83,4 +85,57 @@ fn a_command_that_waits_for_room_has_its_time_when_it_has_it() {
     assert!(world.net.paused.is_empty());
     world.turn();
     assert_eq!(world.net.deadlines[&second], Some(Millis(19_000)));
+}
+
+/// A long emit keeps the room of its command, and that is its namespace's as well.
+#[test]
+fn room_goes_first_to_a_name_space_that_has_none() {
+    let mut world = World::new(Limits {
+        control_input_bytes: 200_000,
+        deliveries_per_turn: 1,
+        ..Limits::default()
+    });
+    world.switch.declare("other", AUTH_KEY).unwrap();
+    world.sync();
+    // Somebody is there to be told.
+    let browser = ConnId::new(9, 0);
+    world.switch.opened(&mut world.net, browser, Door::Web, Address::Unix);
+    let head = "GET /socket/websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+                Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut said = head.as_bytes().to_vec();
+    let token = jwt::sign("1", KEY, None);
+    let auth = format!(r#"{{"event":"auth","data":{{"i":"site","s":"{token}"}}}}"#);
+    let names: Vec<String> = (0..30).map(|number| format!("\"{number}\"")).collect();
+    let subscribe = |name| format!(r#"{{"event":"subscribe","data":{name}}}"#);
+    for message in std::iter::once(auth).chain(names.iter().map(subscribe)) {
+        ws::encode_masked_into(&mut said, Opcode::Text, message.as_bytes(), *b"mask");
+    }
+    world.input.insert(browser, said);
+    world.turn();
+    let other = AUTH.replace("site", "other").replace(KEY, AUTH_KEY);
+    let [emits, also] = [0, 1].map(|slot| world.comes(slot, &[AUTH]));
+    let [holds, waits] = [2, 3].map(|slot| world.comes(slot, &[&other]));
+    // The rest of its command comes in a second piece, and has room by then.
+    let names = names.join(",");
+    let data = "x".repeat(LARGE);
+    let emit = format!(r#"{{"action":"emit","channels":[{names}],"data":"{data}"}}"#);
+    let mut frame = Vec::new();
+    control::encode_into(&mut frame, emit.as_bytes());
+    let (start, rest) = frame.split_at(20_000);
+    for piece in [start, rest] {
+        world.input.entry(emits).or_default().extend_from_slice(piece);
+        world.turn();
+    }
+    assert_eq!(world.switch.metrics.long_emits, 1);
+    world.begins(holds, 90_000);
+    // There is room for one of these when that one has gone: for the one whose namespace has less.
+    world.begins(also, 80_000);
+    world.begins(waits, 85_000);
+    world.net.closed.push((holds, CloseReason::PeerLost));
+    world.turn();
+    world.turn();
+    assert_eq!(world.switch.long_emits.len(), 1, "the emit goes on");
+    let has_room = |conn| world.switch.connections.look_at(conn).map(|it| it.room.is_some());
+    assert_eq!((has_room(also), has_room(waits)), (Some(false), Some(true)));
 }

@@ -95,6 +95,7 @@ impl Held {
                     }
                     _ => told.push(text.to_owned()),
                 },
+                ws::Event::Binary(bytes) => told.push(format!("{bytes:?}")),
                 ws::Event::Close(said) => told.push(format!("{said:?}")),
                 _ => {}
             }
@@ -251,6 +252,41 @@ fn time_that_is_not_over_any_more_is_time_to_be_heard() {
         held.time_out();
         held.say(&["two"]);
         assert_eq!(held.take_all(), ["one", "two"]);
+        held.world.end();
+    }
+}
+
+/// Bytes behind answers that are not taken, and behind a message that waits for room.
+#[test]
+fn bytes_that_wait_are_still_bytes() {
+    for is_short in [false, true] {
+        let mut held = Held::behind_an_answer(Form::Raw);
+        if is_short {
+            assert_eq!(held.take(), [long()]);
+            held.world.door.app.is_short = true;
+        } else {
+            held.world.door.app.is_over = true;
+            held.time_out();
+        }
+        for bytes in [&b"two"[..], b"\xff"] {
+            ws::encode_masked_into(&mut held.input, Opcode::Binary, bytes, *b"mask");
+        }
+        held.read();
+        held.say(&["three"]);
+        let expected = if is_short {
+            held.world.door.app.is_short = false;
+            let World { door, net } = &mut held.world;
+            door.settle(net);
+            vec!["[116, 119, 111]".to_owned(), "[255]".to_owned(), "three".to_owned()]
+        } else {
+            held.say(&[RENEWAL]);
+            let [long, renewal] = [long(), RENEWAL.to_owned()];
+            vec![long, renewal, "[116, 119, 111]".into(), "[255]".into(), "three".into()]
+        };
+        let told = held.take_all();
+        let expected: Vec<String> =
+            expected.iter().map(|text| text.chars().take(12).collect()).collect();
+        assert_eq!(told, expected);
         held.world.end();
     }
 }

@@ -1,0 +1,54 @@
+//! Sessions over HTTP that the server ends: for which reason each counts.
+
+use super::super::super::Line;
+use super::*;
+
+/// Whether its browser is between two polls, or an answer is in flight.
+#[test]
+fn a_session_that_the_stop_ends_is_not_lost_by_its_browser() {
+    for is_in_flight in [false, true] {
+        let mut world = World::new();
+        let conn = world.connect(Address::Unix);
+        let poll = b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n";
+        world.give(conn, poll);
+        if is_in_flight {
+            world.give(conn, poll);
+            let World { door: Standalone { web, app, .. }, net } = &mut world;
+            let id = web.sessions.iter().map(|(id, _)| SessionId::of_http(id)).next();
+            let data = format!("\"{}\"", "x".repeat(50_000));
+            assert!(!web.publish(net, id.unwrap(), &Publication::new("c", &data)));
+            web.settle(net, app);
+            assert!(matches!(web.lines[conn.index()], Line::AnswerInFlight(_)));
+            // As long as what the session may say, also while its answer is in flight.
+            assert_eq!(web.message_bytes(app, conn), 2048);
+        }
+        world.door.stopping(&mut world.net, Millis(0));
+        world.give(conn, b"");
+        assert_eq!(world.door.web.sessions.len(), 0);
+        let parted = world.door.web.http_sessions_closed();
+        assert_eq!(parted[CloseReason::GoingAway as usize], 1, "{is_in_flight}: {parted:?}");
+        world.end();
+    }
+}
+
+/// Its messages wait for whatever reason, and there is no memory for all that wait.
+#[test]
+fn a_session_whose_messages_take_too_much_ends_because_there_is_no_room() {
+    let mut world = World::new();
+    let [receiver, sender] = [(); 2].map(|()| world.connect(Address::Unix));
+    let poll = b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n";
+    world.give(receiver, poll);
+    world.door.web.limits.bodies_bytes = 1000;
+    world.door.app.is_short = true;
+    let body = format!("[\"{}\"]", "x".repeat(1500));
+    let head = "POST /socket/0/0/xhr_send HTTP/1.1\r\nHost: a\r\nContent-Length: ";
+    world.give(sender, format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes());
+    assert_eq!(world.door.web.bodies.evicted, 1);
+    world.give(receiver, poll);
+    let output = &world.net.peers[receiver.index()].output;
+    assert!(output.ends_with(b"c[3008,\"too slow\"]\n"));
+    world.net.now = Millis(60_000);
+    world.give(receiver, b"");
+    assert_eq!(world.door.web.http_sessions_closed()[CloseReason::Full as usize], 1);
+    world.end();
+}

@@ -21,7 +21,7 @@ use crate::demo;
 use crate::durable::make_folder;
 use crate::edge::Door;
 use crate::hub::{Declared, Hub};
-use crate::journal::store::{Folder, Home, Opened};
+use crate::journal::store::{FORMAT, Folder, Home, Opened};
 use crate::journal::{Journal, MemoryJournal, StoreJournal};
 use crate::keys::{self, KeyOrigin};
 use crate::limits::Limits;
@@ -169,9 +169,14 @@ impl Start {
             log::warning(now.unix, format_args!("{warning}"));
         }
         let (at, path) = (opened.at(now), opened.folder().store_path());
+        let format = opened.content().format();
         let mut hub = Hub::new(config.limits.clone(), at);
         let wake = Box::new(self.reactor.waker()?);
         let journal = opened.start(&mut hub, now, config.sync, &config.limits, wake)?;
+        if format != FORMAT {
+            let text = format!("converted from format {format} to {FORMAT}");
+            log::info(now.unix, format_args!("store: {text}; earlier versions cannot read it"));
+        }
         let [spaces, .., states] = hub.sizes();
         let spaces = log::Count(spaces as u64, "namespace", "namespaces");
         let states = log::Count(states as u64, "state", "states");

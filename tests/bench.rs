@@ -189,12 +189,16 @@ fn what_cannot_work_is_said_in_a_sentence() {
     assert!(line.contains(&control) && line.ends_with("(is it the right port?)"), "{line}");
     for (words, part) in [
         (&["fly"][..], "\"fly\" is none of broadcast, unicast,"),
-        (&["idle", "--to", "redis"], "that protocol cannot do that"),
-        (&["control", "--to", "redis", "--command", "emit"], "that protocol cannot do that"),
-        (&["idle", "--bytes", "5"], "a message has from 32 to 32768 bytes"),
+        (&["idle", "--to", "redis"], "--to redis can do control only, with set or get"),
+        (&["control", "--to", "redis", "--command", "emit"], "--to redis can do control only"),
+        (&["control", "--to", "nats"], "control is only for --to fws and redis"),
+        (&["idle", "--bytes", "5"], "--bytes: a message has from 32 to 32768 bytes"),
         (&["idle", "--seconds", "0"], "--seconds: \"0\" is not a number from 0.05"),
-        (&["slow", "--stalled", "1000"], "nobody is left who reads"),
-        (&["broadcast", "--in-flight", "65537"], "at most 65536 of them can be in flight"),
+        (&["slow", "--stalled", "1000"], "--stalled: nobody is left who reads"),
+        (
+            &["broadcast", "--in-flight", "65537"],
+            "--in-flight: at most 65536 of them can be in flight",
+        ),
         (&["idle", "--subscribers", "many"], "\"many\" is not a number from 1 to 10000000"),
     ] {
         let line = bad(wrong(&[words, &["--key", DEMO_KEY]].concat()), 2);

@@ -515,6 +515,8 @@ fn states_and_grants() {
     assert!(line.starts_with("the server says: ") && line.ends_with("(code 300)"), "{line}");
     let line = bad(demo(&server, &["get", "demo", "odd", "--user", &long]), 1);
     assert!(line.starts_with("the server says: Argument params.userId is too long"), "{line}");
+    let line = bad(demo(&server, &["set", "demo", "price", "1", "--ttl", "99999999999"]), 1);
+    assert!(line.ends_with("; --ttl is above its limit ttl_seconds"), "{line}");
     assert_eq!(run(&["info", "demo", "price"]), "0 users, 0 connections\n");
     assert_eq!(run(&["grant", "demo", "#vip", "5"]), "user 5 may join #vip\n");
     assert_eq!(run(&["revoke", "demo", "#vip", "5"]), "user 5 may no longer join #vip\n");

@@ -2,6 +2,12 @@
 //! them and converts them to the current format, completely or not at all.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
+mod common;
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+
+use common::server::{Dir, Options, Server};
 use fws::hub::{Hub, Key, Row, StateKey};
 use fws::journal::store::{Content, FORMAT, Home, Lost, Opened, Salvage, Seal, SealState};
 use fws::limits::{Limits, SyncPolicy};
@@ -156,6 +162,20 @@ fn a_start_takes_all_of_it_over() {
         assert_eq!((content.meta.term, content.meta.batch), (4, 9));
         assert_eq!(content.meta.key, KEY, "the seal still knows it");
     }
+}
+
+#[test]
+fn the_log_says_that_there_is_no_way_back() {
+    let dir = Dir::new();
+    let data = dir.file("data");
+    fs::DirBuilder::new().mode(0o700).create(&data).unwrap();
+    fs::write(data.join("store.redb"), former(true)).unwrap();
+    let options = Options::default();
+    let server = Server::start_in(dir, &options);
+    let line = server.told("store: converted from format 1 to ");
+    assert!(line.ends_with("; earlier versions cannot read it"), "{line}");
+    let again = Server::start_in(server.stop(), &options);
+    assert!(!again.log().iter().any(|line| line.contains("converted")));
 }
 
 #[test]

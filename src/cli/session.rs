@@ -132,9 +132,16 @@ impl Session {
     }
 }
 
-/// The error of a command that the server refused.
+/// The error of a command that the server refused, and where its cause is found if the reply does
+/// not say so itself.
 pub(super) fn refused(code: i64, reason: &str) -> Stop {
-    Stop::Failed(format!("the server says: {reason} (code {code})"))
+    let hint = match (code, reason) {
+        (302, _) => "; its log says why it cannot write the store",
+        (300, "Invalid argument params.ttl") => "; --ttl is above its limit ttl_seconds",
+        (300, "Invalid argument params.grace") => "; --grace is above its limit grace_seconds",
+        _ => "",
+    };
+    Stop::Failed(format!("the server says: {reason} (code {code}){hint}"))
 }
 
 /// Code and reason of an error reply (protocol part 3).
@@ -333,5 +340,13 @@ mod tests {
         for fine in [r#"{"success":true}"#, "false", "null", r#"{"countUser":0}"#] {
             assert_eq!(refusal(fine), None);
         }
+        let store = "Error store, try latter...";
+        let Stop::Failed(told) = refused(302, store) else { panic!("a refusal is a failure") };
+        assert_eq!(
+            told,
+            format!(
+                "the server says: {store} (code 302); its log says why it cannot write the store"
+            )
+        );
     }
 }

@@ -161,7 +161,13 @@ fn show(message: &str, channels: &[String], form: fn(&str, &str) -> String) -> R
         Ok(Some([Some("true"), _])) => tell(&format!("subscribed to {channel}")),
         Ok(Some([_, reason])) => {
             let reason = reason.and_then(json::string).unwrap_or_default();
-            return Err(Stop::Failed(format!("the server refuses {channel}: {reason}")));
+            let hint = match reason.as_ref() {
+                "no grant" => {
+                    " (`fws grant` gives one to a user, and --user connects as that user)"
+                }
+                _ => "",
+            };
+            return Err(Stop::Failed(format!("the server refuses {channel}: {reason}{hint}")));
         }
         _ => return Err(failed(ClientError::Foreign("its answer is none".into()))),
     }
@@ -221,8 +227,13 @@ mod tests {
             show(&message, &channels, line)
         };
         assert_eq!(answer(r#"{"ok":true}"#), Ok(false));
-        let refused = Stop::Failed("the server refuses #vip: no grant".into());
-        assert_eq!(answer(r#"{"ok":false,"reason":"no grant"}"#), Err(refused));
+        let refused = Stop::Failed("the server refuses #vip: too many channels, at most 1".into());
+        let reason = r#"{"ok":false,"reason":"too many channels, at most 1"}"#;
+        assert_eq!(answer(reason), Err(refused));
+        let Err(Stop::Failed(text)) = answer(r#"{"ok":false,"reason":"no grant"}"#) else {
+            panic!("a refusal ends it")
+        };
+        assert!(text.starts_with("the server refuses #vip: no grant (`fws grant`"), "{text}");
         assert!(answer("5").is_err());
     }
 }

@@ -166,22 +166,25 @@ impl Plan {
             _ => !is_control,
         };
         if !can {
-            return Err(Fault::new("that protocol cannot do that"));
+            return Err(Fault::new(match self.protocol {
+                Protocol::Redis => "--to redis can do control only, with set or get",
+                _ => "control is only for --to fws and redis",
+            }));
         }
         if !(BYTES_MIN..=BYTES_MAX).contains(&self.bytes) {
-            let text = format!("a message has from {BYTES_MIN} to {BYTES_MAX} bytes");
+            let text = format!("--bytes: a message has from {BYTES_MIN} to {BYTES_MAX} bytes");
             return Err(Fault::new(text));
         }
         if self.in_flight > IN_FLIGHT_MAX {
-            let text = format!("at most {IN_FLIGHT_MAX} of them can be in flight");
+            let text = format!("--in-flight: at most {IN_FLIGHT_MAX} of them can be in flight");
             return Err(Fault::new(text));
         }
         if self.workload == Workload::Unicast && self.subscribers > protocol::NAMES {
-            let text = format!("{} subscribers can be told apart at most", protocol::NAMES);
-            return Err(Fault::new(text));
+            let max = protocol::NAMES;
+            return Err(Fault::new(format!("--subscribers: {max} can be told apart at most")));
         }
         if self.workload == Workload::Slow && self.stalled >= self.subscribers {
-            return Err(Fault::new("nobody is left who reads"));
+            return Err(Fault::new("--stalled: nobody is left who reads"));
         }
         Ok(())
     }

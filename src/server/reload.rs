@@ -72,7 +72,8 @@ impl InForce<'_> {
         let cannot = |error: io::Error| error.to_string();
         let server_key = keys::checked_server_key(&config).map_err(cannot)?.ok_or_else(|| {
             let path = keys::server_key_path(&config.data);
-            format!("there is no server key, neither configured nor in {}", path.display())
+            let place = format!("neither configured nor in {}", path.display());
+            format!("there is no server key, {place}: put it back, or restart, which makes one")
         })?;
         let warnings = keys::server_key_warnings(&config, &server_key);
         config.warnings.extend(warnings);

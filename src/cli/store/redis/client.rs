@@ -14,7 +14,7 @@ use super::resp::{Redis, Value};
 use super::url;
 use crate::cli::output::{out, tell};
 use crate::cli::{Call, Stop, owner};
-use crate::codec::json;
+use crate::codec::json::{self, JsonError};
 use crate::config::Secret;
 use crate::hub::StateKey;
 use crate::time::UnixMillis;
@@ -208,9 +208,16 @@ fn state(
             return Ok(());
         }
     };
-    let Some(text) = text.filter(|text| json::members(text, &[]).is_ok()) else {
-        left.out(key, Why::NotJson, "what it holds is not JSON");
-        return Ok(());
+    let text = match text.map(|text| json::members(text, &[]).map(|_| text)) {
+        Some(Ok(text)) => text,
+        Some(Err(deep @ JsonError::Depth { .. })) => {
+            left.out(key, Why::Unusable, &format!("it holds {deep}"));
+            return Ok(());
+        }
+        Some(Err(JsonError::Syntax)) | None => {
+            left.out(key, Why::NotJson, "what it holds is not JSON");
+            return Ok(());
+        }
     };
     if json::is_null(text) {
         // Null means no state.

@@ -159,8 +159,8 @@ pub trait Handler {
     /// Runs once a turn, before its input, when the clock has advanced.
     fn tick(&mut self, _net: &mut impl Net) {}
 
-    /// Runs once a turn, after its input and before its output: records what the turn changed, and
-    /// releases what has become durable.
+    /// Runs once a turn, after its input and before the last of its output: records what the turn
+    /// changed, and releases what has become durable.
     fn settle(&mut self, _net: &mut impl Net) {}
 }
 
@@ -178,7 +178,7 @@ pub trait Net {
     /// Fills the slice from the system's random source (a simulator's: from its seed).
     fn random(&mut self, out: &mut [u8]);
 
-    /// Queues a frame that the peer asked for; it is written at the end of the turn.
+    /// Queues a frame that the peer asked for; it is written in this turn.
     fn send(&mut self, conn: ConnId, frame: Frame);
 
     /// Queues a frame that somebody else published. Returns true if the peer is too slow and must

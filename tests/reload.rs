@@ -58,9 +58,8 @@ fn limits_hold_from_then_on_for_what_comes_next() {
     }
     options.config["limits"] = json!({ "connections_per_user": 1, "channels_per_connection": 1,
         "messages_per_second": 30, "connections": 500, "kernel_send_bytes": 500_000,
-        "namespaces": 50,
-        "tcp_user_timeout_ms": 5000, "store_retry_ms": 100, "metrics_namespaces": 300,
-        "control_commands_per_turn": 2 });
+        "namespaces": 50, "tcp_user_timeout_ms": 5000, "store_retry_ms": 100,
+        "metrics_namespaces": 300, "control_commands_per_turn": 2 });
     rewrite(&server, &options.config);
     let said = reload(&server);
     assert_says(&said, "reload: connections_per_user is 1, was 2");

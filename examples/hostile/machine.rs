@@ -100,7 +100,8 @@ impl Pieces {
     /// kernel reuses freed memory first for the same kind of memory.
     pub fn take(megabytes: usize) -> Outcome<Pieces> {
         let fill = |_| -> Outcome<UnixStream> {
-            let (mut from, to) = UnixStream::pair()?;
+            let full = |e| format!("{megabytes} pairs of sockets: {e}; see `ulimit -n`");
+            let (mut from, to) = UnixStream::pair().map_err(full)?;
             from.set_nonblocking(true)?;
             // The kernel doubles this.
             sockopt::set_socket_send_buffer_size_force(&from, 512 * 1024)?;

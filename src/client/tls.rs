@@ -113,6 +113,8 @@ impl Tls {
             Err(RecvError::Timeout) => ClientError::Silence,
             Err(RecvError::Closed) => ClientError::Lost,
         };
+        // The rest of this write would be taken for the next one.
+        let _ = self.child.kill();
         Err(if self.has_read { error } else { self.complaint(error) })
     }
 

@@ -25,7 +25,7 @@ use crate::wheel::Wheel;
 
 /// Frames passed to the kernel in one write.
 const SLICES_MAX: usize = 64;
-/// Bytes written in the middle of one turn, before its flush, because a peer has much queued.
+/// Bytes written in the middle of one turn, outside its rounds, because a peer has much queued.
 pub(super) const OFFER_ROUND_BYTES: u64 = 128 * 1024;
 /// Entries that each list keeps room for, however few it has.
 pub(super) const LIST_KEPT: usize = 2048;
@@ -61,7 +61,7 @@ pub(super) struct Io {
     pub web_ready: VecDeque<ConnId>,
     /// The same for back ends and admin clients.
     pub control_ready: VecDeque<ConnId>,
-    /// Connections with output to be flushed at the end of this turn.
+    /// Connections with output to be flushed in this turn.
     pub to_flush: VecDeque<ConnId>,
     /// Those of them that have much queued, or are closing.
     pub to_flush_large: VecDeque<ConnId>,
@@ -69,8 +69,8 @@ pub(super) struct Io {
     pub joiner: FrameJoiner,
     /// Closing connections whose input is still to be read and discarded.
     pub leaving: VecDeque<ConnId>,
-    /// Bytes that the kernel had taken before this turn.
-    pub sent_before: u64,
+    /// Bytes of this turn that the kernel took when they were offered in the midst of it.
+    pub offered: u64,
     /// Connections closed in this turn, for the handler to forget.
     pub closed_unreported: Vec<(ConnId, CloseReason)>,
     /// Closing connections that have not ended yet.
@@ -111,7 +111,7 @@ impl Io {
             to_flush_large: VecDeque::new(),
             joiner: FrameJoiner::default(),
             leaving: VecDeque::new(),
-            sent_before: 0,
+            offered: 0,
             closed_unreported: Vec::new(),
             closing: ClosingQueue::default(),
             turned_away: Vec::new(),
@@ -229,7 +229,7 @@ impl Io {
             return false;
         }
         let is_due = peer.is(flag::WRITABLE) && self.frames.bytes_of(&peer.out) > max;
-        if is_due && self.meters.sent_bytes - self.sent_before < OFFER_ROUND_BYTES {
+        if is_due && self.offered < OFFER_ROUND_BYTES {
             self.offer(conn);
         }
         self.queue(conn, frame, Kind::Published);
@@ -248,10 +248,11 @@ impl Io {
     /// Writes in the middle of a turn as much as the kernel takes. If that is everything, the flush
     /// of this turn notices it.
     fn offer(&mut self, conn: ConnId) {
-        let mut flushed = Flushed::More;
+        let (mut flushed, before) = (Flushed::More, self.meters.sent_bytes);
         while flushed == Flushed::More {
             flushed = self.write(conn);
         }
+        self.offered += self.meters.sent_bytes - before;
         match flushed {
             Flushed::Lost => self.lose(conn, CloseReason::PeerLost),
             Flushed::All => self.queue_flush(conn),

@@ -126,8 +126,9 @@ pub struct Reactor {
     /// Events that the kernel reported in this turn, and whether any connection was to be read.
     reported: usize,
     has_read: bool,
-    /// Connections written to in this turn, without those that have much queued.
+    /// Connections written to in this turn, without those that have much queued; and their bytes.
     flushed: usize,
+    flushed_bytes: u64,
 }
 
 /// Returns [`READ_BYTES`] of zeros. Allocates twice as much, so that the allocator maps it from the
@@ -177,6 +178,7 @@ impl Reactor {
             reported: 0,
             has_read: false,
             flushed: 0,
+            flushed_bytes: 0,
         })
     }
 
@@ -284,15 +286,13 @@ impl Reactor {
         let asked = self.poll_events(handler)?;
         let watch = Stopwatch::start();
         self.begin(handler, asked);
-        (self.io.sent_before, self.flushed) = (self.io.meters.sent_bytes, 0);
+        (self.io.offered, self.flushed, self.flushed_bytes) = (0, 0, 0);
         self.read_events();
         self.report_closed(handler);
         handler.tick(&mut self.io);
         self.read_back_ends(handler);
-        // What they published goes out before anything else is done: subscribers should not wait
-        // for a crowd that comes, speaks or goes.
+        // Subscribers should not wait for a crowd that speaks, comes or goes.
         self.flush_small(handler);
-        self.accept(handler);
         self.read_browsers(handler);
         self.expire(handler);
         self.cut_slow(handler);
@@ -303,6 +303,8 @@ impl Reactor {
         self.report_closed(handler);
         self.flush_rest(handler);
         self.report_closed(handler);
+        // Last, because a newcomer may end a closing connection, which was written to by now.
+        self.accept(handler);
         self.io.shrink();
         self.io.meters.sockets = self.io.connections();
         self.io.meters.turns.record(watch.elapsed_us());

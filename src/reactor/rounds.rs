@@ -11,8 +11,8 @@ use super::{ACCEPT_MAX, Reactor};
 use crate::edge::{ConnId, Door, Handler};
 use crate::time::Stopwatch;
 
-/// Browsers read in one turn, and closing connections whose input is discarded: what a back end has
-/// just published waits for these rounds, and an `auth` takes ten microseconds.
+/// Browsers read in one turn, and closing connections whose input is discarded: a back end that has
+/// just published waits for these rounds to be read, and an `auth` takes ten microseconds.
 pub(super) const READS_MAX: usize = 32;
 /// Back ends and admin clients read in one turn.
 const CONTROL_READS_MAX: usize = 128;
@@ -86,13 +86,14 @@ impl Reactor {
 
     /// Reads the back ends that have input, each once.
     pub(super) fn read_back_ends(&mut self, handler: &mut impl Handler) {
-        self.has_read = !self.io.control_ready.is_empty() || !self.io.web_ready.is_empty();
+        self.has_read = !self.io.control_ready.is_empty();
         let control = (CONTROL_READS_MAX, CONTROL_ROUND_BYTES, CONTROL_ROUND_US);
         self.read_some(handler, control, Door::Control);
     }
 
     /// Reads the browsers that have input, each once. Discards the input of closing ones last.
     pub(super) fn read_browsers(&mut self, handler: &mut impl Handler) {
+        self.has_read |= !self.io.web_ready.is_empty();
         self.read_some(handler, (READS_MAX, READ_ROUND_BYTES, ROUND_US), Door::Web);
         self.discard_round();
     }
@@ -142,11 +143,11 @@ impl Reactor {
     /// Writes to the connections with little queued, as far as the bounds of this turn allow. The
     /// others, and closing ones, are put on the list of those that come last.
     pub(super) fn flush_small(&mut self, handler: &mut impl Handler) {
-        let before = self.flushed;
+        let (before, sent_before) = (self.flushed, self.io.meters.sent_bytes);
         for taken in 0..self.io.to_flush.len() {
             if self.flushed == FLUSHES_MAX
                 || taken == self.flushed - before + MOVED_MAX
-                || self.io.meters.sent_bytes - self.io.sent_before >= FLUSH_ROUND_BYTES
+                || self.flushed_bytes + self.io.meters.sent_bytes - sent_before >= FLUSH_ROUND_BYTES
             {
                 break;
             }
@@ -156,6 +157,7 @@ impl Reactor {
                 false => self.io.to_flush_large.push_back(conn),
             }
         }
+        self.flushed_bytes += self.io.meters.sent_bytes - sent_before;
         self.io.joiner.clear();
     }
 
@@ -169,8 +171,8 @@ impl Reactor {
 
     /// At least one of these is written to in each turn.
     fn flush_large(&mut self, handler: &mut impl Handler) {
-        let (sent, end) = (self.io.meters.sent_bytes, self.io.sent_before + FLUSH_ROUND_BYTES);
-        let end = end.min(sent + LARGE_ROUND_BYTES);
+        let left = FLUSH_ROUND_BYTES.saturating_sub(self.flushed_bytes).min(LARGE_ROUND_BYTES);
+        let end = self.io.meters.sent_bytes + left;
         let mut round = Round::start();
         for taken in 0..self.io.to_flush_large.len().min(LARGE_FLUSHES_MAX) {
             if taken > 0 && (self.io.meters.sent_bytes >= end || round.is_late()) {

@@ -202,7 +202,7 @@ fn what_a_back_end_publishes_is_written_before_browsers_are_heard() {
     while relay.doors.len() < peers.len() {
         reactor.turn(&mut relay).unwrap();
     }
-    peers.iter().for_each(|mut peer| peer.write_all(b"news").unwrap());
+    peers.iter().rev().for_each(|mut peer| peer.write_all(b"news").unwrap());
     while relay.sent_before.is_none() {
         reactor.turn(&mut relay).unwrap();
     }

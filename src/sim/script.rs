@@ -217,13 +217,20 @@ impl<G: Storage> Stage<G> {
         let most = self.net.round().min(ready.len());
         // Back ends skipped because the switch has processed enough for now keep their place.
         let mut left = Vec::new();
-        for conn in ready.drain(..most) {
-            match self.peers.is_first(conn) && self.door.is_turn_full() {
+        let (back_ends, browsers): (Vec<_>, Vec<_>) =
+            ready.drain(..most).partition(|conn| self.peers.is_first(*conn));
+        for conn in back_ends {
+            match self.door.is_turn_full() {
                 true => left.push(conn),
                 false => self.read(conn),
             }
         }
-        self.net.ready.splice(..0, left.into_iter().chain(ready));
+        self.flush_some();
+        for conn in browsers {
+            self.read(conn);
+        }
+        let came = std::mem::take(&mut self.net.ready);
+        self.net.ready = left.into_iter().chain(ready).chain(came).collect();
         self.expire();
         is_busy |= self.forget();
         self.door.settle(&mut self.net);
@@ -231,14 +238,20 @@ impl<G: Storage> Stage<G> {
             store.take_sent();
         }
         is_busy |= self.forget();
-        let mut dirty = std::mem::take(&mut self.net.dirty);
-        is_busy |= !dirty.is_empty();
-        let most = self.net.round().min(dirty.len());
-        dirty.drain(..most).for_each(|conn| self.flush(conn));
-        self.net.dirty.splice(..0, dirty);
+        is_busy |= self.flush_some();
         is_busy |= self.forget();
         self.tape.take();
         is_busy || !self.net.ready.is_empty() || !self.net.dirty.is_empty()
+    }
+
+    /// Writes to some of the connections that have output.
+    fn flush_some(&mut self) -> bool {
+        let mut dirty = std::mem::take(&mut self.net.dirty);
+        let most = self.net.round().min(dirty.len());
+        dirty.drain(..most).for_each(|conn| self.flush(conn));
+        let came = std::mem::replace(&mut self.net.dirty, dirty);
+        self.net.dirty.extend(came);
+        most > 0
     }
 
     /// Reads one connection once and hands the bytes over.

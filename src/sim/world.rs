@@ -167,16 +167,21 @@ impl<G: Storage> World<G> {
         let most = self.net.round().min(ready.len());
         // Back ends skipped because the switch has processed enough for now keep their place.
         let mut left = Vec::new();
-        for conn in ready.drain(..most) {
-            let line = self.judge.lines.get(&conn);
-            let is_back_end = line.is_some_and(|line| line.door() == Door::Control);
-            match is_back_end && self.switch.is_turn_full() {
+        let door = |conn: &ConnId| self.judge.lines.get(conn).map(|line| line.door());
+        let (back_ends, browsers): (Vec<_>, Vec<_>) =
+            ready.drain(..most).partition(|conn| door(conn) == Some(Door::Control));
+        for conn in back_ends {
+            match self.switch.is_turn_full() {
                 true => left.push(conn),
                 false => self.read(conn),
             }
         }
-        self.net.ready.splice(..0, left.into_iter().chain(ready));
         is_busy |= self.flush_some();
+        for conn in browsers {
+            self.read(conn);
+        }
+        let came = std::mem::take(&mut self.net.ready);
+        self.net.ready = left.into_iter().chain(ready).chain(came).collect();
         is_busy |= self.expire();
         is_busy |= self.cut_slow();
         is_busy |= self.forget();

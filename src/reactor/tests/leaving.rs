@@ -46,6 +46,56 @@ fn nobody_who_is_closing_ends_for_a_place_that_another_has_left() {
     assert!(reactor.io.peers.get(closing).is_some() && reactor.io.peers.get(lost).is_none());
 }
 
+/// Closes the first connection, with a last word, in its next tick.
+#[derive(Default)]
+struct Kick {
+    conns: Vec<ConnId>,
+    is_due: bool,
+}
+
+impl Handler for Kick {
+    fn opened(&mut self, _: &mut impl Net, conn: ConnId, _: Door, _: Address) {
+        self.conns.push(conn);
+    }
+    fn received(
+        &mut self,
+        _: &mut impl Net,
+        _: ConnId,
+        input: &mut [u8],
+    ) -> Result<usize, CloseReason> {
+        Ok(input.len())
+    }
+    fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
+    fn tick(&mut self, net: &mut impl Net) {
+        if std::mem::take(&mut self.is_due) {
+            net.send(self.conns[0], Frame::from(b"bye".as_slice()));
+            net.close(self.conns[0], CloseReason::PeerClosed);
+        }
+    }
+    fn due(&self, _: &impl Net) -> Option<Millis> {
+        Some(Millis(0))
+    }
+}
+
+#[test]
+fn last_words_are_written_before_a_newcomer_takes_the_place() {
+    let (mut reactor, address) = reactor();
+    reactor.set_bounds(Bounds { connections: 1, ..bounds() });
+    let mut kick = Kick::default();
+    let mut kicked = std::net::TcpStream::connect(&address).unwrap();
+    while kick.conns.is_empty() {
+        reactor.turn(&mut kick).unwrap();
+    }
+    let _newcomer = std::net::TcpStream::connect(&address).unwrap();
+    kick.is_due = true;
+    while kick.conns.len() < 2 {
+        reactor.turn(&mut kick).unwrap();
+    }
+    let mut words = [0; 3];
+    kicked.read_exact(&mut words).unwrap();
+    assert_eq!(&words, b"bye");
+}
+
 /// Returns a reactor that a signal has stopped, and the stream on which the next one comes.
 fn stopped() -> (Reactor, std::os::unix::net::UnixStream) {
     let mut reactor = Reactor::new(bounds()).unwrap();

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_comes_or_goes_few_are_moved_at_a_time() {
+    fn insertions_and_removals_move_few_entries_at_a_time() {
         let (mut arena, mut index) = (Arena::default(), Index::default());
         let hasher = DefaultHashBuilder::default();
         let mut ids = Vec::new();
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn when_a_crowd_leaves_its_tables_get_smaller_one_by_one() {
+    fn tables_shrink_one_by_one_when_a_crowd_leaves() {
         let (mut arena, mut index) = (Arena::default(), Index::default());
         let hasher = DefaultHashBuilder::default();
         let crowd: Vec<_> = (0..300_000).map(|number| arena.insert(Number(number))).collect();
@@ -268,14 +268,14 @@ mod tests {
                     index.remove(&arena, hash, *id, &hasher);
                 }
             });
-            assert!(moved < 8000, "{moved} were moved at about the same time");
+            assert!(moved < 8000, "{moved} were moved for one chunk");
             some.iter().for_each(|id| _ = arena.remove(*id));
         }
         assert_eq!(index.len(), 10_000);
     }
 
     #[test]
-    fn an_index_of_few_stays_small() {
+    fn a_small_index_is_no_larger_than_its_table() {
         assert_eq!(size_of::<Index<Number>>(), size_of::<HashTable<u32>>());
     }
 }

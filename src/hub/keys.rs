@@ -237,7 +237,7 @@ mod tests {
             let (is_recorded, mut out) = (self.hub.would_record("a", key), Undos::default());
             let declared = self.hub.declare("a", key, &mut out).unwrap();
             assert_eq!(is_recorded, !out.0.is_empty());
-            assert!(!self.hub.would_record("a", key), "once is enough");
+            assert!(!self.hub.would_record("a", key), "it is recorded once");
             declared
         }
 
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_may_take_the_key_that_rotation_gave_and_the_old_one_stays_good() {
+    fn configuring_a_rotated_key_keeps_the_old_one_valid() {
         let mut world = World::new();
         world.rotate("new", 10);
         let epoch = world.hub.key_epoch(world.ns).unwrap();
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(world.hub.key_until(world.ns, epoch), UnixMillis(u64::MAX));
         assert_eq!(world.hub.key_until(world.ns, epoch - 1), AT.plus(10));
         let mut again = world.restart();
-        assert!(again.keys().is_empty(), "the configuration has not named it yet");
+        assert!(again.keys().is_empty(), "it is not configured yet");
         assert_eq!(again.declare("new"), Declared::Opened);
         assert_eq!(again.keys(), ["new", "file"]);
         // Another key ends both, in the same run or after a start.
@@ -277,10 +277,10 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_has_left_the_configuration_opens_nothing_whatever_is_taken_back() {
+    fn a_key_removed_from_the_configuration_stays_invalid_after_an_undo() {
         let mut world = World::new();
         world.rotate("new", 10);
-        assert!(!world.hub.undeclare("a"), "the new one opens it");
+        assert!(!world.hub.undeclare("a"), "the rotated key still opens it");
         assert_eq!(world.keys(), ["new"]);
         assert_eq!(world.restart().keys(), ["new"]);
         let epoch = world.hub.key_epoch(world.ns).unwrap();
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_for_a_namespace_that_nobody_can_open_replaces_none_over_a_start_or_not() {
+    fn rotating_a_namespace_without_keys_leaves_no_old_key_valid() {
         for has_restarted in [false, true] {
             let mut world = World::new();
             assert!(world.hub.undeclare("a"));
@@ -303,7 +303,7 @@ mod tests {
             world.rotate("new", 10);
             assert_eq!(world.keys(), ["new"]);
             world.undo();
-            assert!(world.keys().is_empty(), "nor does what is taken back");
+            assert!(world.keys().is_empty(), "nor does the undo restore one");
             world.rotate("new", 10);
             assert_eq!(world.declare("file"), Declared::OtherKey);
             assert_eq!(world.keys(), ["file"]);
@@ -311,9 +311,9 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_recorded_that_takes_the_place_of_one_that_a_command_has_given() {
+    fn a_configured_key_that_replaces_one_set_by_a_command_is_recorded() {
         let mut world = World::new();
-        assert!(world.hub.would_record("b", "file"), "it is not there");
+        assert!(world.hub.would_record("b", "file"), "there is no such namespace");
         world.declare("file");
         // The configuration may still give it the key that it had.
         world.hub.apply(AT, &Change::Remove { ns: world.ns }, &mut world.out).unwrap();
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_configuration_says_meanwhile_is_not_taken_back() {
+    fn undoing_a_rotation_keeps_a_key_configured_since() {
         for key in ["new", "third"] {
             let mut world = World::new();
             world.rotate("new", 10);

@@ -572,7 +572,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_here_stays_small() {
+    fn entries_of_peers_users_and_channels_stay_small() {
         assert!(size_of::<Peer>() <= 56 && size_of::<User>() <= 48);
         assert!(size_of::<Member>() <= 16 && size_of::<Channel>() <= 56);
     }

@@ -68,7 +68,7 @@ impl Hub {
 mod tests {
     use super::*;
 
-    /// What each of `count` gets of a total, if each in turn takes all that it may.
+    /// How much each of `count` gets of a total, if each in turn takes all that it may.
     fn taken(most: usize, count: usize) -> Vec<usize> {
         let mut all = Vec::new();
         for _ in 0..count {
@@ -78,15 +78,15 @@ mod tests {
     }
 
     #[test]
-    fn somebody_always_leaves_something() {
+    fn each_namespace_leaves_room_for_others() {
         assert_eq!(taken(9000, 4), [8001, 889, 98, 11]);
-        assert_eq!(taken(2, 3), [2, 0, 0], "of very little the first may take all");
+        assert_eq!(taken(2, 3), [2, 0, 0], "the first may take all of a tiny total");
         assert_eq!((room(0, 0, 0), room(1, 0, 0), room(1, 1, 0), room(1, 9, 5)), (0, 1, 0, 0));
-        assert_eq!(room(usize::MAX, 1, 1), usize::MAX / 9 + 1, "no product runs over");
+        assert_eq!(room(usize::MAX, 1, 1), usize::MAX / 9 + 1, "no product overflows");
     }
 
     #[test]
-    fn as_much_is_given_at_once_as_one_after_the_other() {
+    fn room_taken_at_once_equals_room_taken_one_by_one() {
         for (most, taken, own) in [(100, 0, 0), (100, 30, 10), (100, 90, 80), (1000, 888, 888)] {
             let fits = |i: &usize| own + i <= NAMESPACE * (most - taken - i);
             let one_by_one = (0..most - taken).take_while(fits).count();

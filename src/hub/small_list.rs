@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_a_list() {
+    fn a_small_list_behaves_like_a_vec() {
         check::<1>();
         check::<2>();
     }

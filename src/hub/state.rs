@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_drops_its_oldest() {
+    fn a_bounded_list_drops_its_oldest_elements() {
         let mut value = Value::Json("[ 1, {\"a\":[2]} ]".into());
         let (list, was) = value.as_list(9).unwrap();
         assert!(was.unwrap().is("[ 1, {\"a\":[2]} ]"));
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_that_drops_as_much_makes_no_list_longer() {
+    fn stays_as_short_tells_whether_a_push_lengthens_the_list() {
         let stays = |text: &str, item, items, bytes| {
             let mut value = Value::Json(text.into());
             let before = value.stays_as_short(item, items, bytes);
@@ -342,17 +342,17 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_text_no_more_elements_are_made_than_stay() {
+    fn only_elements_that_stay_are_built_from_a_long_text() {
         let mut value = Value::Json(format!("[{}7]", "1,".repeat(100_000)).into());
         let (list, _) = value.as_list(3).unwrap();
         assert_eq!((list.text(), list.items), ("[1,1,7]", 3));
         assert!(list.all.capacity() < 100, "{}", list.all.capacity());
     }
 
-    /// After any sequence of push, drop and undo the list is what it should be, and takes little
-    /// more memory than its text.
+    /// After any sequence of push, drop and undo the list has the expected elements, and takes
+    /// little more memory than its text.
     #[test]
-    fn a_list_is_what_it_would_be_and_takes_what_its_text_takes() {
+    fn a_list_stays_correct_and_compact_under_push_drop_and_undo() {
         let elements =
             ["1", "\"\u{e9},]\"", "[[],{\"a\":\"\u{1f600}\"}]", &"9".repeat(3000), "null"];
         let (mut list, mut all, mut random) = (List::default(), Vec::<Box<str>>::new(), 7_u64);

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_check_has_found_may_end_before_it_is_applied() {
+    fn a_state_may_expire_between_check_and_apply() {
         let mut hub = Hub::new(Limits::default(), UnixMillis(0));
         assert!(hub.declare("a", "k", &mut Nobody).is_some());
         let ns = hub.namespace("a").unwrap();
@@ -213,7 +213,7 @@ mod tests {
 
     /// The undo of a push needs the list to be there.
     #[test]
-    fn no_state_ends_while_changes_are_taken_back() {
+    fn no_state_expires_while_changes_are_being_undone() {
         struct Undos(Vec<Undo>);
         impl Outbox for Undos {
             fn deliver(&mut self, _: Route, _: &Publication<'_>) {}

@@ -73,7 +73,7 @@ mod tests {
     use crate::frame::Kind;
 
     #[test]
-    fn what_is_joined_is_what_waits() {
+    fn joined_bytes_equal_the_queued_frames() {
         let (mut pool, mut joiner) = (FramePool::new(100), FrameJoiner::default());
         let frames = ["one", "two", "three"].map(|text| Frame::from(text.as_bytes()));
         let queue = |pool: &mut FramePool, which: &[usize]| {
@@ -96,7 +96,7 @@ mod tests {
             assert_eq!(joiner.join(&pool, &queue), joined, "{which:?}");
             if joined.is_some() {
                 pool.sent(&mut queue, 1);
-                assert_eq!(joiner.join(&pool, &queue), None, "the first has begun");
+                assert_eq!(joiner.join(&pool, &queue), None, "the first frame is partly sent");
             }
             pool.clear(&mut queue);
         }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn one_write_takes_a_portion() {
+    fn one_write_takes_a_bounded_portion() {
         let bytes = vec![0; 3 * WRITE_BYTES];
         let taken = |lengths: &[usize]| {
             let slices: Vec<_> = lengths.iter().map(|n| IoSlice::new(&bytes[..*n])).collect();
@@ -117,12 +117,12 @@ mod tests {
         assert_eq!(taken(&[1, 2, 3]), (3, 6));
         assert_eq!(taken(&[WRITE_BYTES]), (1, WRITE_BYTES));
         assert_eq!(taken(&[1, WRITE_BYTES, 1]), (1, 1));
-        assert_eq!(taken(&[3 * WRITE_BYTES, 1]), (1, WRITE_BYTES), "of one, a part");
+        assert_eq!(taken(&[3 * WRITE_BYTES, 1]), (1, WRITE_BYTES), "a part of one frame");
         assert_eq!(taken(&[]), (0, 0));
     }
 
     #[test]
-    fn much_is_not_joined() {
+    fn large_queues_are_not_joined() {
         let (mut pool, mut joiner) = (FramePool::new(100), FrameJoiner::default());
         let mut queue = OutQueue::default();
         for _ in 0..2 {

@@ -312,7 +312,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_back_end_that_does_not_read_is_left_to_our_own_deadline() {
+    fn the_tcp_user_timeout_of_back_ends_exceeds_our_own_deadline() {
         let listener = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
         let timeout_ms = |limits: &Limits| {
             listener.bound(limits).unwrap();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_another_user_has_left_is_named() {
+    fn an_inaccessible_lock_file_is_named_with_its_owner() {
         let path = std::env::temp_dir().join(format!("fws-lock-{}", std::process::id()));
         File::create(&path).unwrap();
         let told = |kind: io::ErrorKind| not_ours(&path, kind.into()).to_string();
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_on_this_machine_may_have_no_room_for_long() {
+    fn loopback_listeners_have_no_tcp_user_timeout() {
         let timeout_ms = |address: &str| {
             let listener = Listener::tcp(Door::Web, address.parse().unwrap()).unwrap();
             listener.bound(&Limits::default()).unwrap();
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_back_end_that_is_silent_is_asked_by_the_kernel_whether_it_is_there() {
+    fn tcp_keepalive_is_set_on_back_end_connections() {
         let mut door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
         door.bound(&Limits { control_keepalive_ms: 8000, ..Limits::default() }).unwrap();
         let _peer = std::net::TcpStream::connect(door.address()).unwrap();
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_keeps_no_megabytes_for_a_back_end() {
+    fn the_kernel_send_buffer_of_back_ends_is_bounded() {
         let listener = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
         listener.bound(&Limits::default()).unwrap();
         let Socket::Tcp(socket) = &listener.socket else { panic!("it is TCP") };
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_through_a_bounded_door_is_bounded() {
+    fn accepted_connections_inherit_the_limits_of_their_listener() {
         let mut door = Listener::tcp(Door::Web, "0.0.0.0:0".parse().unwrap()).unwrap();
         let limits = Limits { kernel_send_bytes: 100_000, ..Limits::default() };
         door.bound(&limits).unwrap();
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_who_come_at_once_to_a_stale_socket_one_has_it() {
+    fn only_one_of_several_servers_takes_over_a_stale_socket() {
         let dir = std::env::temp_dir().join(format!("fws-claims-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let path = dir.join("web.sock");
@@ -438,7 +438,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         let error = Listener::unix(Door::Control, &path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        // A live server that accepts nothing and whose queue is full is not waited for.
+        // There is no wait for a live server whose backlog is full.
         let Socket::Unix(socket, ..) = &live.socket else { panic!("it is a unix socket") };
         rustix::net::listen(socket, 0).unwrap();
         let _waiting: Vec<_> =
@@ -449,9 +449,9 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let next = Listener::unix(Door::Control, &path).unwrap();
         drop(live);
-        assert!(path.exists(), "that one is not its own");
+        assert!(path.exists(), "the path now belongs to the next server");
         drop(next);
-        assert!(!path.exists(), "removed at the end");
+        assert!(!path.exists(), "removed when dropped");
         fs::write(&path, "precious").unwrap();
         let error = Listener::unix(Door::Control, &path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_files_are_understood() {
+    fn proc_files_are_parsed() {
         assert_eq!(resident_bytes("Name:\tx\nVmRSS:\t    5124 kB\nX: 1\n"), Some(5124 * 1024));
         assert_eq!(resident_bytes("VmRSS: much\n"), None);
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 25 17 0 0 20 0 2 0 100 5000 300\n";
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_something_of_everything() {
+    fn all_process_metrics_are_available_for_this_process() {
         let process = Files::open().read();
         assert!(process.resident_bytes.is_some_and(|bytes| bytes > 100_000), "{process:?}");
         assert!(process.open_fds.is_some_and(|fds| fds >= 3), "{process:?}");

@@ -221,59 +221,59 @@ mod tests {
     }
 
     #[test]
-    fn who_has_come_counts_as_so_many_whatever_the_pace_was() {
+    fn a_change_of_rate_keeps_the_count_of_past_admissions() {
         let now = Millis(5000);
-        let after = |come: usize, before: Bounds, then: Bounds| {
+        let after = |admitted: usize, before: Bounds, then: Bounds| {
             let mut admission = AdmissionRate::new(&before);
-            (0..come).for_each(|_| admission.pass(now));
+            (0..admitted).for_each(|_| admission.pass(now));
             admission.set_pace(&then, now);
             admission.opens_at().0.saturating_sub(now.0)
         };
-        // Slow, then fast: 2000 of 20,000 are no reason to wait, at whatever rate they came.
+        // Slow, then fast: 2000 of a burst of 20,000 cause no wait, at whatever rate they arrived.
         assert_eq!(after(2000, bounds(10, 20_000), bounds(20_000, 20_000)), 0);
         assert_eq!(after(20_000, bounds(10, 20_000), bounds(20_000, 20_000)), 1);
         // Fast, then slow: the burst is used up, and the change does not restore it.
         assert_eq!(after(100, bounds(1000, 100), bounds(10, 100)), 100);
         // A lower burst is used up, and not more than that.
         assert_eq!(after(15_000, bounds(10, 20_000), bounds(10, 100)), 100);
-        // A higher one lets in those beyond the old one.
+        // A higher burst admits as many more.
         assert_eq!(after(100, bounds(10, 100), bounds(10, 200)), 0);
     }
 
     #[test]
-    fn a_line_moves_at_the_pace_in_force() {
+    fn retry_times_follow_the_admission_rate_in_force() {
         let now = Millis(5000);
         let mut admission = AdmissionRate::new(&bounds(10, 3));
-        let told = |admission: &mut AdmissionRate| admission.queue_up(now, TurnedAway::Crowd);
-        assert_eq!((0..400).map(|_| told(&mut admission)).max(), Some(41));
+        let retry_in = |admission: &mut AdmissionRate| admission.queue_up(now, TurnedAway::Crowd);
+        assert_eq!((0..400).map(|_| retry_in(&mut admission)).max(), Some(41));
         admission.set_pace(&bounds(1000, 3), now);
-        assert_eq!(told(&mut admission), 1);
+        assert_eq!(retry_in(&mut admission), 1);
         admission.set_pace(&bounds(1, 3), now);
-        assert_eq!(told(&mut admission), 1, "the line would be too long, and another begins");
+        assert_eq!(retry_in(&mut admission), 1, "the queue would be too long, and starts anew");
     }
 
     #[test]
-    fn a_burst_is_let_in_and_then_so_many_in_a_second() {
+    fn a_burst_is_admitted_and_then_a_fixed_rate_per_second() {
         let mut admission = AdmissionRate::new(&bounds(10, 3));
-        let come = |admission: &mut AdmissionRate, now| {
+        let try_admit = |admission: &mut AdmissionRate, now| {
             let is_open = admission.opens_at() <= Millis(now);
             if is_open {
                 admission.pass(Millis(now));
             }
             is_open
         };
-        let first = [5000; 5].map(|now| come(&mut admission, now));
+        let first = [5000; 5].map(|now| try_admit(&mut admission, now));
         assert_eq!(first, [true, true, true, false, false]);
         assert_eq!(admission.opens_at(), Millis(5100));
-        assert!(!come(&mut admission, 5099));
-        let all = (5100..8100).filter(|now| come(&mut admission, *now)).count();
+        assert!(!try_admit(&mut admission, 5099));
+        let all = (5100..8100).filter(|now| try_admit(&mut admission, *now)).count();
         assert_eq!(all, 30, "ten in a second");
-        let again = [60_000; 5].map(|now| come(&mut admission, now));
+        let again = [60_000; 5].map(|now| try_admit(&mut admission, now));
         assert_eq!(again.iter().filter(|is_in| **is_in).count(), 3);
-        // The queue of clients that are turned away moves at the same rate.
-        let told: Vec<u64> =
+        // The retry times of refused clients follow the same rate.
+        let waits: Vec<u64> =
             (0..20).map(|_| admission.queue_up(Millis(60_000), TurnedAway::Crowd)).collect();
-        assert_eq!((told[0], told[8], told[9], told[19]), (1, 1, 2, 3));
+        assert_eq!((waits[0], waits[8], waits[9], waits[19]), (1, 1, 2, 3));
         assert_eq!(admission.queue_up(Millis(62_000), TurnedAway::Full), FULL_SECONDS);
         let longest =
             (0..5000).map(|_| admission.queue_up(Millis(62_000), TurnedAway::Crowd)).max();

@@ -120,7 +120,7 @@ mod tests {
     use crate::limits::Limits;
 
     #[test]
-    fn whoever_may_watch_has_a_slot() {
+    fn the_limit_of_admin_connections_matches_the_reserved_slots() {
         let limit = Limits::TABLE.iter().find(|(name, ..)| *name == "admin_connections");
         assert_eq!(limit.map(|(_, _, most, _)| *most), Some(WATCHERS_MAX));
     }

@@ -83,18 +83,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_later_than_asked_for_is_one() {
+    fn a_turn_much_later_than_its_timeout_is_a_standstill() {
         let mut it = Standstills { are_forgiven: true, ..Standstills::default() };
         let asked = |ms| Some(Duration::from_millis(ms));
         assert_eq!(it.between(8000, asked(8000)), 0);
         assert_eq!(it.between(9000, asked(8000)), 0);
         assert_eq!(it.between(9001, asked(8000)), 9001);
-        assert_eq!(it.between(1001, asked(0)), 0, "two on end");
+        assert_eq!(it.between(1001, asked(0)), 0, "not after another standstill");
         assert_eq!(it.between(1001, asked(0)), 1001);
         assert_eq!(it.between(3, asked(0)), 0);
         // Without a timeout no turn is late.
         assert_eq!(it.between(9_000_000, None), 0);
         let mut it = Standstills::default();
-        assert_eq!(it.between(9001, asked(8000)), 0, "not asked to forgive");
+        assert_eq!(it.between(9001, asked(8000)), 0, "standstills are not forgiven");
     }
 }

@@ -10,15 +10,15 @@ use crate::frame::Frame;
 use crate::time::Now;
 use std::io::{Read, Write};
 
-/// Pauses its connection until it is to listen, and then counts what comes.
+/// Pauses its connection until `is_listening`, and then counts the bytes received.
 #[derive(Default)]
-struct Late {
+struct PausesFirst {
     conn: Option<ConnId>,
     is_listening: bool,
     got: usize,
 }
 
-impl Handler for Late {
+impl Handler for PausesFirst {
     fn opened(&mut self, _: &mut impl Net, conn: ConnId, _: Door, _: Address) {
         self.conn = Some(conn);
     }
@@ -39,22 +39,22 @@ impl Handler for Late {
         net.close(conn, CloseReason::PeerClosed);
     }
     fn due(&self, _: &impl Net) -> Option<Millis> {
-        // Turns go on: a connection that hangs does not hang the loop.
+        // Turns follow each other without a wait: a connection that hangs does not hang the test.
         Some(Millis(0))
     }
 }
 
-/// Counts what happens.
+/// Counts events.
 #[derive(Default)]
 struct Crowd {
     conns: Vec<ConnId>,
-    /// Consumes one byte per turn, of the first connection that is read; and has done so.
-    is_curt: bool,
-    has_enough: bool,
+    /// Consumes one byte per turn, of the first connection that is read; and whether it has.
+    reads_one_byte: bool,
+    is_turn_full: bool,
     /// How many connections have not authenticated.
     unauthenticated: usize,
-    heard: usize,
-    heard_of: Vec<ConnId>,
+    reads: usize,
+    read_order: Vec<ConnId>,
     ended: usize,
     expired: usize,
     turned_away: usize,
@@ -73,15 +73,15 @@ impl Handler for Crowd {
         conn: ConnId,
         input: &mut [u8],
     ) -> Result<usize, CloseReason> {
-        if self.is_curt {
+        if self.reads_one_byte {
             net.resume(conn);
         }
-        if std::mem::replace(&mut self.has_enough, self.is_curt) {
+        if std::mem::replace(&mut self.is_turn_full, self.reads_one_byte) {
             return Ok(0);
         }
-        self.heard += 1;
-        self.heard_of.push(conn);
-        Ok(if self.is_curt { 1 } else { input.len() })
+        self.reads += 1;
+        self.read_order.push(conn);
+        Ok(if self.reads_one_byte { 1 } else { input.len() })
     }
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         self.ended += 1;
@@ -91,7 +91,7 @@ impl Handler for Crowd {
         self.expired += 1;
     }
     fn is_turn_full(&self) -> bool {
-        self.has_enough
+        self.is_turn_full
     }
     fn unauthenticated(&self) -> usize {
         self.unauthenticated
@@ -100,11 +100,11 @@ impl Handler for Crowd {
         Some(Millis(0))
     }
     fn tick(&mut self, _: &mut impl Net) {
-        self.has_enough = false;
+        self.is_turn_full = false;
     }
 }
 
-/// Runs turns until `count` has come to `all`; returns the most that it moved in one turn.
+/// Runs turns until `count` has reached `all`; returns the largest increase in one turn.
 fn turns(
     reactor: &mut Reactor,
     crowd: &mut Crowd,
@@ -130,7 +130,7 @@ fn reactor() -> (Reactor, String) {
     (reactor, address.to_string())
 }
 
-/// Runs turns until so many have been accepted.
+/// Connects `count` peers, and runs turns until all are accepted.
 fn gather(
     reactor: &mut Reactor,
     crowd: &mut Crowd,
@@ -153,18 +153,18 @@ fn back_ends_do_not_wait_for_a_crowd_of_browsers() {
     peers.push(std::net::TcpStream::connect(address).unwrap());
     turns(&mut reactor, &mut crowd, 901, |_, crowd| crowd.conns.len());
     peers.iter_mut().for_each(|peer| peer.write_all(b"x").unwrap());
-    turns(&mut reactor, &mut crowd, 901, |_, crowd| crowd.heard);
+    turns(&mut reactor, &mut crowd, 901, |_, crowd| crowd.reads);
     let back_end = crowd.conns.last().unwrap();
-    let place = crowd.heard_of.iter().position(|conn| conn == back_end).unwrap();
-    // The kernel reports them in the order in which they spoke: all of these in the first turn.
-    assert!(place < rounds::READS_MAX, "it came in place {place}");
+    let place = crowd.read_order.iter().position(|conn| conn == back_end).unwrap();
+    // The kernel reports them in the order in which they sent: all of these in the first turn.
+    assert!(place < rounds::READS_MAX, "it was read in place {place}");
 }
 
-/// Passes what comes from a back end on to the first browser.
+/// Publishes the input of back ends to the first browser.
 #[derive(Default)]
 struct Relay {
     doors: Vec<(ConnId, Door)>,
-    /// Bytes that the kernel had taken when a browser was heard.
+    /// Bytes written to sockets when a browser was read.
     sent_before: Option<u64>,
 }
 
@@ -192,7 +192,7 @@ impl Handler for Relay {
 }
 
 #[test]
-fn what_a_back_end_publishes_is_written_before_browsers_are_heard() {
+fn publications_are_written_before_browsers_are_read() {
     let (mut reactor, web) = reactor();
     let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
     let control = door.address().to_string();
@@ -210,30 +210,30 @@ fn what_a_back_end_publishes_is_written_before_browsers_are_heard() {
 }
 
 #[test]
-fn back_ends_are_heard_in_turn_however_much_one_has_to_say() {
+fn back_ends_are_read_round_robin_however_much_one_has_sent() {
     let mut reactor = Reactor::new(bounds()).unwrap();
     let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = door.address().to_string();
     reactor.add_door(door).unwrap();
     let mut peers: Vec<_> =
         (0..3).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
-    let mut curt = Crowd { is_curt: true, ..Crowd::default() };
+    let mut crowd = Crowd { reads_one_byte: true, ..Crowd::default() };
     while reactor.connections() < peers.len() {
-        reactor.turn(&mut curt).unwrap();
+        reactor.turn(&mut crowd).unwrap();
     }
     peers.iter_mut().for_each(|peer| peer.write_all(&[b'x'; 100]).unwrap());
-    while curt.heard_of.len() < 30 {
-        reactor.turn(&mut curt).unwrap();
+    while crowd.read_order.len() < 30 {
+        reactor.turn(&mut crowd).unwrap();
     }
-    // The first may have been heard before the others had sent anything.
-    let (_, late) = curt.heard_of.split_at(curt.heard_of.len() - 20);
+    // The first may have been read before the others had sent anything.
+    let (_, late) = crowd.read_order.split_at(crowd.read_order.len() - 20);
     for three in late.windows(3) {
         assert!(three[0] != three[1] && three[1] != three[2] && three[0] != three[2], "{late:?}");
     }
 }
 
 #[test]
-fn back_ends_that_have_spoken_are_heard_before_more_are_let_in() {
+fn back_ends_with_input_are_read_before_more_are_accepted() {
     let mut reactor = Reactor::new(Bounds { connections: 1000, ..bounds() }).unwrap();
     let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = door.address().to_string();
@@ -244,22 +244,22 @@ fn back_ends_that_have_spoken_are_heard_before_more_are_let_in() {
         peer
     };
     let _peers: Vec<_> = (0..100).map(connect).collect();
-    // One is read per turn. How many wait is bounded, however many more would come in.
-    let mut curt = Crowd { is_curt: true, ..Crowd::default() };
-    while curt.heard < 100 {
-        reactor.turn(&mut curt).unwrap();
-        let waiting = curt.conns.len() - curt.heard;
-        assert!(waiting <= ACCEPT_MAX, "{waiting} have been let in and are not heard");
+    // One is read per turn. The number of accepted, unread ones is bounded.
+    let mut crowd = Crowd { reads_one_byte: true, ..Crowd::default() };
+    while crowd.reads < 100 {
+        reactor.turn(&mut crowd).unwrap();
+        let waiting = crowd.conns.len() - crowd.reads;
+        assert!(waiting <= ACCEPT_MAX, "{waiting} are accepted and not read");
     }
-    // A crowd that has been read and has not authenticated delays nobody: one of it may be evicted.
-    curt.unauthenticated = 200;
+    // Connections read and not authenticated delay no newcomer: one of them may be evicted.
+    crowd.unauthenticated = 200;
     let _peers: Vec<_> = (0..100).map(connect).collect();
-    let most = turns(&mut reactor, &mut curt, 200, |_, curt| curt.conns.len());
-    assert!(curt.heard < 150 && most <= ACCEPT_MAX, "{} had to be heard before", curt.heard);
+    let most = turns(&mut reactor, &mut crowd, 200, |_, crowd| crowd.conns.len());
+    assert!(crowd.reads < 150 && most <= ACCEPT_MAX, "{} were read before", crowd.reads);
 }
 
 #[test]
-fn whoever_is_owed_little_does_not_wait_for_those_who_are_owed_much() {
+fn peers_with_little_queued_are_not_delayed_by_peers_with_much() {
     let (mut reactor, address) = reactor();
     let mut crowd = Crowd::default();
     let _peers = gather(&mut reactor, &mut crowd, &address, 200);
@@ -272,15 +272,15 @@ fn whoever_is_owed_little_does_not_wait_for_those_who_are_owed_much() {
     let (last, many) = (*last, many.len());
     let before = reactor.io.meters.sent_bytes;
     reactor.turn(&mut crowd).unwrap();
-    assert!(reactor.io.peer(last).unwrap().out.is_empty(), "it waits");
+    assert!(reactor.io.peer(last).unwrap().out.is_empty(), "not written yet");
     assert!(reactor.io.meters.sent_bytes - before <= rounds::LARGE_ROUND_BYTES + 65_536);
-    // And the others are not forgotten.
+    // The others are written in later turns.
     let all = before as usize + many * 65_536 + 1;
     turns(&mut reactor, &mut crowd, all, |reactor, _| reactor.io.meters.sent_bytes as usize);
 }
 
 #[test]
-fn who_was_not_written_to_yet_is_nobody_who_takes_nothing() {
+fn a_peer_not_yet_written_to_is_not_reported_as_slow() {
     let (mut reactor, address) = reactor();
     let mut crowd = Crowd::default();
     let _peers = gather(&mut reactor, &mut crowd, &address, 2);
@@ -290,16 +290,16 @@ fn who_was_not_written_to_yet_is_nobody_who_takes_nothing() {
         found
     };
     let much = crate::frame::Frame::from(vec![b'x'; 16 << 20]);
-    let (deaf, other) = (crowd.conns[0], crowd.conns[1]);
-    reactor.io.send(deaf, much.clone());
+    let (slow, other) = (crowd.conns[0], crowd.conns[1]);
+    reactor.io.send(slow, much.clone());
     assert!(owed(&reactor).is_empty());
     turns(&mut reactor, &mut crowd, 1, |reactor, _| owed(reactor).len());
     reactor.io.send(other, much);
-    assert_eq!(owed(&reactor), [deaf]);
+    assert_eq!(owed(&reactor), [slow]);
 }
 
 #[test]
-fn whoever_stays_does_not_wait_for_the_last_words_of_those_who_go() {
+fn open_connections_are_written_before_closing_ones() {
     let (mut reactor, address) = reactor();
     let mut crowd = Crowd::default();
     let peers = gather(&mut reactor, &mut crowd, &address, 200);
@@ -312,14 +312,14 @@ fn whoever_stays_does_not_wait_for_the_last_words_of_those_who_go() {
     reactor.io.send(*last, word.clone());
     let last = *last;
     reactor.turn(&mut crowd).unwrap();
-    assert!(reactor.io.peer(last).unwrap().out.is_empty(), "it waits");
-    // And the closing ones get theirs.
+    assert!(reactor.io.peer(last).unwrap().out.is_empty(), "not written yet");
+    // The closing ones are written in later turns.
     turns(&mut reactor, &mut crowd, 200, |reactor, _| reactor.io.meters.sent_bytes as usize);
     drop(peers);
 }
 
 #[test]
-fn what_is_published_in_one_turn_is_not_written_in_it_without_bound() {
+fn publications_written_in_one_turn_are_bounded() {
     let (mut reactor, address) = reactor();
     let mut crowd = Crowd::default();
     let peers = gather(&mut reactor, &mut crowd, &address, 200);
@@ -327,7 +327,7 @@ fn what_is_published_in_one_turn_is_not_written_in_it_without_bound() {
     let before = reactor.io.meters.sent_bytes;
     for _ in 0..8 {
         for conn in &crowd.conns {
-            assert!(!reactor.io.publish(*conn, large.clone()), "nobody is slow yet");
+            assert!(!reactor.io.publish(*conn, large.clone()), "no peer is slow yet");
         }
     }
     let written = reactor.io.meters.sent_bytes - before;
@@ -343,7 +343,7 @@ fn what_is_published_in_one_turn_is_not_written_in_it_without_bound() {
 }
 
 #[test]
-fn those_who_go_on_talking_after_their_end_are_in_nobodys_way() {
+fn input_of_closing_connections_does_not_delay_open_ones() {
     let (mut reactor, address) = reactor();
     let mut crowd = Crowd::default();
     let mut peers = gather(&mut reactor, &mut crowd, &address, 100);
@@ -355,45 +355,45 @@ fn those_who_go_on_talking_after_their_end_are_in_nobodys_way() {
     }
     peers[0].write_all(b"x").unwrap();
     let mut turns = 0;
-    while crowd.heard == 0 {
+    while crowd.reads == 0 {
         let before = reactor.io.meters.received_bytes;
         reactor.turn(&mut crowd).unwrap();
         let read = reactor.io.meters.received_bytes - before;
         assert!(read <= rounds::DISCARD_ROUND_BYTES + READ_BYTES as u64 + 1, "{read}");
         turns += 1;
     }
-    assert!(turns <= 2, "heard after {turns} turns");
+    assert!(turns <= 2, "read after {turns} turns");
     let read = |reactor: &Reactor, _: &Crowd| reactor.io.meters.received_bytes as usize;
     self::turns(&mut reactor, &mut crowd, 99 * 50_000 + 1, read);
 }
 
 #[test]
-fn what_a_crowd_does_at_once_takes_several_turns() {
+fn simultaneous_events_of_a_crowd_are_spread_over_several_turns() {
     const ALL: usize = 400;
     let (mut reactor, address) = reactor();
     let mut crowd = Crowd::default();
     let peers: Vec<_> = (0..ALL).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
     let accepted = turns(&mut reactor, &mut crowd, ALL, |_, crowd| crowd.conns.len());
-    assert!(accepted <= ACCEPT_MAX, "{accepted} let in");
+    assert!(accepted <= ACCEPT_MAX, "{accepted} accepted");
     for conn in &crowd.conns {
         reactor.io.deadline(*conn, Some(Millis(0)));
     }
     let expired = turns(&mut reactor, &mut crowd, ALL, |_, crowd| crowd.expired);
-    assert!(expired <= EXPIRED_MAX, "{expired} deadlines");
+    assert!(expired <= EXPIRED_MAX, "{expired} expired in one turn");
     for conn in &crowd.conns {
         reactor.io.send(*conn, crate::frame::Frame::from(&b"x"[..]));
     }
     let sent = |reactor: &Reactor, _: &Crowd| reactor.io.meters.sent_bytes as usize;
     let written = turns(&mut reactor, &mut crowd, ALL, sent);
-    assert!(written <= rounds::FLUSHES_MAX, "{written} written to");
+    assert!(written <= rounds::FLUSHES_MAX, "{written} written to in one turn");
     for mut peer in &peers {
         peer.write_all(b"x").unwrap();
     }
-    let heard = turns(&mut reactor, &mut crowd, ALL, |_, crowd| crowd.heard);
-    assert!(heard <= rounds::READS_MAX, "{heard} read");
+    let reads = turns(&mut reactor, &mut crowd, ALL, |_, crowd| crowd.reads);
+    assert!(reads <= rounds::READS_MAX, "{reads} read in one turn");
     peers.iter().for_each(|peer| peer.shutdown(std::net::Shutdown::Write).unwrap());
     let ended = turns(&mut reactor, &mut crowd, ALL, |_, crowd| crowd.ended);
-    assert!(ended <= rounds::READS_MAX, "{ended} ended");
+    assert!(ended <= rounds::READS_MAX, "{ended} ended in one turn");
     let left = |reactor: &Reactor, _: &Crowd| ALL - reactor.io.connections();
     turns(&mut reactor, &mut crowd, ALL, left);
 }
@@ -414,16 +414,16 @@ fn bounds() -> Bounds {
 }
 
 #[test]
-fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
+fn pending_input_as_long_as_the_buffer_does_not_block_later_input() {
     let (mut reactor, address) = reactor();
-    let mut handler = Late::default();
+    let mut handler = PausesFirst::default();
     let mut peer = std::net::TcpStream::connect(address).unwrap();
     let total = READ_BYTES + 1000;
     peer.write_all(&vec![b'x'; total]).unwrap();
     let mut is_full = false;
     while !is_full {
         reactor.turn(&mut handler).unwrap();
-        // The peer's bytes may come in pieces: ask again until the tail fills the buffer.
+        // The peer's bytes may arrive in pieces: resume until pending input fills the buffer.
         if let Some(conn) = handler.conn {
             is_full = {
                 let peer = reactor.io.peers.get(conn).unwrap();
@@ -441,12 +441,12 @@ fn a_tail_as_long_as_the_buffer_does_not_hide_what_is_behind_it() {
 
 /// Consumes nothing, and closes no connection.
 #[derive(Default)]
-struct Deaf {
+struct ConsumesNothing {
     opened: usize,
     closed: Vec<CloseReason>,
 }
 
-impl Handler for Deaf {
+impl Handler for ConsumesNothing {
     fn opened(&mut self, _: &mut impl Net, _: ConnId, _: Door, _: Address) {
         self.opened += 1;
     }
@@ -468,13 +468,13 @@ impl Handler for Deaf {
 }
 
 #[test]
-fn when_too_much_waits_in_all_the_largest_goes() {
+fn the_peer_with_most_pending_input_is_evicted_beyond_the_limit() {
     let bounds = Bounds { input_bytes: 40_000, ..bounds() };
     let mut reactor = Reactor::new(bounds).unwrap();
     let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = door.address();
     reactor.add_door(door).unwrap();
-    let mut handler = Deaf::default();
+    let mut handler = ConsumesNothing::default();
     let mut peers = Vec::new();
     let mut total = 0;
     for bytes in [5000, 30_000, 4000, 5000] {
@@ -492,9 +492,9 @@ fn when_too_much_waits_in_all_the_largest_goes() {
     drop(peers);
 }
 
-/// A table by the slots of connections is short if it is for admin clients.
+/// So a table of admin clients, indexed by slot, stays short.
 #[test]
-fn whoever_watches_has_a_low_slot_however_many_browsers_are_there() {
+fn admin_clients_get_low_slots_however_many_browsers_are_connected() {
     let bounds = Bounds { connections: 1000, admin_connections: 2, ..bounds() };
     let mut reactor = Reactor::new(bounds).unwrap();
     let mut door = |door| {
@@ -524,7 +524,7 @@ fn whoever_watches_has_a_low_slot_however_many_browsers_are_there() {
 }
 
 #[test]
-fn browsers_beyond_a_lowered_bound_lock_no_back_end_out() {
+fn browsers_above_a_lowered_limit_do_not_lock_out_back_ends() {
     let lowered = Bounds { control_reserve: 2, ..bounds() };
     let mut reactor = Reactor::new(Bounds { connections: 40, ..lowered }).unwrap();
     let mut door = |door| {
@@ -551,7 +551,7 @@ fn browsers_beyond_a_lowered_bound_lock_no_back_end_out() {
 }
 
 #[test]
-fn lists_give_back_what_a_crowd_has_taken() {
+fn lists_are_shrunk_after_a_crowd_has_left() {
     let now = crate::time::Clock::new().now();
     let mut io =
         super::io::Io::new(now, 1000, crate::slow::Rules::new(&crate::limits::Limits::default()));
@@ -561,7 +561,11 @@ fn lists_give_back_what_a_crowd_has_taken() {
     io.web_ready.truncate(15_000);
     let capacity = io.web_ready.capacity();
     io.shrink();
-    assert_eq!((io.to_flush.len(), io.web_ready.capacity()), (20_000, capacity), "it is in use");
+    assert_eq!(
+        (io.to_flush.len(), io.web_ready.capacity()),
+        (20_000, capacity),
+        "lists in use are not shrunk"
+    );
     io.to_flush.clear();
     io.web_ready.truncate(3);
     io.shrink();

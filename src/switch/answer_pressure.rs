@@ -446,7 +446,7 @@ mod tests {
     use crate::journal::MemoryJournal;
     use crate::time::{Now, UnixMillis};
 
-    /// What is queued for each peer, none of which takes anything; a part of each is being sent.
+    /// Bytes queued for each peer; none reads anything, and a part of each queue is being sent.
     struct Stuck {
         now: Now,
         owed: Vec<usize>,
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_go_as_there_must_for_room_and_no_more() {
+    fn only_as_many_connections_are_closed_as_the_limit_requires() {
         let now = Now { mono: Millis(0), unix: UnixMillis(0) };
         let limits = Limits { answers_bytes: 1200, ..Limits::default() };
         let settings = Settings::new(limits, "server", now);
@@ -503,7 +503,7 @@ mod tests {
                 .add_controller(ConnId::new(slot, 0), Controller::new(ClientPrefix::Unix));
         }
         switch.make_room(&mut net);
-        assert_eq!(net.closed, 0, "they have had no time to take anything");
+        assert_eq!(net.closed, 0, "they have had no time to read anything");
         net.now.mono = net.now.mono.plus(IDLE_MS);
         switch.make_room(&mut net);
         // 1300 are queued, of which 900 may stay: each that is closed leaves the part being sent,
@@ -513,10 +513,10 @@ mod tests {
         assert_eq!(net.closed, 4);
     }
 
-    /// Few of the chosen are closed in a turn. One that has gone before its turn is skipped:
-    /// another connection may have its slot.
+    /// Few of the chosen are closed in a turn. One that has closed before then is skipped: another
+    /// connection may have its slot.
     #[test]
-    fn who_is_gone_when_it_would_have_to_go_is_left_alone() {
+    fn a_connection_chosen_for_eviction_that_has_closed_is_skipped() {
         let now = Now { mono: Millis(0), unix: UnixMillis(0) };
         let limits = Limits { answers_bytes: 1200, ..Limits::default() };
         let settings = Settings::new(limits, "server", now);
@@ -531,7 +531,7 @@ mod tests {
         net.now.mono = net.now.mono.plus(IDLE_MS);
         switch.make_room(&mut net);
         assert_eq!(net.closed, CUTS_PER_TURN);
-        // These are next, and all are lost at this moment.
+        // The next to be closed are all lost at this moment.
         (4..13).for_each(|slot| switch.closed(&mut net, conn(slot), CloseReason::PeerLost));
         switch.make_room(&mut net);
         assert_eq!((net.closed, &net.owed[4..8]), (CUTS_PER_TURN, &[300; 4][..]));

@@ -365,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_of_a_browser_stays_small() {
+    fn the_entry_of_a_browser_stays_small() {
         assert!(size_of::<Option<Browser>>() <= 24, "{}", size_of::<Option<Browser>>());
     }
 }

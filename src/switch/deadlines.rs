@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_a_frame_has_its_time_once_however_often_it_is_not_heard() {
+    fn a_partial_frame_keeps_its_remaining_time_across_pauses() {
         let mut deadlines = Deadlines::default();
         deadlines.auth_by(Some(Millis(5000)), Millis(0));
         deadlines.frame(true, Millis(200), 800);
@@ -115,7 +115,7 @@ mod tests {
         for (from, to, left) in [(600, 2000, 2400), (2300, 2300, 2400), (2400, 9000, 9000)] {
             deadlines.unheard(Millis(from));
             deadlines.unheard(Millis(from + 50));
-            assert_eq!(deadlines.next(), Some(Millis(5000)), "only who it is");
+            assert_eq!(deadlines.next(), Some(Millis(5000)), "only the auth deadline runs");
             assert_eq!(deadlines.waited(Millis(from + 50)), None);
             deadlines.heard(Millis(to));
             assert_eq!(deadlines.next(), Some(Millis(left.min(5000))));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_heard_for_want_of_room_has_its_time_to_say_who_it_is() {
+    fn the_auth_deadline_is_suspended_while_there_is_no_room() {
         let mut deadlines = Deadlines::default();
         deadlines.auth_by(Some(Millis(5000)), Millis(0));
         deadlines.starved(Millis(1000));
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(deadlines.next(), None);
         deadlines.heard(Millis(9000));
         assert_eq!(deadlines.next(), Some(Millis(13_000)));
-        // A connection that does not read its replies is itself to blame.
+        // A connection that does not read its replies keeps its auth deadline.
         deadlines.unheard(Millis(10_000));
         assert_eq!(deadlines.next(), Some(Millis(13_000)));
         deadlines.starved(Millis(11_000));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn each_has_its_reason() {
+    fn each_deadline_has_its_close_reason() {
         let mut deadlines = Deadlines::default();
         deadlines.auth_by(Some(Millis(100)), Millis(0));
         assert_eq!(deadlines.reason(Millis(100)), CloseReason::ControlAuth);

@@ -149,14 +149,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crowd_goes_evenly_and_comes_back_as_fast_as_it_can_be_let_in() {
+    fn a_crowd_drains_evenly_and_reconnects_at_the_admission_rate() {
         let (start, end) = (Millis(1000), Millis(10_000));
         let mut drain = Drain::new(start, end, 90_000, 5000);
         assert_eq!((drain.goal(start), drain.goal(end)), (90_000, 0));
         assert_eq!(drain.goal(Millis(4000)), 60_000);
         assert_eq!(drain.next_at(90_000), Millis(1001));
         assert_eq!(drain.next_at(1), end);
-        // The first comes back when the next server is up, the last eighteen seconds later.
+        // The first reconnects when the next server is up, the last eighteen seconds later.
         assert_eq!(drain.back_in(start), 10_000);
         drain.gone = 45_000;
         assert_eq!(drain.back_in(Millis(5500)), 5500 + 9000);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_are_not_kept_waiting() {
+    fn few_connections_drain_quickly() {
         let drain = Drain::new(Millis(0), Millis(9000), 3, 5000);
         assert_eq!(drain.until, Millis(150));
         let nobody = Drain::new(Millis(5), Millis(5), 0, 1);

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_comes_behind_others_waits() {
+    fn reservations_wait_behind_earlier_ones() {
         let mut intake = Intake::default();
         let first = intake.reserve(conn(1), 60, 100).unwrap();
         let second = intake.reserve(conn(2), 40, 100).unwrap();
@@ -352,12 +352,12 @@ mod tests {
         assert_eq!(intake.due(), Some(Millis(7)));
         drop(first);
         assert_eq!(intake.due(), Some(Millis(0)));
-        // There would be room for this one, but others came before.
+        // There would be room for this one, but others wait already.
         assert_eq!(intake.reserve(conn(5), 30, 100).unwrap_err(), 2);
         let has_room = |bytes, max| intake.reserve.has_room(bytes, max);
         assert!(has_room(60, 100) && !has_room(61, 100));
         drop(second);
-        assert!(has_room(90, 10), "it is alone");
+        assert!(has_room(90, 10), "a single one always has room");
         intake.leave(2);
         intake.leave(1);
         assert_eq!((intake.due(), intake.waits), (None, 2));
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_makes_room_for_the_smallest() {
+    fn the_namespace_with_most_room_yields_to_the_one_with_least() {
         let tenant = |slot| Some(NsId::new(slot, 0));
         let waiter = |place, of, bytes| InLine { place, conn: conn(0), tenant: tenant(of), bytes };
         let holder = |slot, of, missing| Holder {
@@ -384,10 +384,10 @@ mod tests {
         let goes = |all: &[Holder], line: &InLine| shares.offender(all, line).map(|(at, _)| at);
         // From the namespace that has the most: the connection with the most bytes missing.
         assert_eq!(goes(&all, &line[1]), Some(1));
-        // RecvError is evicted for a namespace that would then have as much as the others.
+        // None is evicted for a namespace that would then have as much as the others.
         assert_eq!(goes(&all, &waiter(1, 2, 40)), None);
         assert_eq!(goes(&all, &line[0]), None);
-        // A late one may go for any waiter, unless it is owed a reply or has just begun.
+        // A late one may be evicted for any waiter, unless it is owed a reply or has just begun.
         let late = Holder { is_late: true, ..all[2] };
         assert_eq!(goes(&[all[0], late], &line[0]), Some(1));
         assert_eq!(goes(&[Holder { is_ripe: false, ..late }], &line[0]), None);

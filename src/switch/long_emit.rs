@@ -229,7 +229,8 @@ mod tests {
         (0..count).map(one).collect()
     }
 
-    /// Lets `count` back ends emit this. Returns what they are told, and how many turns it took.
+    /// Lets `count` back ends emit to these channels. Returns their replies and how many turns it
+    /// took.
     fn emit(
         (switch, ns): &mut Small,
         count: u32,
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_many_long_emits_have_reached_is_remembered_within_bounds() {
+    fn recipients_remembered_by_long_emits_are_bounded() {
         const REMEMBERED: usize = 100;
         let mut small = switch(REMEMBERED * REACHED_PART);
         come(&mut small, 60, "one", &["a", "b"]);
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_looked_at_is_work_although_nobody_is_reached() {
+    fn members_examined_count_as_work_even_if_none_is_reached() {
         let mut small = switch(10_000);
         let names: Vec<String> = (0..50).map(|number| number.to_string()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -282,7 +283,7 @@ mod tests {
         let crowd = come(&mut small, 50, "crowd", &["a"]);
         let (switch, ns) = &mut small;
         crowd.into_iter().for_each(|peer| switch.hub.disconnect(peer));
-        // And so do channels that nobody ever was in.
+        // Channels without any subscriber count, too.
         for names in [vec!["a"], vec!["x"; 50]] {
             let channels: Vec<Cow<'_, str>> = names.into_iter().map(Cow::Borrowed).collect();
             let (channels, data) = (channels.into(), "1".into());

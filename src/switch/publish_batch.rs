@@ -142,11 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn only_what_says_more_to_the_same_goes_on() {
+    fn only_emits_to_the_same_channel_join_a_batch() {
         let (here, there) = (NsId::new(0, 0), NsId::new(0, 1));
         let mut batch = PublishBatch::default();
         let long = "1".repeat(RUN_BYTES_MAX);
-        assert!(!batch.gather(here, ChannelId::new(7, 7), "news", &long), "that gains nothing");
+        assert!(!batch.gather(here, ChannelId::new(7, 7), "news", &long), "too long to gain by it");
         assert!(batch.is_empty() && batch.goes_on_with(&emit(there, "other", "1", None)));
         assert!(batch.gather(here, ChannelId::new(7, 7), "news", "1"));
         assert!(batch.goes_on_with(&emit(here, "news", "2", None)));

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_few_are_named_with_their_numbers() {
+    fn the_first_few_names_are_listed_with_their_counts() {
         let mut refusal_tally = RefusalTally::default();
         assert_eq!(refusal_tally.to_string(), "");
         for name in ["a", "b\n", "a", "c"] {

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_encoded_once_while_somebody_waits_for_it() {
+    fn a_state_is_encoded_once_while_a_client_waits_for_it() {
         let mut shared = shared();
         let ask = |shared: &mut SharedStates, form, data, now| {
             let publication = Publication::new("c", data);
@@ -154,16 +154,16 @@ mod tests {
         assert_eq!(shared.bytes, first.len() + other.len());
         drop(other);
         shared.tick(Millis(2000));
-        assert_eq!(shared.bytes, first.len(), "that one is awaited by nobody");
+        assert_eq!(shared.bytes, first.len(), "the other is dropped: no client waits for it");
         shared.forget(key("c").as_ref());
-        assert_ne!(ask(&mut shared, Form::Raw, "2", 2000), first, "it has changed");
+        assert_ne!(ask(&mut shared, Form::Raw, "2", 2000), first, "the state has changed");
         drop(first);
         shared.tick(Millis(3000));
         assert_eq!((shared.bytes, shared.frames.len(), shared.due()), (0, 0, None));
     }
 
     #[test]
-    fn what_is_held_for_nobody_is_bounded_between_two_looks() {
+    fn unreferenced_frames_are_bounded_between_ticks() {
         let mut shared = shared();
         let held_max = Limits::default().answers_bytes / HELD_PART;
         let data = "x".repeat(held_max / 4);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_waited_for_and_has_changed_makes_no_room_for_what_is_held_for_nobody() {
+    fn forgotten_frames_do_not_raise_the_bound_of_unreferenced_ones() {
         let mut shared = shared();
         let held_max = Limits::default().answers_bytes / HELD_PART;
         let data = "x".repeat(held_max / 4);

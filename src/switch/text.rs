@@ -85,7 +85,7 @@ mod tests {
     use crate::switch::command;
 
     #[test]
-    fn what_is_no_utf_8_is_made_so_within_bounds() {
+    fn invalid_utf_8_is_replaced_within_bounds() {
         let text = |body, max| of_body(body, None, max);
         assert!(matches!(text(b"plain", 0), Ok(Cow::Borrowed("plain"))));
         assert_eq!(text(b"a\xffb\xe2\x82c", 9).unwrap(), "a\u{fffd}b\u{fffd}c");
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_a_large_request_holds_for_what_is_made_of_it() {
+    fn scanned_fields_of_a_large_request_survive_utf_8_replacement() {
         let (data, limits) = ("[\"?a??\",1],".repeat(500), Limits::default());
         for body in [
             format!(

@@ -354,7 +354,7 @@ mod tests {
     use crate::journal::MemoryJournal;
     use crate::limits::Limits;
 
-    /// Adds back ends of these prefixes one by one, four at most; returns which are left.
+    /// Adds back ends of these prefixes one by one, keeping at most four; returns those left.
     fn left(places: &[ClientPrefix]) -> Vec<usize> {
         let mut unauthenticated = Unauthenticated::default();
         for (slot, prefix) in (0..).zip(places) {
@@ -368,17 +368,17 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_fastest_takes_places_from_nobody_else() {
+    fn the_address_with_most_connections_is_evicted_first() {
         let [a, b, c, d, e, unix] = [1, 2, 3, 4, 5, 0]
             .map(|ip| if ip == 0 { ClientPrefix::Unix } else { ClientPrefix::V4(ip) });
-        // A single one before a crowd, and amid one.
+        // A single one before a crowd from one address, and amid one.
         assert_eq!(left(&[a, b, b, b, b, b, b]), [0, 4, 5, 6]);
         assert_eq!(left(&[b, b, b, b, b, a, b, b, b, b]), [5, 7, 8, 9]);
-        // Of crowds of equal size, the one whose oldest came first.
+        // Of addresses with equally many, the one whose oldest connected first.
         assert_eq!(left(&[a, a, b, b, a]), [1, 2, 3, 4]);
         assert_eq!(left(&[a, a, b, b, c]), [1, 2, 3, 4]);
         assert_eq!(left(&[a, b, c, d, e]), [1, 2, 3, 4], "the oldest of all");
-        // Peers on the unix socket stay, whatever comes by another way.
+        // Peers on the unix socket stay, whatever connects over TCP.
         assert_eq!(left(&[unix, a, b, c, d, e]), [0, 3, 4, 5]);
         assert_eq!(left(&[unix, unix, unix, unix, a]), [0, 1, 2, 3]);
         assert_eq!(left(&[a, b, unix, unix, unix]), [0, 1, 3, 4]);
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_gone_leaves_nothing_behind() {
+    fn removed_connections_leave_nothing_behind() {
         let mut unauthenticated = Unauthenticated::default();
         let conns = [0, 1, 2].map(|slot| ConnId::new(slot, 1));
         for conn in conns {
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_key_a_command_ends_is_nobody_for_the_next_of_the_same_read() {
+    fn a_key_ended_by_a_command_is_invalid_for_the_next_of_the_same_read() {
         for end in [
             r#"{"action":"rotateKey","name":"site","key":"server"}"#,
             r#"{"action":"removeNameSpace","name":"site","key":"server"}"#,
@@ -420,9 +420,9 @@ mod tests {
                 control::encode_into(&mut input, body.as_bytes());
             }
             switch.received(&mut net, conn, &mut input).unwrap();
-            let told = String::from_utf8_lossy(&net.sent[&conn]).into_owned();
-            let told: Vec<&str> = told.split_terminator("}\0").collect();
-            assert!(told.last().unwrap().ends_with("\"code\":311"), "{end}: {told:?}");
+            let replies = String::from_utf8_lossy(&net.sent[&conn]).into_owned();
+            let replies: Vec<&str> = replies.split_terminator("}\0").collect();
+            assert!(replies.last().unwrap().ends_with("\"code\":311"), "{end}: {replies:?}");
         }
     }
 }

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crowd_that_has_gone_leaves_no_memory_behind() {
+    fn memory_is_released_after_a_crowd_has_left() {
         let mut addresses = Addresses::new(2);
         let crowd = 0..50_000;
         for slot in crowd.clone() {

@@ -402,7 +402,7 @@ mod tests {
     use crate::publication::Publication;
 
     #[test]
-    fn the_targets_take_anything_and_see_what_they_look_at() {
+    fn fuzz_targets_accept_any_input_and_detect_wrong_output() {
         for data in
             [&b""[..], b"\0", b"\xff\r\n\r\n", b"\x03GET /socket HTTP/1.1\r\nHost: a\r\n\r\n"]
         {
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_behind_each_other_leave_others_their_turn() {
+    fn pipelined_requests_are_answered_one_per_turn() {
         let mut world = World::new();
         let conn = world.connect(Address::Unix);
         let get = "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_publication_to_many_who_poll_takes_several_turns() {
+    fn a_large_publication_to_many_polls_takes_several_turns() {
         for (bytes, turns) in [(50_000, &[6, 8][..]), (100_000, &[3, 6, 8]), (300_000, &[2, 3, 4])]
         {
             let mut world = World::new();
@@ -473,9 +473,9 @@ mod tests {
         }
     }
 
-    /// A streaming answer has a receiver all the time, however long the last answer took.
+    /// A streaming answer always has a receiver, however long the last answer took.
     #[test]
-    fn what_the_net_calls_too_much_is_too_much() {
+    fn a_streaming_receiver_is_slow_when_the_network_reports_it() {
         let mut world = World::new();
         let conn = world.connect(Address::Unix);
         world.give(conn, b"POST /socket/0/0/xhr_streaming HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_room_gets_it_even_if_the_session_is_over() {
+    fn a_poll_waiting_for_room_is_answered_after_its_session_has_ended() {
         let mut world = World::new();
         let conn = world.connect(Address::Unix);
         world.give(conn, b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2).as_slice());
@@ -513,7 +513,7 @@ mod tests {
 
     /// The heartbeat is short, and nothing else is sent with it.
     #[test]
-    fn while_there_is_no_room_a_receiver_hears_that_we_are_there_and_no_more() {
+    fn without_room_a_receiver_gets_only_heartbeats() {
         for transport in ["xhr", "xhr_streaming"] {
             let mut world = World::new();
             let conn = world.connect(Address::Unix);
@@ -523,7 +523,7 @@ mod tests {
             let World { door: Standalone { web, .. }, net } = &mut world;
             let id = web.sessions.iter().map(|(id, _)| SessionId::of_http(id)).next().unwrap();
             assert!(!web.publish(net, id, &Publication::new("c", &data)));
-            // What fills the room is not this session's own output: that would be sent.
+            // The room is filled by other output: this session's own would be sent.
             (world.door.app.is_short, world.net.answers) = (true, usize::MAX);
             world.give(conn, ask.as_bytes());
             world.net.peers[conn.index()].output.clear();
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_comes_back_when_a_crowd_has_gone() {
+    fn memory_is_released_after_a_crowd_has_left() {
         let mut world = World::new();
         let first = world.connect(Address::Unix);
         let crowd: Vec<ConnId> = (0..10_000).map(|_| world.connect(Address::Unix)).collect();

@@ -559,15 +559,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_of_an_idle_connection_stays_small() {
-        /// The size of what the switch keeps for a browser.
+    fn the_entry_of_an_idle_connection_stays_small() {
+        /// As large as the switch's data about a browser.
         type Known = (u64, u64, bool);
         assert!(size_of::<Line<()>>() <= 48, "{}", size_of::<Line<()>>());
         assert!(size_of::<Line<Known>>() <= 64, "{}", size_of::<Line<Known>>());
     }
 
     #[test]
-    fn places_of_a_crowd_are_given_back_in_parts() {
+    fn memory_of_a_crowd_is_released_in_parts() {
         let mut web = Web::<()>::new(Vec::new(), Limits::default(), Now::default());
         web.lines.resize_with(100_000, || Line::None);
         let mut times = 0;

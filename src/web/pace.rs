@@ -94,7 +94,7 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    /// Waiting input for which a second's tokens are awaited.
+    /// So much waiting input that the next read waits for a second's tokens.
     const MUCH: usize = 64 * 1024;
 
     /// When a browser with much waiting input is to be read again; `None` if now.
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_heard_and_then_so_many_a_second() {
+    fn a_burst_is_allowed_and_then_a_fixed_rate_per_second() {
         let limits = Limits { messages_per_second: 20, messages_burst: 200, ..Limits::default() };
         let (pace, mut bucket) = (Pace::new(&limits), Bucket::default());
         let mut now = Millis(1_000_000);
@@ -121,7 +121,7 @@ mod tests {
             bucket.take(&pace, now, 1);
         }
         assert_eq!(bucket.again(&pace, MUCH), now.plus(1000));
-        // An overdraft is paid back afterwards.
+        // An overdraft delays later reads.
         now = now.plus(1000);
         bucket.take(&pace, now, 60);
         assert_eq!(bucket.again(&pace, MUCH), now.plus(3000));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spent_comes_back_at_the_pace_in_force() {
+    fn spent_tokens_are_refilled_at_the_rate_in_force() {
         let limits = |messages_per_second| Limits { messages_per_second, ..Limits::default() };
         let (mut pace, mut bucket) = (Pace::new(&limits(1)), Bucket::default());
         let now = Millis(1_000_000);
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(wait(bucket, &pace, now), None);
         bucket.take(&pace, now, 50);
         assert_eq!(wait(bucket, &pace, now), Some(now.plus(1000)));
-        // Tokens that are back stay; the rest comes back at the new rate.
+        // Tokens already refilled stay; the rest is refilled at the new rate.
         let later = now.plus(500);
         pace.change(&limits(10), later);
         assert_eq!(wait(bucket, &pace, later), None);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_extremes_hold() {
+    fn extreme_limits_are_handled() {
         for (messages_per_second, messages_burst) in [(1, 1), (1_000_000, 1), (1, 1_000_000)] {
             let limits = Limits { messages_per_second, messages_burst, ..Limits::default() };
             let (pace, mut bucket) = (Pace::new(&limits), Bucket::default());

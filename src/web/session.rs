@@ -79,7 +79,7 @@ mod tests {
     use crate::limits::Limits;
 
     #[test]
-    fn a_name_says_how_its_session_is_reached() {
+    fn a_session_id_tells_how_its_session_is_reached() {
         assert_eq!(size_of::<SessionId>(), 8);
         for (slot, generation) in [(0, 0), (7, u32::MAX), (SLOT, 3)] {
             let conn = ConnId::new(slot, generation);
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_needs_more_slots_than_a_name_has_bits_for() {
+    fn no_limit_needs_more_slots_than_a_session_id_can_hold() {
         let highest = |name| Limits::TABLE.iter().find(|row| row.0 == name).unwrap().2;
         // Back ends and the few connections beyond the limits need slots, too.
         assert!(highest("connections") + highest("control_connections") < SLOT as usize / 2);

@@ -1,4 +1,4 @@
-//! Crowds that leave: who hears what meanwhile, and how much work one turn does.
+//! Crowds that leave: who gets deliveries meanwhile, and how much work one turn does.
 
 use super::*;
 use crate::edge::ConnId;
@@ -10,12 +10,12 @@ use crate::uuid::Uuid;
 
 const AT: UnixMillis = UnixMillis(1000);
 
-/// What came out of the hub.
+/// The output of the hub.
 #[derive(Default)]
 struct Out {
     closed: Vec<(Route, CloseReason)>,
     delivered: Vec<Route>,
-    /// The undos of what has changed, and the mark to report.
+    /// The undos of all changes, and the mark to report.
     undos: Vec<Undo>,
     mark: u64,
 }
@@ -94,8 +94,8 @@ impl World {
         });
     }
 
-    /// The same, as a change that is not durable yet.
-    fn grant_for_now(&mut self, is_withdrawn: bool) {
+    /// Grants or revokes, as a change that is not durable yet.
+    fn grant_undurable(&mut self, is_withdrawn: bool) {
         self.out.mark += 1;
         self.grant(is_withdrawn);
     }
@@ -106,8 +106,8 @@ impl World {
         self.hub.check_invariants();
     }
 
-    /// Checks that exactly these peers hear the channel and are counted.
-    fn assert_heard(&mut self, peers: &[PeerId]) {
+    /// Checks that exactly these peers get deliveries of the channel and are counted.
+    fn assert_receivers(&mut self, peers: &[PeerId]) {
         let (mut heard, mut expected) = (self.emit("#vip"), peers.to_vec());
         heard.sort_unstable();
         expected.sort_unstable();
@@ -116,17 +116,20 @@ impl World {
         self.hub.check_invariants();
     }
 
-    /// Runs turns until nothing is leaving; checks that each keeps its budget.
-    fn rest(&mut self, steps: usize) -> usize {
+    /// Runs turns until no peer is leaving; checks that each turn keeps its budget.
+    fn run_until_idle(&mut self, steps: usize) -> usize {
         let mut turns = 0;
         while self.hub.is_leaving() {
-            assert_eq!(self.hub.next_end(), Some(UnixMillis(0)), "nobody would come back");
-            let (told, left) = (self.out.closed.len(), self.subscriptions());
+            assert_eq!(self.hub.next_end(), Some(UnixMillis(0)), "no turn is due");
+            let (closed, left) = (self.out.closed.len(), self.subscriptions());
             self.hub.reap(steps, &mut self.out);
-            let told = self.out.closed.len() - told;
-            assert!(told <= steps.div_ceil(LET_GO_STEPS), "{told} told in one turn");
+            let closed = self.out.closed.len() - closed;
+            assert!(closed <= steps.div_ceil(LET_GO_STEPS), "{closed} closed in one turn");
             let left = left - self.subscriptions();
-            assert!(left + told * LET_GO_STEPS <= steps + LET_GO_STEPS, "{left} left at once");
+            assert!(
+                left + closed * LET_GO_STEPS <= steps + LET_GO_STEPS,
+                "{left} left in one turn"
+            );
             self.hub.check_invariants();
             turns += 1;
         }
@@ -135,30 +138,30 @@ impl World {
 }
 
 #[test]
-fn a_crowd_that_closes_at_once_leaves_step_by_step() {
+fn a_crowd_that_disconnects_at_once_is_removed_in_steps() {
     let mut world = World::new();
     let names: Vec<String> = (0..128).map(|i| i.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let crowd = world.crowd(100, "guest", &names);
     let stays = world.crowd(1, "other", &["7"]);
     crowd.iter().for_each(|peer| world.hub.disconnect(*peer));
-    assert_eq!(world.hub.sizes(), [1, 128, 1, 1, 0], "gone for everybody who asks");
+    assert_eq!(world.hub.sizes(), [1, 128, 1, 1, 0], "gone for all queries");
     assert_eq!(world.subscriptions(), 12_801, "no step was taken");
     let presence = world.hub.presence(world.ns, "7");
     assert_eq!((presence.users, presence.connections.len()), (1, 1));
     assert_eq!(world.emit("7"), stays);
     assert_eq!(world.hub.identity(crowd[0]), None);
     assert!(world.hub.subscribe(crowd[0], "7", AT).is_err());
-    let turns = world.rest(1000);
+    let turns = world.run_until_idle(1000);
     assert_eq!(turns, 13);
     assert_eq!(world.hub.sizes(), [1, 1, 1, 1, 0]);
 }
 
 #[test]
-fn whoever_comes_pays_for_those_who_left() {
+fn new_subscriptions_remove_those_of_disconnected_peers() {
     let mut world = World::new();
     for _ in 0..50 {
-        // No turn begins: only those who subscribe take steps.
+        // No turn runs: only new subscriptions take steps.
         for peer in world.crowd(10, "guest", &["a", "b", "c"]) {
             world.hub.disconnect(peer);
         }
@@ -167,7 +170,7 @@ fn whoever_comes_pays_for_those_who_left() {
 }
 
 #[test]
-fn a_namespace_is_gone_at_once_and_its_peers_are_told_step_by_step() {
+fn a_removed_namespace_is_gone_at_once_and_its_peers_close_in_steps() {
     let mut world = World::new();
     let crowd = world.crowd(200, "guest", &["a", "b", "c"]);
     let (ns, channel) = (world.ns, "a".into());
@@ -175,7 +178,7 @@ fn a_namespace_is_gone_at_once_and_its_peers_are_told_step_by_step() {
     world.apply(Change::Set { ns, channel, user: None, data, ttl_ms: None, emit: false });
     assert_eq!(world.apply(Change::Remove { ns }), Outcome::Reached(200));
     assert_eq!(world.hub.sizes()[..4], [0; 4]);
-    // Its name is free again, and its former peers hear nothing of the new one.
+    // Its name is free again, and its former peers get no deliveries of the new one.
     world.apply(Change::Register { name: "a".into(), key: "k".into() });
     world.ns = world.hub.namespace("a").unwrap();
     let new = world.crowd(1, "guest", &["a"]);
@@ -183,7 +186,7 @@ fn a_namespace_is_gone_at_once_and_its_peers_are_told_step_by_step() {
     assert_eq!(world.hub.verdict(crowd[3]), Some(CloseReason::NamespaceRemoved));
     assert!(world.hub.subscribe(crowd[3], "a", AT).is_err());
     world.hub.disconnect(crowd[5]);
-    assert!(world.rest(64) > 50);
+    assert!(world.run_until_idle(64) > 50);
     assert_eq!(world.out.closed.len(), 199);
     assert!(world.out.closed.iter().all(|(_, why)| *why == CloseReason::NamespaceRemoved));
     assert_eq!(world.hub.sizes(), [1, 1, 1, 1, 0]);
@@ -196,13 +199,13 @@ fn a_namespace_is_gone_at_once_and_its_peers_are_told_step_by_step() {
     world.apply(Change::Remove { ns: first });
     world.hub.reap(64, &mut world.out);
     world.apply(Change::Remove { ns: second });
-    world.rest(64);
+    world.run_until_idle(64);
     assert_eq!(world.hub.sizes(), [0; 5]);
     assert_eq!(world.out.closed.len(), 199 + 201);
 }
 
 #[test]
-fn a_user_with_a_crowd_of_connections_is_let_go_step_by_step() {
+fn a_user_with_many_connections_is_disconnected_in_steps() {
     let mut world = World::new();
     let crowd = world.crowd(200, "guest", &["a"]);
     let disconnect = Change::Disconnect { ns: world.ns, user: "guest".into() };
@@ -213,13 +216,13 @@ fn a_user_with_a_crowd_of_connections_is_let_go_step_by_step() {
     let again = world.crowd(1, "guest", &["a"]);
     assert_eq!(world.emit("a"), again);
     assert_eq!(world.hub.verdict(crowd[0]), Some(CloseReason::Disconnected));
-    world.rest(64);
+    world.run_until_idle(64);
     assert_eq!(world.out.closed.len(), 200);
     assert_eq!(world.hub.sizes(), [1, 1, 1, 1, 0]);
 }
 
 #[test]
-fn a_grant_withdrawn_from_a_crowd_holds_at_once() {
+fn revoking_a_grant_of_many_connections_takes_effect_at_once() {
     let mut world = World::new();
     world.grant(false);
     let crowd = world.crowd(500, "guest", &["#vip", "a"]);
@@ -229,7 +232,7 @@ fn a_grant_withdrawn_from_a_crowd_holds_at_once() {
     assert_eq!(world.emit("#vip"), []);
     assert_eq!(world.hub.presence(world.ns, "#vip").connections.len(), 0);
     assert!(world.hub.subscribe(crowd[1], "#vip", AT).is_err());
-    // After another grant, only connections that subscribe again hear the channel.
+    // After another grant, only connections that subscribe again get deliveries.
     world.grant(false);
     assert_eq!(world.emit("#vip"), []);
     world.hub.subscribe(crowd[1], "#vip", AT).unwrap();
@@ -240,7 +243,7 @@ fn a_grant_withdrawn_from_a_crowd_holds_at_once() {
     world.hub.disconnect(crowd[499]);
     world.hub.unsubscribe(crowd[3], "#vip");
     let newcomer = world.crowd(1, "guest", &["#vip"]);
-    world.rest(100);
+    world.run_until_idle(100);
     let mut heard = world.emit("#vip");
     heard.sort_unstable();
     let mut expected = vec![crowd[1], crowd[490], newcomer[0]];
@@ -250,7 +253,7 @@ fn a_grant_withdrawn_from_a_crowd_holds_at_once() {
 }
 
 #[test]
-fn what_was_withdrawn_counts_against_no_limit() {
+fn revoked_subscriptions_do_not_count_against_the_limit() {
     let mut world = World::new();
     world.grant(false);
     let names: Vec<String> = (0..127).map(|i| i.to_string()).collect();
@@ -261,74 +264,74 @@ fn what_was_withdrawn_counts_against_no_limit() {
     assert!(world.hub.subscribe(crowd[0], "one more", AT).is_err());
     world.grant(true);
     world.hub.subscribe(crowd[0], "one more", AT).unwrap();
-    world.rest(100);
+    world.run_until_idle(100);
     assert_eq!(world.subscriptions(), 128);
 }
 
 #[test]
-fn a_withdrawal_that_is_taken_back_leaves_everybody_where_he_was() {
+fn undoing_a_revocation_restores_the_subscriptions() {
     let mut world = World::new();
     world.grant(false);
     let crowd = world.crowd(5, "guest", &["#vip"]);
-    world.grant_for_now(true);
-    world.assert_heard(&[]);
-    // Until the withdrawal is final nobody has left, and no turn is wanted for it.
+    world.grant_undurable(true);
+    world.assert_receivers(&[]);
+    // Until the revocation is durable no peer has left, and no turn is due for it.
     world.hub.reap(100, &mut world.out);
     assert!(!world.hub.is_leaving());
     assert_eq!(world.subscriptions(), 5);
     assert!(world.hub.subscribe(crowd[0], "#vip", AT).is_err());
-    // Those who leave by themselves are gone.
+    // Peers that leave by themselves are gone.
     world.hub.unsubscribe(crowd[1], "#vip");
     world.hub.disconnect(crowd[2]);
     world.undo();
-    world.assert_heard(&[crowd[0], crowd[3], crowd[4]]);
-    // Once it is final, they have left as well.
-    world.grant_for_now(true);
+    world.assert_receivers(&[crowd[0], crowd[3], crowd[4]]);
+    // Once it is durable, they leave as well.
+    world.grant_undurable(true);
     world.hub.keep(world.out.mark);
     assert!(world.hub.is_leaving());
-    world.rest(1);
+    world.run_until_idle(1);
     assert_eq!(world.subscriptions(), 0);
 }
 
-/// A world in which none of this is final: withdrawn from the first three, granted, the first and
-/// the fourth subscribed, withdrawn, granted, the first subscribed.
+/// A world in which none of this is durable: revoked from the first three, granted, the first and
+/// the fourth subscribed, revoked, granted, the first subscribed.
 fn back_and_forth() -> (World, Vec<PeerId>) {
     let mut world = World::new();
     world.grant(false);
     let mut crowd = world.crowd(3, "guest", &["#vip"]);
-    world.grant_for_now(true);
-    world.grant_for_now(false);
+    world.grant_undurable(true);
+    world.grant_undurable(false);
     world.hub.subscribe(crowd[0], "#vip", AT).unwrap();
     crowd.extend(world.crowd(1, "guest", &["#vip"]));
-    world.assert_heard(&[crowd[0], crowd[3]]);
-    world.grant_for_now(true);
-    world.assert_heard(&[]);
-    world.grant_for_now(false);
+    world.assert_receivers(&[crowd[0], crowd[3]]);
+    world.grant_undurable(true);
+    world.assert_receivers(&[]);
+    world.grant_undurable(false);
     world.hub.subscribe(crowd[0], "#vip", AT).unwrap();
-    world.assert_heard(&crowd[..1]);
+    world.assert_receivers(&crowd[..1]);
     (world, crowd)
 }
 
 #[test]
-fn withdrawals_are_taken_back_one_after_the_other() {
+fn grants_and_revocations_are_undone_one_by_one() {
     let (mut world, crowd) = back_and_forth();
     world.undo();
-    world.assert_heard(&[]);
+    world.assert_receivers(&[]);
     world.undo();
-    world.assert_heard(&[crowd[0], crowd[3]]);
+    world.assert_receivers(&[crowd[0], crowd[3]]);
     world.undo();
-    world.assert_heard(&[]);
+    world.assert_receivers(&[]);
     world.undo();
-    // Those who subscribed by the undone grant are out.
-    world.assert_heard(&crowd[..3]);
+    // Peers that subscribed by the undone grant are out.
+    world.assert_receivers(&crowd[..3]);
     world.hub.keep(world.out.mark);
-    world.rest(100);
-    world.assert_heard(&crowd[..3]);
+    world.run_until_idle(100);
+    world.assert_receivers(&crowd[..3]);
     assert_eq!(world.subscriptions(), 3);
 }
 
 #[test]
-fn what_is_certain_of_several_withdrawals_stays() {
+fn durable_revocations_stay_when_later_ones_are_undone() {
     for (certain, heard) in [(0, 0..3), (1, 0..0), (2, 0..1), (3, 0..0), (4, 0..1)] {
         for steps in [0, 1, 100] {
             let (mut world, crowd) = back_and_forth();
@@ -336,22 +339,22 @@ fn what_is_certain_of_several_withdrawals_stays() {
             world.hub.reap(steps, &mut world.out);
             (certain..4).for_each(|_| world.undo());
             world.hub.keep(world.out.mark);
-            world.rest(100);
+            world.run_until_idle(100);
             let mut heard = crowd[heard.clone()].to_vec();
             heard.extend(crowd.get(3).filter(|_| certain == 2));
-            world.assert_heard(&heard);
-            assert_eq!(world.subscriptions(), heard.len(), "{certain} are certain");
+            world.assert_receivers(&heard);
+            assert_eq!(world.subscriptions(), heard.len(), "{certain} are durable");
         }
     }
 }
 
 #[test]
-fn who_comes_back_and_goes_again_is_forgotten_however_long_nothing_is_certain() {
+fn peers_that_resubscribe_and_leave_again_are_forgotten_early() {
     let mut world = World::new();
     world.grant(false);
     let stays = world.crowd(1, "guest", &["#vip"])[0];
-    world.grant_for_now(true);
-    world.grant_for_now(false);
+    world.grant_undurable(true);
+    world.grant_undurable(false);
     for _ in 0..50 {
         let peer = world.crowd(1, "guest", &["#vip"])[0];
         world.hub.disconnect(peer);
@@ -360,39 +363,39 @@ fn who_comes_back_and_goes_again_is_forgotten_however_long_nothing_is_certain() 
     }
     let withdrawn = world.hub.leaving.withdrawn.values();
     assert_eq!(withdrawn.map(|it| it.readmitted.len()).sum::<usize>(), 0);
-    world.assert_heard(&[]);
+    world.assert_receivers(&[]);
     world.hub.subscribe(stays, "#vip", AT).unwrap();
     world.undo();
     world.undo();
-    world.assert_heard(&[]);
+    world.assert_receivers(&[]);
 }
 
 #[test]
-fn many_withdrawals_that_become_certain_at_once_take_many_turns() {
+fn many_revocations_that_become_durable_at_once_take_many_turns() {
     let mut world = World::new();
     world.grant(false);
     let peer = world.crowd(2, "guest", &["#vip"])[0];
     for _ in 0..1000 {
-        world.grant_for_now(true);
-        world.grant_for_now(false);
+        world.grant_undurable(true);
+        world.grant_undurable(false);
         world.hub.subscribe(peer, "#vip", AT).unwrap();
     }
     world.hub.keep(world.out.mark);
-    // Each withdrawal looks at each of the two connections.
-    let turns = world.rest(100);
+    // Each revocation examines both connections.
+    let turns = world.run_until_idle(100);
     assert!((20..40).contains(&turns), "{turns} turns");
-    world.assert_heard(&[peer]);
+    world.assert_receivers(&[peer]);
 }
 
 /// A model of a private channel and one user: who subscribed by which grant.
 #[derive(Default)]
 struct Private {
-    /// The grants by which each has subscribed without leaving since, the last one last.
+    /// The grants by which each has subscribed without leaving since, in order.
     members: BTreeMap<PeerId, Vec<u64>>,
     /// The grant in force, and how many there have been.
     grant: Option<u64>,
     grants: u64,
-    /// What is not final: each grant given, or withdrawn.
+    /// Changes that are not durable: each grant given, or revoked.
     uncertain: VecDeque<(u64, bool)>,
 }
 
@@ -411,7 +414,7 @@ impl Private {
         }
     }
 
-    /// The first change that is not final becomes so.
+    /// The first change that is not durable becomes so.
     fn keep(&mut self) {
         if let Some((grant, true)) = self.uncertain.pop_front() {
             self.members.values_mut().for_each(|by| by.retain(|it| *it > grant));
@@ -429,14 +432,14 @@ impl Private {
         }
     }
 
-    fn heard(&self) -> Vec<PeerId> {
-        let hears = |(_, by): &(&PeerId, &Vec<u64>)| by.last() == self.grant.as_ref();
-        self.members.iter().filter(hears).map(|(id, _)| *id).collect()
+    fn receivers(&self) -> Vec<PeerId> {
+        let receives = |(_, by): &(&PeerId, &Vec<u64>)| by.last() == self.grant.as_ref();
+        self.members.iter().filter(receives).map(|(id, _)| *id).collect()
     }
 }
 
 #[test]
-fn whatever_is_granted_withdrawn_and_taken_back_who_is_to_hear_does() {
+fn deliveries_match_a_model_of_grants_revocations_and_undos() {
     let mut random = 7_u64;
     let mut draw = |below: usize| {
         random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
@@ -450,7 +453,7 @@ fn whatever_is_granted_withdrawn_and_taken_back_who_is_to_hear_does() {
             match (draw(10), one) {
                 (0..3, _) => {
                     let is_withdrawn = private.grant.is_some();
-                    world.grant_for_now(is_withdrawn);
+                    world.grant_undurable(is_withdrawn);
                     private.change(is_withdrawn);
                 }
                 (3..6, Some(one)) => {
@@ -474,7 +477,7 @@ fn whatever_is_granted_withdrawn_and_taken_back_who_is_to_hear_does() {
                     while !private.uncertain.is_empty() {
                         world.undo();
                         private.undo();
-                        world.assert_heard(&private.heard());
+                        world.assert_receivers(&private.receivers());
                         world.hub.reap(draw(3), &mut world.out);
                     }
                     world.hub.keep(world.out.mark);
@@ -488,12 +491,12 @@ fn whatever_is_granted_withdrawn_and_taken_back_who_is_to_hear_does() {
                 _ => {}
             }
             world.hub.reap(draw(5), &mut world.out);
-            world.assert_heard(&private.heard());
+            world.assert_receivers(&private.receivers());
         }
         (0..private.uncertain.len()).for_each(|_| private.keep());
         world.hub.keep(world.out.mark);
-        world.rest(100);
-        world.assert_heard(&private.heard());
+        world.run_until_idle(100);
+        world.assert_receivers(&private.receivers());
         assert_eq!(world.subscriptions(), private.members.len());
         assert!(world.hub.leaving.is_calm());
     }

@@ -3,13 +3,13 @@
 use super::*;
 
 #[test]
-fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
+fn a_closing_connection_gives_its_place_to_a_newcomer() {
     let (mut reactor, address) = reactor();
     reactor.set_bounds(Bounds { connections: 3, ..bounds() });
     let mut crowd = Crowd::default();
     let mut peers = gather(&mut reactor, &mut crowd, &address, 3);
-    // They are closing, and stay: the first of them ends for each connection that comes.
-    let [first, second, third] = crowd.conns[..] else { panic!("three have come") };
+    // They are closing and stay open: the oldest of them is cut for each newcomer.
+    let [first, second, third] = crowd.conns[..] else { panic!("three are connected") };
     for conn in [second, first, third] {
         reactor.io.close(conn, CloseReason::BadHttp);
     }
@@ -19,13 +19,13 @@ fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
         assert!(reactor.io.peers.get(gone).is_none() && reactor.io.peers.get(third).is_some());
         assert_eq!(reactor.connections(), 3);
     }
-    // No open connection is ended for a new one; and nothing is left of those that were closed.
+    // No open connection is cut for a newcomer, and nothing is left of the closed ones.
     peers.push(std::net::TcpStream::connect(&address).unwrap());
     turns(&mut reactor, &mut crowd, 6, |_, crowd| crowd.conns.len());
     peers.push(std::net::TcpStream::connect(&address).unwrap());
     (0..50).for_each(|_| reactor.turn(&mut crowd).unwrap());
     assert_eq!((crowd.conns.len(), reactor.connections(), reactor.io.closing.count), (6, 3, 0));
-    // Of many that end at once none stays in the queue.
+    // Of many that are closed at once none stays in the queue.
     for conn in crowd.conns.drain(..).skip(3) {
         reactor.io.close(conn, CloseReason::BadHttp);
         reactor.io.free(conn);
@@ -34,19 +34,19 @@ fn who_is_on_the_way_out_takes_no_place_of_those_who_come() {
 }
 
 #[test]
-fn nobody_who_is_closing_ends_for_a_place_that_another_has_left() {
+fn a_closing_connection_is_not_cut_when_a_lost_one_frees_a_place() {
     let (mut reactor, address) = reactor();
     reactor.set_bounds(Bounds { connections: 3, ..bounds() });
     let mut crowd = Crowd::default();
     let _peers = gather(&mut reactor, &mut crowd, &address, 3);
-    let [closing, lost, _] = crowd.conns[..] else { panic!("three have come") };
+    let [closing, lost, _] = crowd.conns[..] else { panic!("three are connected") };
     reactor.io.close(closing, CloseReason::BadHttp);
     reactor.io.lose(lost, CloseReason::PeerLost);
     reactor.make_place(&mut crowd, Door::Web);
     assert!(reactor.io.peers.get(closing).is_some() && reactor.io.peers.get(lost).is_none());
 }
 
-/// Closes the first connection, with a last word, in its next tick.
+/// Sends "bye" to the first connection and closes it, in the tick after `is_due` is set.
 #[derive(Default)]
 struct Kick {
     conns: Vec<ConnId>,
@@ -78,7 +78,7 @@ impl Handler for Kick {
 }
 
 #[test]
-fn last_words_are_written_before_a_newcomer_takes_the_place() {
+fn final_output_is_written_before_a_newcomer_takes_the_place() {
     let (mut reactor, address) = reactor();
     reactor.set_bounds(Bounds { connections: 1, ..bounds() });
     let mut kick = Kick::default();
@@ -96,7 +96,7 @@ fn last_words_are_written_before_a_newcomer_takes_the_place() {
     assert_eq!(&words, b"bye");
 }
 
-/// Returns a reactor that a signal has stopped, and the stream on which the next one comes.
+/// Returns a reactor stopped by a signal, and the stream on which further ones are sent.
 fn stopped() -> (Reactor, std::os::unix::net::UnixStream) {
     let mut reactor = Reactor::new(bounds()).unwrap();
     let (mut signals, ours) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -107,37 +107,37 @@ fn stopped() -> (Reactor, std::os::unix::net::UnixStream) {
     (reactor, signals)
 }
 
-/// What is left to be done after the last turn may take its time.
+/// The work after the last turn may take long: a second signal cuts it short.
 #[test]
-fn a_second_signal_to_stop_is_heard_behind_the_last_turn() {
+fn a_second_stop_signal_is_noticed_after_the_last_turn() {
     let (mut reactor, mut signals) = stopped();
     assert!(!reactor.is_urged());
     signals.write_all(&[0, 0]).unwrap();
-    assert!(!reactor.is_urged(), "those that come together are one");
+    assert!(!reactor.is_urged(), "signals that arrive together count as one");
     reactor.same_stop_until = Millis(0);
     assert!(!reactor.is_urged());
     signals.write_all(&[0]).unwrap();
     assert!(reactor.is_urged() && reactor.is_urged());
 }
 
-/// Signals are read now and then: one may be read long after it has come.
+/// Signals are read now and then: one may be read long after it arrived.
 #[test]
-fn a_signal_that_came_with_the_first_is_none_more_if_it_is_read_later() {
+fn a_signal_sent_with_the_first_is_not_a_second_one_when_read_late() {
     let (mut reactor, mut signals) = stopped();
     reactor.same_stop_until = Millis(u64::MAX);
     signals.write_all(&[0]).unwrap();
-    assert!(!reactor.is_urged(), "it came with the first");
+    assert!(!reactor.is_urged(), "it arrived with the first");
     let looked_at = reactor.io.now.mono;
     reactor.same_stop_until = looked_at.plus(1);
     signals.write_all(&[0]).unwrap();
     while reactor.read_clock().mono < reactor.same_stop_until {}
-    assert!(!reactor.is_urged(), "it may have come at any moment since");
+    assert!(!reactor.is_urged(), "it may have arrived with the first");
     signals.write_all(&[0]).unwrap();
-    assert!(reactor.is_urged(), "nothing was there when it was looked last, behind that time");
+    assert!(reactor.is_urged(), "the last read was later than that, and found none");
 }
 
 #[test]
-fn who_is_turned_away_and_stays_makes_place_for_the_next() {
+fn a_refused_client_that_stays_gives_its_place_to_the_next() {
     let mut reactor = Reactor::new(Bounds { connections: 0, ..bounds() }).unwrap();
     let mut door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
     door.refuse_with(|_, _| Frame::from(&b"full"[..]));
@@ -154,10 +154,13 @@ fn who_is_turned_away_and_stays_makes_place_for_the_next() {
         reactor.turn(&mut crowd).unwrap();
         let is_done = |conn: &ConnId| reactor.io.is_done(*conn);
         let waits = reactor.io.turned_away.iter().all(is_done) && reactor.accept_due().is_none();
-        assert!(!waits || crowd.turned_away == peers.len(), "the next waits for them");
+        assert!(
+            !waits || crowd.turned_away == peers.len(),
+            "the next client waits for refused ones"
+        );
         assert!(reactor.connections() <= 8);
     }
-    // A client that had sent something, and was not waited for, gets its response all the same.
+    // A client that had sent something and was not waited for still gets its response.
     while reactor.io.turned_away.iter().any(|conn| !reactor.io.is_done(*conn)) {
         reactor.turn(&mut crowd).unwrap();
     }
@@ -173,8 +176,8 @@ fn who_is_turned_away_and_stays_makes_place_for_the_next() {
 }
 
 #[test]
-fn who_has_gone_in_a_turn_is_forgotten_before_it_is_settled() {
-    /// Closes each connection that sends something, and counts those open when it settles.
+fn connections_closed_in_a_turn_are_reported_before_settle() {
+    /// Closes each connection that sends something; records how many are open at `settle`.
     #[derive(Default)]
     struct Settler {
         open: usize,

@@ -1,17 +1,17 @@
-//! Deadlines, and last words.
+//! Deadlines, and the final output of closing connections.
 
 use std::io::{Read, Write};
 
 use super::*;
 use crate::frame::Frame;
 
-/// Waits for a word of each, and closes the second when everything sent to the first is written.
+/// Waits for "done" from each; closes the second when all output to the first is written.
 #[derive(Default)]
 struct Pair {
     conns: Vec<ConnId>,
     wait_ms: u64,
     tells: bool,
-    heard: usize,
+    done: usize,
     expired: usize,
 }
 
@@ -29,7 +29,7 @@ impl Handler for Pair {
         if input != b"done" {
             return Ok(0);
         }
-        self.heard += 1;
+        self.done += 1;
         net.deadline(conn, None);
         Ok(input.len())
     }
@@ -54,7 +54,7 @@ impl Handler for Pair {
 }
 
 #[test]
-fn what_came_in_time_is_heard_before_the_deadline() {
+fn input_that_arrived_in_time_is_read_before_the_deadline_expires() {
     const PEERS: usize = 200;
     let (mut reactor, address) = reactor();
     let mut handler = Pair { wait_ms: 300, ..Pair::default() };
@@ -63,18 +63,18 @@ fn what_came_in_time_is_heard_before_the_deadline() {
     while handler.conns.len() < PEERS {
         reactor.turn(&mut handler).unwrap();
     }
-    // More than one turn reads; and one that says something, but not what is waited for.
+    // More input than one turn reads; and one peer whose input is not what is waited for.
     peers.iter_mut().skip(1).for_each(|peer| peer.write_all(b"done").unwrap());
     peers[0].write_all(b"half").unwrap();
     std::thread::park_timeout(Duration::from_millis(600));
-    while handler.heard + handler.expired < PEERS {
+    while handler.done + handler.expired < PEERS {
         reactor.turn(&mut handler).unwrap();
     }
-    assert_eq!((handler.heard, handler.expired), (PEERS - 1, 1));
+    assert_eq!((handler.done, handler.expired), (PEERS - 1, 1));
 }
 
 #[test]
-fn whoever_is_let_go_while_another_is_written_to_has_the_last_words() {
+fn a_peer_closed_while_another_is_flushed_gets_its_final_output() {
     let (mut reactor, address) = reactor();
     let mut handler = Pair { wait_ms: 60_000, ..Pair::default() };
     let mut peers: Vec<_> =
@@ -84,7 +84,7 @@ fn whoever_is_let_go_while_another_is_written_to_has_the_last_words() {
     }
     handler.tells = true;
     reactor.turn(&mut handler).unwrap();
-    // With unread input the socket's end would be a reset.
+    // Closing a socket with unread input would reset it.
     let mut words = [0; 10];
     peers[1].read_exact(&mut words).unwrap();
     assert_eq!(&words, b"last words");
@@ -93,5 +93,5 @@ fn whoever_is_let_go_while_another_is_written_to_has_the_last_words() {
     assert_eq!(peers[1].read(&mut words).unwrap(), 0);
     peers[1].write_all(b"more").unwrap();
     (0..10).for_each(|_| reactor.turn(&mut handler).unwrap());
-    assert_eq!(peers[1].write(b"still there").unwrap(), 11, "it is gone at once");
+    assert_eq!(peers[1].write(b"still there").unwrap(), 11, "the socket was reset at once");
 }

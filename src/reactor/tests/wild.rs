@@ -1,5 +1,5 @@
-//! Peers and a handler that do at random everything they may, on real sockets: in whatever order,
-//! no byte is lost or duplicated, in either direction, and in the end nothing is left over.
+//! Peers and a handler that take every possible action at random, on real sockets: in any order no
+//! byte is lost or duplicated, in either direction, and in the end nothing is left over.
 
 use std::os::fd::OwnedFd;
 
@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt}
 use super::*;
 use crate::frame::{Frame, Kind};
 
-/// A wait that takes longer has failed.
+/// A wait that takes longer fails the test.
 const DEADLINE_US: u64 = 20_000_000;
 
 /// Random numbers that are the same for the same seed: xorshift.
@@ -28,7 +28,7 @@ impl Chance {
     }
 }
 
-/// Returns the byte at that place of what a peer sends, or is sent.
+/// Returns the byte at that offset of the stream to or from a peer.
 fn byte(who: usize, at: usize) -> u8 {
     (at ^ at >> 8 ^ at >> 16).wrapping_mul(31).wrapping_add(who * 7) as u8
 }
@@ -51,9 +51,9 @@ struct Known {
     sent: usize,
     is_paused: bool,
     has_ended: bool,
-    /// It was closed, and has the time to take everything.
+    /// It was closed, and has time to take all its output.
     is_let_go: bool,
-    /// It does not get everything that is queued.
+    /// It was closed, and does not get all its queued output.
     is_cut: bool,
     is_closed: bool,
 }
@@ -152,7 +152,7 @@ impl Handler for Wild {
     ) -> Result<usize, CloseReason> {
         let who = self.find(conn);
         let known = &mut self.known[who];
-        assert!(!known.is_paused && !known.is_let_go && !known.is_cut, "{who} is heard");
+        assert!(!known.is_paused && !known.is_let_go && !known.is_cut, "{who} must not be read");
         check(who, known.got, input);
         let is_all = self.is_calm || input.len() > READ_BYTES / 2 || self.chance.one_in(3);
         let used = if is_all { input.len() } else { self.chance.below(input.len()) };
@@ -168,7 +168,10 @@ impl Handler for Wild {
     }
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         let who = self.find(conn);
-        assert!(!std::mem::replace(&mut self.known[who].has_ended, true), "{who} ends twice");
+        assert!(
+            !std::mem::replace(&mut self.known[who].has_ended, true),
+            "the end of {who} is reported twice"
+        );
         if self.is_calm || self.chance.one_in(2) {
             self.known[who].is_let_go = true;
             net.close(conn, CloseReason::PeerClosed);
@@ -232,7 +235,7 @@ struct Peer {
     read: usize,
     is_shut: bool,
     has_end: bool,
-    /// It has left without a word: what was on its way to it is lost, what it sent may be.
+    /// It closed its socket: output in flight to it is lost, and input from it may be.
     has_left: bool,
 }
 
@@ -325,7 +328,7 @@ fn doors(seed: u64) -> (Reactor, [String; 3]) {
     (reactor, addresses)
 }
 
-/// Returns whether neither end waits for anything.
+/// Returns whether both ends have all that they are to get.
 fn has_all(peer: &Peer, known: &Known) -> bool {
     match known {
         _ if peer.has_left => known.is_closed,
@@ -335,7 +338,7 @@ fn has_all(peer: &Peer, known: &Known) -> bool {
     }
 }
 
-/// Acts at random, and then waits until both ends of all have what they were to have.
+/// Acts at random, and then waits until both ends of all have all that they are to get.
 fn run(seed: u64) {
     let chance = &mut Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let (mut reactor, addresses) = doors(seed);
@@ -372,7 +375,7 @@ fn leave(seed: u64, reactor: &mut Reactor, wild: &mut Wild) {
     let watch = Stopwatch::start();
     while reactor.connections() > 0 || wild.known.iter().any(|known| !known.is_closed) {
         reactor.turn(wild).unwrap();
-        assert!(watch.elapsed_us() < DEADLINE_US, "seed {seed}: somebody stays");
+        assert!(watch.elapsed_us() < DEADLINE_US, "seed {seed}: a connection stays");
     }
     let io = &reactor.io;
     assert!(
@@ -388,7 +391,7 @@ fn leave(seed: u64, reactor: &mut Reactor, wild: &mut Wild) {
     assert!(io.turned_away.is_empty(), "seed {seed}");
 }
 
-/// More come than there is room for, and many are closed.
+/// More connect than there is room for, and many are closed.
 fn run_full(seed: u64) {
     const ROOM: usize = 5;
     crate::log::mute(true);
@@ -399,7 +402,7 @@ fn run_full(seed: u64) {
     let address = door.address();
     reactor.add_door(door).unwrap();
     let mut wild = Wild::new(Chance(chance.0 ^ 0xABCD), 2);
-    // Those let in are as many as are known; the others get the response, and no byte more.
+    // Those admitted are as many as are known; the others get the refusal, and no byte more.
     let (mut peers, mut others): (Vec<Peer>, Vec<OwnedFd>) = (Vec::new(), Vec::new());
     for _ in 0..400 {
         if chance.one_in(8) {
@@ -435,11 +438,11 @@ fn run_full(seed: u64) {
 }
 
 #[test]
-fn whatever_comes_in_whatever_order_no_byte_is_lost() {
+fn no_byte_is_lost_in_any_order_of_events() {
     (0..seeds()).for_each(run);
 }
 
 #[test]
-fn whoever_comes_and_goes_where_there_is_no_room_leaves_nothing_behind() {
+fn a_full_server_leaks_nothing_as_connections_come_and_go() {
     (0..seeds()).for_each(run_full);
 }

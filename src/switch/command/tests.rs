@@ -10,7 +10,7 @@ fn refusal(body: &str, is_authenticated: bool) -> (u16, String) {
 }
 
 #[test]
-fn checks_come_in_the_order_of_the_reference() {
+fn checks_run_in_the_order_of_the_reference() {
     for (body, is_authenticated, code, reason) in [
         ("5", true, 300, "Need action"),
         ("null", true, 300, "Need action"),
@@ -78,7 +78,7 @@ fn a_field_is_found_however_its_key_is_written() {
 }
 
 #[test]
-fn of_parameters_that_are_there_twice_the_last_count() {
+fn the_last_of_duplicate_params_counts() {
     let get = |user: Option<&'static str>| {
         Ok(Command::Get { channel: "c".into(), user: user.map(Into::into) })
     };
@@ -114,7 +114,7 @@ fn of_parameters_that_are_there_twice_the_last_count() {
 }
 
 #[test]
-fn a_large_request_is_the_same_however_it_arrives() {
+fn a_large_request_parses_the_same_however_it_is_fragmented() {
     let data = format!("[{}1]", "[\"\\n\",-0.5e7,{\"a\":null}],".repeat(1000));
     for body in [
         format!(r#"{{"action":"emit","channel":"c","data":{data},"params":{{"count":1}}}}"#),
@@ -137,7 +137,7 @@ fn a_large_request_is_the_same_however_it_arrives() {
 }
 
 #[test]
-fn what_cannot_be_long_is_not_looked_at() {
+fn overlong_fields_are_refused() {
     let long = "x".repeat(FIELD_BYTES);
     for (field, max) in [
         ("channel", 255),
@@ -186,7 +186,7 @@ fn seconds_are_whole_and_bounded() {
 }
 
 #[test]
-fn an_emit_to_many_channels_is_bounded_in_all() {
+fn the_total_bytes_of_an_emit_to_many_channels_are_bounded() {
     let emit = |channels: usize, bytes: usize| {
         let channels: Vec<String> = (0..channels).map(|number| format!("c{number}")).collect();
         let data = "x".repeat(bytes - 2);

@@ -1,4 +1,4 @@
-//! The targets reach what they check, and report what is broken.
+//! The fuzz targets reach the code that they check, and report wrong output.
 
 use super::*;
 use crate::address::ClientPrefix;
@@ -34,7 +34,7 @@ fn scripts_reach_the_whole_switch() {
 }
 
 #[test]
-fn time_passes_and_peers_come_and_go() {
+fn scripts_pass_time_and_connect_and_disconnect_peers() {
     let beat = output(MemoryJournal::new(1), ".\u{34}", b'a');
     assert!(beat.ends_with("\u{fffd}\0"), "a ping: {beat:?}");
     let script = "~a\nk{\"action\":\"channelInfo\",\"channel\":\"c\"}\na5";
@@ -49,12 +49,12 @@ fn time_passes_and_peers_come_and_go() {
 }
 
 #[test]
-fn a_back_end_goes_for_the_first_reason_that_there_was() {
+fn a_back_end_is_closed_for_the_first_reason_given() {
     let mut world = World::new(RollbackJournal::new(1, 0, 0));
     world.line(br#"l{"action":"registerNameSpace","name":"n","key":"server"}"#);
     world.line(b"L\xff\xff\xff\xff");
     world.turn();
-    // It is owed the key that was generated for it, and is evicted meanwhile.
+    // It is evicted while it is owed the key that was generated for it.
     world.switch.evict_unauthenticated(&mut world.net, ClientPrefix::Unix);
     world.rest();
     let closed = world.switch.metrics.closed;
@@ -64,7 +64,7 @@ fn a_back_end_goes_for_the_first_reason_that_there_was() {
 }
 
 #[test]
-fn behind_the_last_call_nothing_is_carried_out() {
+fn no_command_is_executed_once_back_ends_are_drained() {
     let mut world = World::new(RollbackJournal::new(1, 0, 0));
     world.line(br#"l{"action":"registerNameSpace","name":"n","key":"server"}"#);
     world.turn();
@@ -79,12 +79,12 @@ fn behind_the_last_call_nothing_is_carried_out() {
 }
 
 #[test]
-fn whoever_took_something_lives_though_as_much_waits_for_it_as_before() {
+fn a_browser_that_reads_is_kept_though_its_queue_fills_again() {
     let mut world = World::new(MemoryJournal::new(1));
     world.play(opening(&[('a', "1")]).as_bytes());
     world.play(b"!a");
     for _ in 0..3 {
-        // It takes all, once per heartbeat; then as many answers as are allowed are queued again.
+        // It reads all, once per heartbeat; then as many answers as are allowed are queued again.
         world.play(b"!a\n!a");
         (0..19).for_each(|_| world.line(br#"a{"event":"ping","clb":1}"#));
         world.rest();
@@ -92,14 +92,14 @@ fn whoever_took_something_lives_though_as_much_waits_for_it_as_before() {
         world.play(b".\x32");
     }
     assert_eq!(world.net.peers[0].phase, Phase::Open);
-    // It takes nothing any more.
+    // It no longer reads.
     world.play(b".\x32");
     assert_eq!(world.switch.metrics.closed[CloseReason::NoHeartbeat as usize], 1);
     world.end();
 }
 
 #[test]
-fn an_emit_to_many_channels_goes_on_in_the_next_turns() {
+fn an_emit_to_many_channels_continues_in_later_turns() {
     for journal in [0, 1] {
         match journal {
             0 => long_emit(MemoryJournal::new(1)),
@@ -143,7 +143,7 @@ fn long_emit(journal: impl Journal + 'static) {
 }
 
 #[test]
-fn the_targets_take_anything() {
+fn fuzz_targets_accept_any_input() {
     for data in [&b""[..], b"*", b"\xff\n.\n!\n$\n~\n", b"k\nl{\na\xff\nA\xff\n!z"] {
         fuzz_browser(data);
         fuzz_commands(data);
@@ -151,7 +151,7 @@ fn the_targets_take_anything() {
 }
 
 #[test]
-fn broken_output_is_found() {
+fn malformed_output_is_detected() {
     let panics = |check: fn()| std::panic::catch_unwind(check).is_err();
     assert!(panics(|| assert_eq!(check_control(b"\x02\0\0\0{}"), 1)));
     assert!(panics(|| assert_eq!(check_control(b"\x01\0\0\0{\0"), 1)));

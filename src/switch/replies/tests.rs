@@ -1,4 +1,4 @@
-//! Back ends on a slow disk: what they are owed, what waits for what, and for how long.
+//! Back ends on a slow disk: which replies and commands wait, for what, and for how long.
 
 mod full;
 mod places;
@@ -20,7 +20,7 @@ const KEY: &str = "11111111-1111-4111-8111-111111111111";
 const AUTH: &str =
     r#"{"action":"auth","name":"site","sKey":"11111111-1111-4111-8111-111111111111"}"#;
 
-/// A journal whose disk does nothing until a test tells it to, through a clone.
+/// A journal whose disk writes nothing until a test tells it to, through a clone.
 #[derive(Clone, Debug, Default)]
 struct Slow(Rc<RefCell<Disk>>);
 
@@ -80,7 +80,7 @@ impl Journal for Slow {
 #[derive(Default)]
 pub(in crate::switch) struct Wire {
     now: u64,
-    /// What each has been sent and has not taken.
+    /// Bytes that each has been sent and has not taken.
     pub sent: BTreeMap<ConnId, Vec<u8>>,
     /// Bytes sent and not taken.
     answers: usize,
@@ -132,7 +132,7 @@ impl Net for Wire {
     }
 }
 
-/// A switch, its network, and what back ends have sent that the switch has not read.
+/// A switch, its network, and the input of back ends that the switch has not read.
 struct World {
     switch: Switch,
     journal: Slow,
@@ -153,30 +153,30 @@ impl World {
         world
     }
 
-    /// A back end connects and sends these commands.
-    fn comes(&mut self, slot: u32, commands: &[&str]) -> ConnId {
+    /// Connects a back end that sends these commands.
+    fn connect(&mut self, slot: u32, commands: &[&str]) -> ConnId {
         let conn = ConnId::new(slot, 0);
         self.switch.opened(&mut self.net, conn, Door::Control, Address::Unix);
-        self.says(conn, commands);
+        self.send(conn, commands);
         conn
     }
 
-    fn says(&mut self, conn: ConnId, commands: &[&str]) {
+    fn send(&mut self, conn: ConnId, commands: &[&str]) {
         let input = self.input.entry(conn).or_default();
         commands.iter().for_each(|body| control::encode_into(input, body.as_bytes()));
         self.turn();
     }
 
-    /// It sends the first 20,000 bytes of a command of so many.
-    fn begins(&mut self, conn: ConnId, bytes: usize) {
+    /// Sends the first 20,000 bytes of a command of `bytes`.
+    fn send_start(&mut self, conn: ConnId, bytes: usize) {
         let mut frame = Vec::new();
         control::encode_into(&mut frame, &vec![b' '; bytes]);
         self.input.entry(conn).or_default().extend_from_slice(&frame[..20_000]);
         self.turn();
     }
 
-    /// It sends no more, and all that it has sent has been read.
-    fn ends(&mut self, conn: ConnId) {
+    /// The back end half-closes its connection, and all its input has been read.
+    fn half_close(&mut self, conn: ConnId) {
         self.switch.ended(&mut self.net, conn);
         self.turn();
     }
@@ -199,27 +199,27 @@ impl World {
         self.switch.check_invariants();
     }
 
-    /// Everything recorded by now becomes durable.
+    /// Makes all changes recorded by now durable.
     fn sync(&mut self) {
         let mark = self.journal.mark().0;
         self.journal.disk().durable = mark;
         self.turn();
     }
 
-    /// Runs turns until the switch wants none; returns how many.
-    fn rest(&mut self) -> usize {
+    /// Runs turns until the switch needs none; returns how many.
+    fn run_until_idle(&mut self) -> usize {
         let is_due = |world: &World| world.switch.due(&world.net).is_some_and(|at| at.0 == 0);
         let mut turns = 0;
         while is_due(self) {
             self.turn();
             turns += 1;
-            assert!(turns < 1000, "it never comes to rest");
+            assert!(turns < 1000, "it never becomes idle");
         }
         turns
     }
 
-    /// Takes the replies that a back end has received.
-    fn takes(&mut self, conn: ConnId) -> Vec<String> {
+    /// Returns the replies that a back end has received since the last call.
+    fn take_replies(&mut self, conn: ConnId) -> Vec<String> {
         let bytes = self.net.sent.remove(&conn).unwrap_or_default();
         self.net.answers -= bytes.len();
         let (mut decoder, mut at, mut bodies) = (control::Decoder::new(), 0, Vec::new());
@@ -255,38 +255,38 @@ const LARGE: usize = 100_000;
 const LESS: usize = 90_000;
 
 #[test]
-fn what_is_lost_is_refused_like_what_is_not_taken() {
+fn lost_changes_and_store_failures_get_the_same_refusal() {
     assert_eq!(refusal(&command::STORE_FAILED), LOST);
 }
 
 #[test]
-fn a_refusal_that_showed_what_is_lost_is_counted_once() {
+fn a_refusal_that_depended_on_a_lost_change_is_counted_once() {
     let mut world = World::new(Limits::default());
     let push = r#"{"action":"push","channel":"it","data":1}"#;
-    let conn = world.comes(0, &[AUTH, &set("it", 9), push]);
+    let conn = world.connect(0, &[AUTH, &set("it", 9), push]);
     let (from, upto) = (world.journal.durable(), world.journal.mark());
     world.switch.lose(&mut world.net, from, upto);
     world.sync();
     let lost = String::from_utf8(LOST.into()).unwrap();
-    assert_eq!(world.takes(conn), [OK, &lost, &lost]);
+    assert_eq!(world.take_replies(conn), [OK, &lost, &lost]);
     let metrics = world.switch.metrics();
     let counts: Vec<_> = metrics.refused.iter().filter(|(_, count)| *count > 0).collect();
     assert_eq!((counts, metrics.store_failures), (vec![&(302, 1), &(314, 1)], 1));
 }
 
 #[test]
-fn a_state_that_reads_like_a_refusal_is_none() {
+fn a_state_that_looks_like_a_refusal_is_not_counted_as_one() {
     let mut world = World::new(Limits::default());
     let state = r#"{"success":false,"reason":1}"#;
     let set = format!(r#"{{"action":"set","channel":"it","data":{state}}}"#);
-    world.comes(0, &[AUTH, &set, &get("it")]);
+    world.connect(0, &[AUTH, &set, &get("it")]);
     let (from, upto) = (world.journal.durable(), world.journal.mark());
     world.switch.lose(&mut world.net, from, upto);
     assert_eq!(world.switch.metrics().store_failures, 2);
 }
 
 #[test]
-fn a_state_that_is_too_much_as_one_browser_takes_it_is_refused() {
+fn a_state_too_large_in_any_transport_encoding_is_refused() {
     let limits = Limits { state_bytes: 1000, publication_bytes: 3000, ..Limits::default() };
     let mut world = World::new(limits);
     // A `<` takes one byte in a queue, and six in the script that `jsonp` sends.
@@ -294,47 +294,48 @@ fn a_state_that_is_too_much_as_one_browser_takes_it_is_refused() {
         let data = "<".repeat(marks);
         format!(r#"{{"action":"{action}","channel":"it","data":"{data}"}}"#)
     };
-    let told = "Too much data as browsers take it, at most 3000 bytes in all forms";
-    let refused = format!(r#"{{"success":false,"reason":"{told}","code":300}}"#);
+    let reason = "Too much data as browsers take it, at most 3000 bytes in all forms";
+    let refused = format!(r#"{{"success":false,"reason":"{reason}","code":300}}"#);
     let pushed = r#"{"action":"push","channel":"list","data":"<<<<<<<<<<<<<<<<<<<<"}"#.to_owned();
     let (long, short) = (command("set", 430), command("set", 420));
-    let conn = world.comes(0, &[AUTH, &long, &short, &set("plain", 900)]);
+    let conn = world.connect(0, &[AUTH, &long, &short, &set("plain", 900)]);
     let lists: Vec<&str> = vec![&pushed; 20];
-    world.says(conn, &lists);
+    world.send(conn, &lists);
     world.sync();
-    let replies = world.takes(conn);
+    let replies = world.take_replies(conn);
     assert_eq!(replies[..4], [OK, &refused, OK, OK]);
     let fits = replies[4..].iter().filter(|reply| reply.contains("true")).count();
-    assert!((17..20).contains(&fits), "{fits} of twenty, of which each adds about 150");
+    assert!((17..20).contains(&fits), "{fits} of twenty pushes fit; each adds about 150 bytes");
     assert!(replies[4 + fits..].iter().all(|reply| *reply == refused));
 }
 
 #[test]
-fn large_answers_are_not_made_before_they_may_leave() {
+fn large_answers_are_built_only_when_they_may_be_sent() {
     let mut world = World::new(Limits { answers_bytes: 8 * LARGE, ..Limits::default() });
-    let first = world.comes(0, &[AUTH, &set("big", LARGE - 2)]);
+    let first = world.connect(0, &[AUTH, &set("big", LARGE - 2)]);
     world.sync();
-    assert_eq!(world.takes(first), [OK, OK]);
-    let conns: Vec<ConnId> =
-        (1..=20).map(|slot| world.comes(slot, &[AUTH, &set("k", 1), &get("big"), PING])).collect();
+    assert_eq!(world.take_replies(first), [OK, OK]);
+    let conns: Vec<ConnId> = (1..=20)
+        .map(|slot| world.connect(slot, &[AUTH, &set("k", 1), &get("big"), PING]))
+        .collect();
     for conn in &conns {
-        assert_eq!(world.takes(*conn), [OK], "of the others nothing is durable");
+        assert_eq!(world.take_replies(*conn), [OK], "the other replies wait for the disk");
     }
-    // One large answer waits for the disk, with all short ones; the requests for the others wait
+    // One large answer and all short ones wait for the disk; requests for the other large ones wait
     // for room.
     let owed: usize = conns.iter().map(|conn| world.owed(*conn)).sum();
     assert_eq!(owed, LARGE + conns.len() * OK.len() + OK.len());
     assert_eq!(world.switch.census().pending_reply_bytes, owed);
-    assert_eq!(world.rest(), 0, "it waits for the disk, and for nothing else");
+    assert_eq!(world.run_until_idle(), 0, "it waits for the disk only");
     world.sync();
     let mut got = vec![Vec::new(); conns.len()];
     for _ in 0..100 {
-        world.rest();
-        assert!(world.net.answers <= 10 * LARGE, "{} wait", world.net.answers);
-        // They take their answers one after the other.
+        world.run_until_idle();
+        assert!(world.net.answers <= 10 * LARGE, "{} bytes wait", world.net.answers);
+        // They read their answers one by one.
         let next = (0..conns.len()).find(|i| world.net.sent.contains_key(&conns[*i]));
         let Some(next) = next else { break };
-        got[next].extend(world.takes(conns[next]));
+        got[next].extend(world.take_replies(conns[next]));
         world.turn();
     }
     for replies in got {
@@ -345,17 +346,17 @@ fn large_answers_are_not_made_before_they_may_leave() {
 }
 
 #[test]
-fn whoever_is_owed_little_is_answered_while_others_take_all_the_room() {
+fn connections_owed_little_are_answered_while_others_use_all_the_room() {
     let mut world = World::new(Limits { answers_bytes: 8 * LARGE, ..Limits::default() });
     world.switch.declare("other", AUTH_KEY).unwrap();
     let other_auth = AUTH.replace("site", "other").replace(KEY, AUTH_KEY);
     let others: Vec<ConnId> =
-        (100..105).map(|slot| world.comes(slot, &[&other_auth, &set("big", LESS - 2)])).collect();
-    let mut site = vec![world.comes(0, &[AUTH, &set("big", LARGE - 2)])];
+        (100..105).map(|slot| world.connect(slot, &[&other_auth, &set("big", LESS - 2)])).collect();
+    let mut site = vec![world.connect(0, &[AUTH, &set("big", LARGE - 2)])];
     world.sync();
-    others.iter().chain(&site).for_each(|conn| assert_eq!(world.takes(*conn), [OK, OK]));
+    others.iter().chain(&site).for_each(|conn| assert_eq!(world.take_replies(*conn), [OK, OK]));
     world.net.slow.extend((1..20).map(|slot| ConnId::new(slot, 0)));
-    site.extend((1..20).map(|slot| world.comes(slot, &[AUTH, &get("big")])));
+    site.extend((1..20).map(|slot| world.connect(slot, &[AUTH, &get("big")])));
     let has = |world: &World, conn: &ConnId| {
         world.net.sent.get(conn).is_some_and(|bytes| bytes.len() > LESS)
     };
@@ -363,78 +364,78 @@ fn whoever_is_owed_little_is_answered_while_others_take_all_the_room() {
     // One more than there is room for, as always; a quarter of the room is for other namespaces.
     assert_eq!(answered(&world, &site), 8);
     world.net.slow.extend(&others);
-    world.says(others[0], &[&get("big")]);
-    assert_eq!(answered(&world, &others), 1, "it is owed nothing, and need not wait");
+    world.send(others[0], &[&get("big")]);
+    assert_eq!(answered(&world, &others), 1, "it is owed nothing, so it does not wait");
     for other in &others[1..] {
-        world.says(*other, &[&get("big")]);
+        world.send(*other, &[&get("big")]);
     }
     // Half of that quarter is left for other namespaces.
     assert_eq!(answered(&world, &others), 1);
     assert!(world.net.answers <= 8 * LARGE + 8 * LARGE / 4 + LARGE);
-    // Each takes its answer, and then the next of them is answered before the rest of `site`.
+    // As each reads its answer, the next of them is answered before the rest of `site`.
     for (at, other) in others.iter().enumerate() {
         assert_eq!(answered(&world, &others), 1, "{at}");
-        assert_eq!(world.takes(*other).pop().map(|reply| reply.len()), Some(LESS));
+        assert_eq!(world.take_replies(*other).pop().map(|reply| reply.len()), Some(LESS));
         world.net.now += 100;
         world.turn();
     }
-    assert_eq!(answered(&world, &site), 8, "who has much waits, and gets what it is owed");
+    assert_eq!(answered(&world, &site), 8, "the rest of `site` still waits");
 }
 
 #[test]
-fn a_state_that_is_never_at_rest_is_shown_all_the_same() {
+fn a_state_that_changes_constantly_can_still_be_read() {
     let mut world = World::new(Limits { answers_bytes: LARGE, ..Limits::default() });
-    let writer = world.comes(0, &[AUTH, &set("hot", LARGE)]);
+    let writer = world.connect(0, &[AUTH, &set("hot", LARGE)]);
     // There is room for one such answer at a time to wait for the disk.
     let readers: Vec<ConnId> =
-        (1..=3).map(|slot| world.comes(slot, &[AUTH, &get("hot")])).collect();
+        (1..=3).map(|slot| world.connect(slot, &[AUTH, &get("hot")])).collect();
     let mut got = vec![Vec::new(); readers.len()];
     for _ in 0..readers.len() {
-        // When one change is durable, the next has been made already.
+        // By the time one change is durable, the next has been made.
         let before = world.journal.disk().mark;
-        world.says(writer, &[&set("hot", LARGE)]);
+        world.send(writer, &[&set("hot", LARGE)]);
         world.journal.disk().durable = before;
         world.turn();
         for (got, reader) in got.iter_mut().zip(&readers) {
-            got.extend(world.takes(*reader).iter().map(String::len));
+            got.extend(world.take_replies(*reader).iter().map(String::len));
         }
     }
     assert_eq!(got, vec![vec![OK.len(), LARGE + 2]; readers.len()]);
 }
 
 #[test]
-fn many_replies_leave_in_several_turns() {
+fn many_replies_are_sent_over_several_turns() {
     let limits = Limits { deliveries_per_turn: 10, ..Limits::default() };
     let mut world = World::new(limits);
     let conns: Vec<ConnId> =
-        (0..30).map(|slot| world.comes(slot, &[AUTH, &set("k", 1), &set("k", 2)])).collect();
-    conns.iter().for_each(|conn| assert_eq!(world.takes(*conn), [OK]));
-    assert_eq!(world.rest(), 0, "nothing can leave before the disk is done");
+        (0..30).map(|slot| world.connect(slot, &[AUTH, &set("k", 1), &set("k", 2)])).collect();
+    conns.iter().for_each(|conn| assert_eq!(world.take_replies(*conn), [OK]));
+    assert_eq!(world.run_until_idle(), 0, "no reply is sent before the disk is done");
     world.sync();
     let answered = world.net.sent.len();
-    assert_eq!((answered, world.rest()), (10, 2));
-    conns.iter().for_each(|conn| assert_eq!(world.takes(*conn), [OK, OK]));
+    assert_eq!((answered, world.run_until_idle()), (10, 2));
+    conns.iter().for_each(|conn| assert_eq!(world.take_replies(*conn), [OK, OK]));
 }
 
 #[test]
-fn whoever_comes_with_a_wrong_name_does_not_wait_for_the_disk() {
+fn a_refused_auth_does_not_wait_for_the_disk() {
     let mut world = World::new(Limits::default());
-    world.comes(0, &[AUTH, &set("k", 1)]);
+    world.connect(0, &[AUTH, &set("k", 1)]);
     let [unknown, wrong] = ["no-such", "site"]
         .map(|name| format!("{{\"action\":\"auth\",\"name\":\"{name}\",\"sKey\":\"{AUTH_KEY}\"}}"));
-    let conn = world.comes(1, &[&unknown, &wrong]);
-    let codes = world.takes(conn);
+    let conn = world.connect(1, &[&unknown, &wrong]);
+    let codes = world.take_replies(conn);
     assert!(
         codes[0].ends_with("\"code\":404}") && codes[1].ends_with("\"code\":305}"),
         "{codes:?}"
     );
-    world.ends(conn);
+    world.half_close(conn);
     assert_eq!(world.net.closed, [(conn, CloseReason::PeerClosed)]);
     assert_eq!(world.switch.pending_durable.len(), 1);
 }
 
 #[test]
-fn a_list_has_its_bound() {
+fn presence_answers_are_bounded() {
     let name = "\u{1}".repeat(1000);
     let cid = crate::uuid::Uuid::from_random([7; 16]);
     let presence = Presence { users: 1, connections: vec![(cid, &name); 20] };
@@ -446,30 +447,30 @@ fn a_list_has_its_bound() {
 }
 
 #[test]
-fn room_for_a_reply_is_nobody_s_whose_key_has_ended() {
+fn an_expired_key_gives_up_the_room_reserved_for_a_reply() {
     let mut world = World::new(Limits { answers_bytes: 8 * LARGE, ..Limits::default() });
-    let old = world.comes(0, &[AUTH, &set("big", LARGE)]);
+    let old = world.connect(0, &[AUTH, &set("big", LARGE)]);
     world.sync();
     let rotate = r#"{"action":"rotateKey","name":"site","key":"server","params":{"grace":1}}"#;
-    let other = world.comes(1, &[AUTH, rotate]);
+    let other = world.connect(1, &[AUTH, rotate]);
     world.sync();
-    let reply = world.takes(other).pop().unwrap();
+    let reply = world.take_replies(other).pop().unwrap();
     let key = reply.split('"').rev().nth(1).unwrap().to_owned();
-    // For a while there is no room for the answer to this.
+    // For a while there is no room for the answer to this command.
     world.net.answers += 9 * LARGE;
-    world.says(old, &[&get("big")]);
+    world.send(old, &[&get("big")]);
     assert_eq!(world.switch.room_queue.len(), 1);
     let auth = AUTH.replace(KEY, &key);
-    world.says(other, &[&auth, &set("big", LARGE + 1)]);
+    world.send(other, &[&auth, &set("big", LARGE + 1)]);
     world.net.now = 2000;
     world.net.answers -= 9 * LARGE;
     world.turn();
-    assert!(world.takes(old).pop().unwrap().ends_with("\"code\":311}"));
+    assert!(world.take_replies(old).pop().unwrap().ends_with("\"code\":311}"));
     assert_eq!(world.switch.reply_reserve.reserved(), 0);
 }
 
 #[test]
-fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
+fn an_evicted_connection_no_longer_queues_for_input_room() {
     let mut world = World::new(Limits {
         control_input_bytes: LARGE,
         control_unauthenticated_connections: 1,
@@ -477,22 +478,22 @@ fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
     });
     world.switch.declare("other", AUTH_KEY).unwrap();
     world.sync();
-    let holder = world.comes(0, &[&AUTH.replace("site", "other").replace(KEY, AUTH_KEY)]);
-    world.begins(holder, LARGE - 10);
-    let waits = world.comes(1, &[AUTH, &set("k", 1)]);
-    world.begins(waits, LARGE - 10);
+    let holder = world.connect(0, &[&AUTH.replace("site", "other").replace(KEY, AUTH_KEY)]);
+    world.send_start(holder, LARGE - 10);
+    let waits = world.connect(1, &[AUTH, &set("k", 1)]);
+    world.send_start(waits, LARGE - 10);
     assert_eq!(world.switch.census().control_input_waits, 1);
-    // Both are unauthenticated from now on, and there is room for one: the first is owed a reply,
-    // and is closed when it has that.
-    world.comes(2, &[AUTH, r#"{"action":"rotateKey","name":"site","key":"server"}"#]);
+    // Both back ends of `site` are unauthenticated from now on, and there is room for one: the
+    // first is closed once it has the reply that it is owed.
+    world.connect(2, &[AUTH, r#"{"action":"rotateKey","name":"site","key":"server"}"#]);
     world.net.now = 5000;
-    world.rest();
+    world.run_until_idle();
     let is_ended = world.switch.connections.look_at(waits).map(|it| it.is_ended);
     assert_eq!((is_ended, world.owed(waits)), (Some(true), OK.len()));
     assert_eq!(world.net.closed, []);
-    // Nor does it stand in line any more, so that others would have to wait behind it.
+    // It no longer queues for room, so others do not wait behind it.
     world.net.now = 5100;
-    world.rest();
+    world.run_until_idle();
     assert_eq!(world.switch.intake.due(), None);
     world.sync();
     assert_eq!(world.net.closed, [(waits, CloseReason::ControlAuth)]);
@@ -500,23 +501,23 @@ fn nobody_makes_room_for_one_who_is_not_heard_any_more() {
 
 /// Each push searches a long list for elements to drop.
 #[test]
-fn pushes_that_are_refused_are_work_as_well() {
+fn refused_pushes_count_as_work() {
     let mut world = World::new(Limits { states_bytes_per_namespace: 70_000, ..Limits::default() });
-    let conn = world.comes(0, &[AUTH]);
+    let conn = world.connect(0, &[AUTH]);
     let item = format!("\"{}\"", "x".repeat(60));
     let list = format!("[{}]", vec![item.as_str(); 1000].join(","));
     let command = |action: &str, data: &str| {
         format!("{{\"action\":\"{action}\",\"channel\":\"c\",\"data\":{data}}}")
     };
-    world.says(conn, &[&command("set", &list)]);
+    world.send(conn, &[&command("set", &list)]);
     world.sync();
-    world.takes(conn);
+    world.take_replies(conn);
     let push = command("push", &format!("\"{}\"", "x".repeat(8000)));
-    world.says(conn, &[push.as_str(); 20]);
+    world.send(conn, &[push.as_str(); 20]);
     let mut answers = Vec::new();
     while answers.len() < 20 {
-        let some = world.takes(conn);
-        assert!((1..=5).contains(&some.len()), "{} in one turn", some.len());
+        let some = world.take_replies(conn);
+        assert!((1..=5).contains(&some.len()), "{} replies in one turn", some.len());
         answers.extend(some);
         world.turn();
     }
@@ -524,58 +525,62 @@ fn pushes_that_are_refused_are_work_as_well() {
 }
 
 #[test]
-fn an_old_key_ends_at_its_date_however_long_the_process_stood_still() {
+fn an_old_key_expires_on_time_despite_a_standstill() {
     let mut world = World::new(Limits::default());
     let rotate = r#"{"action":"rotateKey","name":"site","key":"server","params":{"grace":10}}"#;
-    let (old, server) = (world.comes(1, &[AUTH]), world.comes(2, &[rotate]));
+    let (old, server) = (world.connect(1, &[AUTH]), world.connect(2, &[rotate]));
     world.sync();
-    world.rest();
-    assert_eq!(world.takes(old), [OK]);
-    assert!(world.takes(server)[0].starts_with(r#"{"success":true,"secretKey":"#));
+    world.run_until_idle();
+    assert_eq!(world.take_replies(old), [OK]);
+    assert!(world.take_replies(server)[0].starts_with(r#"{"success":true,"secretKey":"#));
     assert_eq!(world.switch.due(&world.net), Some(Millis(10_000)));
     world.switch.stood_still(4000);
     assert_eq!(world.switch.due(&world.net), Some(Millis(6000)));
     world.net.now = 6000;
     world.turn();
-    assert!(world.switch.unauthenticated.has(old), "it is somebody still");
+    assert!(world.switch.unauthenticated.has(old), "its key is still valid");
 }
 
 /// A removal cannot be undone, so the loss of other changes must not be reported as its failure.
 #[test]
-fn the_end_of_a_namespace_is_told_as_soon_as_it_has_come() {
+fn the_removal_of_a_namespace_is_reported_as_soon_as_it_is_done() {
     let mut world = World::new(Limits::default());
     world.switch.declare("other", AUTH_KEY).unwrap();
     world.sync();
-    let server = world.comes(1, &[r#"{"action":"removeNameSpace","name":"other","key":"server"}"#]);
-    let conn = world.comes(2, &[AUTH, &set("c", 10)]);
-    assert!(world.takes(server).is_empty());
+    let server =
+        world.connect(1, &[r#"{"action":"removeNameSpace","name":"other","key":"server"}"#]);
+    let conn = world.connect(2, &[AUTH, &set("c", 10)]);
+    assert!(world.take_replies(server).is_empty());
     let change = world.journal.disk().removals.pop_front().unwrap();
     let entry = Entry { seq: Seq::default(), at: UnixMillis(0), change };
     let event = Event::Entry(Some(Ticket(1)), entry, Mark::default());
     world.journal.disk().ordered.push_back(event);
     world.turn();
     assert_eq!(world.switch.hub.namespace("other"), None);
-    assert_eq!((world.takes(server), world.takes(conn)), (vec![OK.into()], vec![OK.into()]));
-    assert_eq!(world.owed(conn), OK.len(), "what was set there is not durable yet");
+    assert_eq!(
+        (world.take_replies(server), world.take_replies(conn)),
+        (vec![OK.into()], vec![OK.into()])
+    );
+    assert_eq!(world.owed(conn), OK.len(), "the set is not durable yet");
 }
 
 #[test]
-fn states_that_end_keep_no_back_end_from_being_heard() {
+fn expiring_states_do_not_block_back_ends() {
     let mut world = World::new(Limits::default());
     let data = "x".repeat(600);
     let set = |channel: usize| {
         format!(r#"{{"action":"set","channel":{channel},"data":"{data}","params":{{"ttl":1}}}}"#)
     };
     let sets: Vec<String> = (0..2000).map(set).collect();
-    let conn = world.comes(1, &[AUTH]);
-    world.says(conn, &sets.iter().map(String::as_str).collect::<Vec<_>>());
+    let conn = world.connect(1, &[AUTH]);
+    world.send(conn, &sets.iter().map(String::as_str).collect::<Vec<_>>());
     while !world.input[&conn].is_empty() {
         world.sync();
     }
     world.sync();
-    assert_eq!((world.takes(conn).len(), world.switch.hub.sizes()[4]), (2001, 2000));
+    assert_eq!((world.take_replies(conn).len(), world.switch.hub.sizes()[4]), (2001, 2000));
     world.net.now = 1000;
-    world.says(conn, &[PING]);
-    assert_eq!(world.takes(conn), [OK]);
-    assert_eq!(world.switch.hub.sizes()[4], 1000, "others end in the next turn");
+    world.send(conn, &[PING]);
+    assert_eq!(world.take_replies(conn), [OK]);
+    assert_eq!(world.switch.hub.sizes()[4], 1000, "the others expire in the next turn");
 }

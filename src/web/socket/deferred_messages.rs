@@ -94,17 +94,17 @@ mod tests {
         Text("12"),
     ];
 
-    fn said() -> DeferredMessages {
-        let mut said = DeferredMessages::default();
-        MESSAGES.iter().for_each(|message| said.push(*message));
-        said
+    fn deferred() -> DeferredMessages {
+        let mut deferred = DeferredMessages::default();
+        MESSAGES.iter().for_each(|message| deferred.push(*message));
+        deferred
     }
 
     #[test]
-    fn messages_come_back_as_they_were_said() {
-        let said = said();
-        assert_eq!(said.iter().collect::<Vec<_>>(), MESSAGES);
-        let mut messages = said.iter();
+    fn messages_are_returned_as_received() {
+        let deferred = deferred();
+        assert_eq!(deferred.iter().collect::<Vec<_>>(), MESSAGES);
+        let mut messages = deferred.iter();
         assert_eq!(messages.by_ref().take(2).collect::<Vec<_>>(), MESSAGES[..2]);
         let mut other = DeferredMessages::default();
         other.push(Text("first"));
@@ -115,17 +115,17 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_is_meant_is_taken_out() {
+    fn the_first_matching_message_is_removed() {
         for at in [0, 1, 2, 3, 5] {
-            let mut said = said();
-            assert!(said.take(|_| Some(false)).is_none());
+            let mut deferred = deferred();
+            assert!(deferred.take(|_| Some(false)).is_none());
             let is_it = |other: &str| (Some(other) == MESSAGES[at].as_text()).then_some(true);
-            let taken = said.take(is_it).unwrap();
+            let taken = deferred.take(is_it).unwrap();
             assert_eq!(taken.iter().collect::<Vec<_>>(), [MESSAGES[at]]);
             let mut others = MESSAGES.to_vec();
             others.remove(at);
-            assert_eq!(said.iter().collect::<Vec<_>>(), others);
-            assert!(said.take(|_| None).is_none());
+            assert_eq!(deferred.iter().collect::<Vec<_>>(), others);
+            assert!(deferred.take(|_| None).is_none());
         }
     }
 
@@ -138,9 +138,9 @@ mod tests {
                 126..65_536 => 4,
                 _ => 10,
             };
-            let mut said = DeferredMessages::default();
-            said.push(Text(&"\0".repeat(length)));
-            assert!(said.bytes() <= header + length, "{length}");
+            let mut deferred = DeferredMessages::default();
+            deferred.push(Text(&"\0".repeat(length)));
+            assert!(deferred.bytes() <= header + length, "{length}");
         }
     }
 }

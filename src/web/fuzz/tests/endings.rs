@@ -1,11 +1,11 @@
-//! Sessions over HTTP that the server ends: for which reason each counts.
+//! Sessions over HTTP that the server ends: the close reason counted for each.
 
 use super::super::super::Line;
 use super::*;
 
-/// Whether its browser is between two polls, or an answer is in flight.
+/// Both if its browser is between two polls and if an answer is in flight.
 #[test]
-fn a_session_that_the_stop_ends_is_not_lost_by_its_browser() {
+fn a_session_ended_by_a_stop_counts_as_going_away() {
     for is_in_flight in [false, true] {
         let mut world = World::new();
         let conn = world.connect(Address::Unix);
@@ -19,7 +19,7 @@ fn a_session_that_the_stop_ends_is_not_lost_by_its_browser() {
             assert!(!web.publish(net, id.unwrap(), &Publication::new("c", &data)));
             web.settle(net, app);
             assert!(matches!(web.lines[conn.index()], Line::AnswerInFlight(_)));
-            // As long as what the session may say, also while its answer is in flight.
+            // The session's limit holds also while its answer is in flight.
             assert_eq!(web.message_bytes(app, conn), 2048);
         }
         world.door.stopping(&mut world.net, Millis(0));
@@ -31,9 +31,9 @@ fn a_session_that_the_stop_ends_is_not_lost_by_its_browser() {
     }
 }
 
-/// Its messages wait for whatever reason, and there is no memory for all that wait.
+/// The memory for waiting messages of all sessions is used up.
 #[test]
-fn a_session_whose_messages_take_too_much_ends_because_there_is_no_room() {
+fn a_session_evicted_for_its_waiting_messages_closes_as_full() {
     let mut world = World::new();
     let [receiver, sender] = [(); 2].map(|()| world.connect(Address::Unix));
     let poll = b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -8,7 +8,7 @@ use crate::publication::Form;
 /// The output at which a browser is no longer read.
 const FULL: usize = 2048;
 
-/// A WebSocket that takes no output unless it is told to.
+/// A WebSocket whose browser reads no output unless it is told to.
 struct Held {
     world: World,
     conn: ConnId,
@@ -32,10 +32,10 @@ impl Held {
         Held { world, conn, form, input: Vec::new() }
     }
 
-    /// A socket that is not read, because it has not taken an answer.
-    fn behind_an_answer(form: Form) -> Held {
+    /// A socket that the server does not read, because an answer to it is unread.
+    fn with_unread_answer(form: Form) -> Held {
         let mut held = Held::new(form);
-        held.say(&["x".repeat(FULL - 8).as_str()]);
+        held.send(&["x".repeat(FULL - 8).as_str()]);
         assert!(held.peer().is_paused);
         held
     }
@@ -44,8 +44,8 @@ impl Held {
         &mut self.world.net.peers[self.conn.index()]
     }
 
-    /// Sends each message in a frame of its own, and reads them if the socket is read.
-    fn say(&mut self, messages: &[&str]) {
+    /// Sends each message in a frame of its own, and lets the server read them if it reads.
+    fn send(&mut self, messages: &[&str]) {
         for message in messages {
             let mut text = message.as_bytes().to_vec();
             if self.form != Form::Raw {
@@ -74,8 +74,8 @@ impl Held {
         self.read();
     }
 
-    /// Takes all queued output; returns the messages received.
-    fn take(&mut self) -> Vec<String> {
+    /// The browser reads all queued output; returns the messages received.
+    fn read_output(&mut self) -> Vec<String> {
         let peer = self.peer();
         peer.queued = 0;
         let mut output = std::mem::take(&mut peer.output);
@@ -85,34 +85,34 @@ impl Held {
         self.read();
         let (mut reader, mut rest) = (ws::Reader::default(), &mut output[..]);
         let bounds = Bounds { message_bytes: usize::MAX, fragments: 1 };
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         while !rest.is_empty() {
             let step = reader.read(ws::Side::Client, rest, &bounds).unwrap();
             match step.event.unwrap() {
                 ws::Event::Text(text) => match text.strip_prefix('a') {
                     Some(array) if self.form != Form::Raw => {
-                        told.extend(serde_json::from_str::<Vec<String>>(array).unwrap());
+                        received.extend(serde_json::from_str::<Vec<String>>(array).unwrap());
                     }
-                    _ => told.push(text.to_owned()),
+                    _ => received.push(text.to_owned()),
                 },
-                ws::Event::Binary(bytes) => told.push(format!("{bytes:?}")),
-                ws::Event::Close(said) => told.push(format!("{said:?}")),
+                ws::Event::Binary(bytes) => received.push(format!("{bytes:?}")),
+                ws::Event::Close(close) => received.push(format!("{close:?}")),
                 _ => {}
             }
             let used = step.consumed;
             rest = &mut rest[used..];
         }
         // The start of a long message is enough.
-        told.iter().map(|text| text.chars().take(12).collect()).collect()
+        received.iter().map(|text| text.chars().take(12).collect()).collect()
     }
 
-    /// Takes all output until there is no more.
-    fn take_all(&mut self) -> Vec<String> {
-        let mut told = self.take();
+    /// The browser reads until there is no more output.
+    fn read_all_output(&mut self) -> Vec<String> {
+        let mut received = self.read_output();
         while self.peer().queued > 0 {
-            told.extend(self.take());
+            received.extend(self.read_output());
         }
-        told
+        received
     }
 }
 
@@ -123,20 +123,20 @@ fn long() -> String {
 }
 
 #[test]
-fn what_waits_takes_no_more_than_twice_what_it_came_in() {
+fn deferred_messages_take_at_most_twice_their_wire_size() {
     for form in FORMS {
         for message in ["\u{1}", "\"", "", "ü", "a", "\\"] {
-            let mut held = Held::behind_an_answer(form);
+            let mut held = Held::with_unread_answer(form);
             held.world.door.app.is_over = true;
             held.time_out();
             let message = message.repeat(20);
-            held.say(&[&*message; 4]);
+            held.send(&[&*message; 4]);
             let came = 4 * (6 + message.len());
             assert!(held.peer().kept <= 2 * came, "{form:?} {message:.1}: {}", held.peer().kept);
-            held.say(&[RENEWAL]);
-            let mut told = vec![long(), RENEWAL.to_owned()];
-            told.extend([(); 4].map(|()| message.chars().take(12).collect::<String>()));
-            assert_eq!(held.take_all(), told);
+            held.send(&[RENEWAL]);
+            let mut expected = vec![long(), RENEWAL.to_owned()];
+            expected.extend([(); 4].map(|()| message.chars().take(12).collect::<String>()));
+            assert_eq!(held.read_all_output(), expected);
             assert_eq!(held.peer().kept, 0);
             held.world.end();
         }
@@ -144,25 +144,25 @@ fn what_waits_takes_no_more_than_twice_what_it_came_in() {
 }
 
 #[test]
-fn the_moment_in_which_it_is_read_ahead_ends_also_if_its_time_is_not_over_any_more() {
+fn reading_ahead_ends_even_if_the_expiry_is_postponed() {
     for form in FORMS {
         for is_short in [false, true] {
-            let mut held = Held::behind_an_answer(form);
+            let mut held = Held::with_unread_answer(form);
             held.world.door.app.is_over = true;
             held.time_out();
-            held.say(&["one"]);
+            held.send(&["one"]);
             assert!(!held.peer().is_paused && held.input.is_empty());
             // The expiry is postponed.
             held.world.door.app.is_over = false;
             if is_short {
-                // It takes all its output, and its message needs more room than there is.
+                // It reads all its output, and its message needs more room than there is.
                 held.world.door.app.is_short = true;
-                assert_eq!(held.take(), [long()]);
+                assert_eq!(held.read_output(), [long()]);
             } else {
                 held.time_out();
             }
-            assert!(held.peer().is_paused, "{form:?}: read ahead for ever");
-            held.say(&["two", RENEWAL]);
+            assert!(held.peer().is_paused, "{form:?}: reading ahead does not end");
+            held.send(&["two", RENEWAL]);
             assert!(!held.input.is_empty());
             // It may expire again.
             held.world.door.app.is_over = true;
@@ -171,37 +171,37 @@ fn the_moment_in_which_it_is_read_ahead_ends_also_if_its_time_is_not_over_any_mo
             held.world.door.app.is_short = false;
             let World { door, net } = &mut held.world;
             door.settle(net);
-            let told = held.take_all();
-            let told: Vec<_> = told.iter().filter(|text| **text != long()).collect();
-            assert_eq!(told, [RENEWAL, "one", "two"]);
+            let received = held.read_all_output();
+            let received: Vec<_> = received.iter().filter(|text| **text != long()).collect();
+            assert_eq!(received, [RENEWAL, "one", "two"]);
             held.world.end();
         }
     }
 }
 
 #[test]
-fn nothing_is_heard_while_what_may_renew_it_is_looked_for() {
+fn no_message_is_handled_while_a_renewal_is_searched_for() {
     for form in FORMS {
         for is_ahead in [true, false] {
-            let mut held = Held::behind_an_answer(form);
+            let mut held = Held::with_unread_answer(form);
             held.world.door.app.is_over = true;
             held.time_out();
-            held.say(&["one", RENEWAL, "two", "three"]);
+            held.send(&["one", RENEWAL, "two", "three"]);
             // The renewal was handled; it expires again.
             held.world.door.app.is_over = true;
             if is_ahead {
                 held.time_out();
             }
-            // Now it takes all its output.
-            assert_eq!(held.take(), [&*long(), RENEWAL]);
-            assert_eq!(held.take(), [""; 0], "{form:?}: heard in front of what renews it");
+            // Now it reads all its output.
+            assert_eq!(held.read_output(), [&*long(), RENEWAL]);
+            assert_eq!(held.read_output(), [""; 0], "{form:?}: handled before the renewal");
             if !is_ahead {
                 let now = held.world.net.now;
                 assert_eq!(held.peer().deadline, Some(now));
                 held.time_out();
             }
-            held.say(&["four", RENEWAL]);
-            assert_eq!(held.take_all(), [RENEWAL, "one", "two", "three", "four"]);
+            held.send(&["four", RENEWAL]);
+            assert_eq!(held.read_all_output(), [RENEWAL, "one", "two", "three", "four"]);
             assert!(!held.peer().is_paused);
             held.world.end();
         }
@@ -209,15 +209,15 @@ fn nothing_is_heard_while_what_may_renew_it_is_looked_for() {
 }
 
 #[test]
-fn who_does_not_renew_it_ends_whatever_happens_meanwhile() {
+fn an_expired_session_without_renewal_ends_even_if_it_reads() {
     for form in FORMS {
         for takes in [false, true] {
-            let mut held = Held::behind_an_answer(form);
+            let mut held = Held::with_unread_answer(form);
             held.world.door.app.is_over = true;
             held.time_out();
-            held.say(&["one"]);
+            held.send(&["one"]);
             if takes {
-                held.take();
+                held.read_output();
             }
             held.time_out();
             assert!(held.peer().is_closing);
@@ -227,13 +227,13 @@ fn who_does_not_renew_it_ends_whatever_happens_meanwhile() {
 }
 
 #[test]
-fn nothing_is_heard_in_front_of_what_makes_it_somebody_else() {
+fn a_renewal_behind_a_change_of_user_is_not_handled_first() {
     for form in FORMS {
-        let mut held = Held::behind_an_answer(form);
+        let mut held = Held::with_unread_answer(form);
         held.world.door.app.is_over = true;
         held.time_out();
-        held.say(&["one", OTHER, RENEWAL]);
-        assert_eq!(held.take(), [long()]);
+        held.send(&["one", OTHER, RENEWAL]);
+        assert_eq!(held.read_output(), [long()]);
         held.time_out();
         assert!(held.peer().is_closing);
         held.world.end();
@@ -241,28 +241,28 @@ fn nothing_is_heard_in_front_of_what_makes_it_somebody_else() {
 }
 
 #[test]
-fn time_that_is_not_over_any_more_is_time_to_be_heard() {
+fn messages_are_handled_once_the_expiry_is_postponed() {
     for form in FORMS {
-        let mut held = Held::behind_an_answer(form);
+        let mut held = Held::with_unread_answer(form);
         held.world.door.app.is_over = true;
         held.time_out();
-        held.say(&["one"]);
-        assert_eq!(held.take(), [long()]);
+        held.send(&["one"]);
+        assert_eq!(held.read_output(), [long()]);
         held.world.door.app.is_over = false;
         held.time_out();
-        held.say(&["two"]);
-        assert_eq!(held.take_all(), ["one", "two"]);
+        held.send(&["two"]);
+        assert_eq!(held.read_all_output(), ["one", "two"]);
         held.world.end();
     }
 }
 
-/// Bytes behind answers that are not taken, and behind a message that waits for room.
+/// Binary messages behind unread answers, and behind a message that waits for room.
 #[test]
-fn bytes_that_wait_are_still_bytes() {
+fn deferred_binary_messages_stay_binary() {
     for is_short in [false, true] {
-        let mut held = Held::behind_an_answer(Form::Raw);
+        let mut held = Held::with_unread_answer(Form::Raw);
         if is_short {
-            assert_eq!(held.take(), [long()]);
+            assert_eq!(held.read_output(), [long()]);
             held.world.door.app.is_short = true;
         } else {
             held.world.door.app.is_over = true;
@@ -272,27 +272,27 @@ fn bytes_that_wait_are_still_bytes() {
             ws::encode_masked_into(&mut held.input, Opcode::Binary, bytes, *b"mask");
         }
         held.read();
-        held.say(&["three"]);
+        held.send(&["three"]);
         let expected = if is_short {
             held.world.door.app.is_short = false;
             let World { door, net } = &mut held.world;
             door.settle(net);
             vec!["[116, 119, 111]".to_owned(), "[255]".to_owned(), "three".to_owned()]
         } else {
-            held.say(&[RENEWAL]);
+            held.send(&[RENEWAL]);
             let [long, renewal] = [long(), RENEWAL.to_owned()];
             vec![long, renewal, "[116, 119, 111]".into(), "[255]".into(), "three".into()]
         };
-        let told = held.take_all();
+        let received = held.read_all_output();
         let expected: Vec<String> =
             expected.iter().map(|text| text.chars().take(12).collect()).collect();
-        assert_eq!(told, expected);
+        assert_eq!(received, expected);
         held.world.end();
     }
 }
 
 #[test]
-fn a_session_over_http_hears_first_what_renews_it() {
+fn an_expired_http_session_handles_its_renewal_first() {
     let mut world = World::new();
     let [receiver, first, sender] = [(); 3].map(|()| world.connect(Address::Unix));
     let poll = b"POST /socket/0/0/xhr HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_of_what_has_changed() {
+    fn rates_and_quantiles_cover_the_time_since_the_last_reading() {
         let text = |deliveries: u32, fast: u32, slow: u32| {
             format!(
                 "fws_build_info{{version=\"1.2.3\"}} 1\nfws_draining 0\nfws_store_failing 0\n\
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_small_window_nothing_is_half_there() {
+    fn a_small_window_shows_no_truncated_values() {
         let now = reading(
             "fws_deliveries_total 123456\nfws_connections{kind=\"websocket\"} 12345\n\
              fws_store_last_batch_seconds 0.0015\n\
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn health_comes_first() {
+    fn the_first_line_states_the_health() {
         let health =
             |text: &str| screen("a", &reading(text), None, 80).lines().next().map(String::from);
         assert_eq!(health("fws_store_failing 1\n").unwrap(), "fws ? at a: STORE FAILING");
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn numbers_are_abbreviated() {
         assert_eq!(
             [0.0, 9999.0, 0.25, 1e4, 2.5e7, 3e12].map(count).join(" "),
             "0 9999 0.2 10.0 k 25.00 M 3000.00 G"

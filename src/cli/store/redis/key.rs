@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_means_one_thing_is_read() {
+    fn only_unambiguous_keys_are_interpreted() {
         let names = ["shop", "a", "a:b", "b c"].map(String::from).into_iter().collect();
         let said = |rest, colon| match meaning(rest, &names, colon) {
             Meaning::State { namespace, user, channel } => {

@@ -246,7 +246,7 @@ fn group_bytes(groups: &str, root: &Path) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Returns the limits of a server with so much room.
+    /// Returns the limits of a server with `room` bytes of memory.
     fn limits_in(room: u64) -> Limits {
         let mut limits = Limits::default();
         for (name, value) in limits_for(room, &limits, usize::MAX, false) {
@@ -267,14 +267,14 @@ mod tests {
         assert!(here > LEAST && bound.most <= here / 4 * 3, "{here}, {}", bound.most);
     }
 
-    /// Returns what all of it takes when everything is full at once.
+    /// Returns the memory in use when everything is full at once.
     fn held(limits: &Limits) -> u64 {
         let all = SHARES.map(|(name, eighths, _)| wanted(name, limits, usize::MAX) * eighths / 8);
         all.iter().sum()
     }
 
     #[test]
-    fn a_machine_with_as_many_descriptors_as_a_shell_gives_runs_with_all_limits_as_they_are() {
+    fn no_limit_is_lowered_with_20000_descriptors_and_8_gib() {
         let lowered = |gib: u64| {
             let limits = Limits::default();
             let room = (gib << 30) / 4 * 3 - OWN_MEMORY;
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_bound_of_all_groups_around_it_counts() {
+    fn the_lowest_bound_of_all_enclosing_cgroups_counts() {
         let root = std::env::temp_dir().join(format!("fws-groups-{}", std::process::id()));
         let bound = |file: &str, text: &str| {
             let file = root.join(file);
@@ -321,7 +321,7 @@ mod tests {
 
     /// As `docs/operations.md` says under *Sizing*.
     #[test]
-    fn a_container_lets_in_as_many_browsers_as_the_docs_say() {
+    fn a_container_admits_as_many_browsers_as_documented() {
         let room = |mib: u64| (mib << 20) - (mib << 20) / KERNEL - OWN_MEMORY;
         let connections = |mib: u64| limits_in(room(mib)).connections;
         assert_eq!([64, 256, 1024].map(connections), [1947, 12_489, 73_158]);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_can_be_full_at_once_fits() {
+    fn limits_fit_into_memory_when_everything_is_full() {
         let mut before = limits_in(LEAST);
         for mib in [24, 32, 48, 64, 100, 176, 432, 1000, 4096, 16_384] {
             let (room, limits) = (mib << 20, limits_in(mib << 20));
@@ -338,7 +338,7 @@ mod tests {
             for (lower, higher) in ORDERED {
                 assert!(limits.get(lower) <= limits.get(higher), "{mib} MiB: {lower}, {higher}");
             }
-            // Nothing is lower where there is more room, and all is of use where there is least.
+            // No limit falls as memory grows, and all are usable with the least memory.
             for (name, ..) in SHARES.iter().filter(|(name, ..)| *name != REPLIES) {
                 assert!(before.get(name) <= limits.get(name), "{mib} MiB: {name}");
             }
@@ -357,6 +357,6 @@ mod tests {
         assert_eq!(limits.control_frame_bytes, whole.control_frame_bytes);
         assert!(limits.connections >= 10_000 && limits.state_bytes == whole.state_bytes);
         let ample = limits_in(1 << 50);
-        assert_eq!(ample, whole, "where there is enough nothing is lowered");
+        assert_eq!(ample, whole, "with enough memory no limit is lowered");
     }
 }

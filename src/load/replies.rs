@@ -136,7 +136,7 @@ mod tests {
     use crate::codec::control;
 
     #[test]
-    fn each_answer_is_counted_and_none_is_an_error() {
+    fn successes_are_counted_and_other_replies_are_errors() {
         let good = control::encode(SUCCESS);
         let three = [&good[..], &good[..], &good[..9]].concat();
         let found = to_publications(Protocol::Fws, &three).unwrap();

@@ -283,7 +283,7 @@ pub(super) fn data_number(data: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// All items found, in words, whatever pieces the input comes in.
+    /// All items found, as text, which must be the same for pieces of any size.
     fn all(protocol: Protocol, input: &[u8]) -> Vec<String> {
         let mut results = Vec::new();
         for piece in [1, 7, input.len()] {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_and_what_lies_in_them() {
+    fn websocket_frames_and_sockjs_messages_are_found() {
         let long = "y".repeat(70_000);
         let mut input = b"\x81\x01a\x89\x01p\x81\x7e\x00\x80".to_vec();
         input.extend([b'z'; 128]);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_streams() {
+    fn messages_in_nats_mqtt_and_http_streams_are_found() {
         let nats =
             b"\x82\x16MSG b 1 3\r\nabc\r\nPING\r\n\x82\x04MSG \x82\x09b 1 1\r\nd\r\x82\x01\n";
         let expected =
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_where_they_were() {
+    fn sequence_numbers_are_read_at_their_known_position() {
         let message = |number: &str| format!("{{\"data\":\"{number}xxxxxxxxxx\"}}").into_bytes();
         let shape = Shape::of(&message("0000000017"), 20).unwrap();
         assert_eq!(shape.number(&message("0000000018")), Some(18));

@@ -1,4 +1,4 @@
-//! Compares the wheel with an ordered map, and checks what it promises besides.
+//! Compares the wheel with an ordered map, and checks order, bounds and memory.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ impl Xorshift {
         self.next() % end
     }
 
-    /// A span of any size: about as many of each number of bits up to `bits`.
+    /// A random span: each length in bits up to `bits` is about equally likely.
     fn span(&mut self, bits: u64) -> u64 {
         let width = 1 + self.below(bits) as u32;
         self.next() >> (u64::BITS - width)
@@ -57,7 +57,7 @@ impl Pair {
         self.wheel.advance(to);
     }
 
-    /// Pops a timer; returns whether there was one. Advances again while a crowd is being filed.
+    /// Pops a timer; returns whether there was one. Advances again while timers are being refiled.
     fn pop(&mut self) -> bool {
         let first = self.truth.keys().next().copied().filter(|&(at, _)| at <= self.now);
         let mut popped = self.wheel.pop_expired();
@@ -73,7 +73,7 @@ impl Pair {
     }
 
     /// Pops a timer that is due; returns whether the result is right: the earliest of all, or none
-    /// while a crowd is being filed again.
+    /// while timers are being refiled.
     fn pop_in_order(&mut self) -> bool {
         let Some(popped) = self.wheel.pop_expired() else {
             let first = self.truth.keys().next();
@@ -125,8 +125,8 @@ fn run(seed: u64, start: u64, steps: usize, bits: u64) {
     assert!(pair.wheel.is_empty() && pair.truth.is_empty());
 }
 
-/// As [`run`], with crowds that expire within a span of any length, and more operations while one
-/// is being filed again. Returns how often that was in progress.
+/// As [`run`], with crowds of timers that expire close together, and more operations while one
+/// is being refiled. Returns how often that was in progress.
 fn run_crowds(seed: u64) -> usize {
     let mut random = Xorshift(seed);
     let mut pair = Pair::new(seed << 12);
@@ -160,7 +160,7 @@ fn run_crowds(seed: u64) -> usize {
 }
 
 #[test]
-fn it_does_what_an_ordered_map_does() {
+fn the_wheel_agrees_with_an_ordered_map() {
     for seed in 1..=24 {
         run(seed, 0, 600, 7);
         run(seed, seed << 40 | 63, 600, 14);
@@ -171,13 +171,13 @@ fn it_does_what_an_ordered_map_does() {
 }
 
 #[test]
-fn it_does_so_while_crowds_are_filed_again() {
+fn the_wheel_agrees_with_an_ordered_map_while_timers_are_refiled() {
     let met: usize = (1..=3).map(run_crowds).sum();
     assert!(met > 10, "{met}");
 }
 
 #[test]
-fn a_crowd_that_ends_together_is_filed_again_in_parts() {
+fn many_timers_of_one_time_are_refiled_in_bounded_steps() {
     const CROWD: usize = 100_000;
     let mut wheel = Wheel::new(0);
     let mut inserted = 0;
@@ -200,10 +200,10 @@ fn a_crowd_that_ends_together_is_filed_again_in_parts() {
             break;
         }
         assert_eq!((wheel.next_at(), wheel.pop_expired()), (Some(4096), None));
-        // New timers for the same time, as many as there is time for: each pays for its own filing.
+        // New timers for the same time: each insertion refiles two.
         insert(&mut wheel, 2000);
         before = left(&wheel);
-        assert!(before < after, "it does not come to an end");
+        assert!(before < after, "refiling makes no progress");
     }
     assert!(calls <= CROWD / 4096, "{calls}");
     let mut expired = 0;
@@ -218,25 +218,25 @@ fn a_crowd_that_ends_together_is_filed_again_in_parts() {
 }
 
 #[test]
-fn who_sleeps_until_next_at_meets_every_timer_on_time_after_few_wakings() {
+fn sleeping_until_next_at_meets_every_timer_with_few_wakeups() {
     let mut wheel = Wheel::new(1_795_472_348_999);
     let mut random = Xorshift(7);
     for _ in 0..200 {
         wheel.insert(1_795_472_349_000 + random.span(40), ());
     }
-    let mut wakings = 0;
+    let mut wakeups = 0;
     while let Some(now) = wheel.next_at() {
-        wakings += 1;
+        wakeups += 1;
         wheel.advance(now);
         while let Some((at, ())) = wheel.pop_expired() {
-            assert_eq!(at, now, "popped at its own millisecond");
+            assert_eq!(at, now, "popped in its own millisecond");
         }
     }
-    assert!(wakings <= 200 * LEVELS, "{wakings}");
+    assert!(wakeups <= 200 * LEVELS, "{wakeups}");
 }
 
 #[test]
-fn same_moment_expires_in_order_of_insertion_across_levels() {
+fn timers_of_one_time_expire_in_insertion_order_across_levels() {
     let mut wheel = Wheel::new(0);
     wheel.insert(5000, 0); // two levels up
     wheel.insert(5000, 1);
@@ -250,7 +250,7 @@ fn same_moment_expires_in_order_of_insertion_across_levels() {
 }
 
 #[test]
-fn same_moment_expires_in_order_also_while_a_crowd_is_filed_again() {
+fn timers_of_one_time_expire_in_order_while_others_are_refiled() {
     let mut wheel = Wheel::new(0);
     for _ in 0..FILED_PER_ADVANCE {
         wheel.insert(4100, 'z');
@@ -269,7 +269,7 @@ fn same_moment_expires_in_order_also_while_a_crowd_is_filed_again() {
 }
 
 #[test]
-fn the_ends_of_time() {
+fn timers_at_zero_and_at_the_maximum_expire() {
     let mut wheel = Wheel::new(0);
     wheel.insert(u64::MAX, 'z');
     wheel.insert(0, 'a');
@@ -291,7 +291,7 @@ fn a_stale_timer_cancels_nothing() {
     let first = wheel.insert(10, "first");
     assert_eq!(wheel.cancel(first), Some("first"));
     let second = wheel.insert(10, "second");
-    assert_eq!(first.slot, second.slot, "the node is used again");
+    assert_eq!(first.slot, second.slot, "the slot is reused");
     assert_eq!(wheel.cancel(first), None);
     wheel.advance(10);
     assert_eq!(wheel.pop_expired(), Some((10, "second")));
@@ -299,7 +299,7 @@ fn a_stale_timer_cancels_nothing() {
 }
 
 #[test]
-fn a_stale_timer_cancels_nothing_after_the_memory_was_given_back() {
+fn a_stale_timer_cancels_nothing_after_memory_is_returned() {
     let mut wheel = Wheel::new(0);
     let timers: Vec<_> = (0..5000).map(|at| wheel.insert(at, at)).collect();
     while !wheel.is_empty() {

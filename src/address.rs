@@ -241,10 +241,10 @@ mod tests {
 
     #[test]
     fn the_prefix_of_an_ipv6_client_is_its_64_bit_network() {
-        let of = |text: &str| ClientPrefix::from(Address::from(ip(text)));
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_ne!(of("1.2.3.4"), of("1.2.3.5"));
-        assert_eq!(of("::ffff:1.2.3.4"), of("1.2.3.4"));
+        let prefix_of = |text: &str| ClientPrefix::from(Address::from(ip(text)));
+        assert_eq!(prefix_of("2001:db8::1"), prefix_of("2001:db8::ffff:1"));
+        assert_ne!(prefix_of("2001:db8::1"), prefix_of("2001:db8:0:1::1"));
+        assert_ne!(prefix_of("1.2.3.4"), prefix_of("1.2.3.5"));
+        assert_eq!(prefix_of("::ffff:1.2.3.4"), prefix_of("1.2.3.4"));
     }
 }

@@ -221,11 +221,11 @@ mod tests {
     fn a_panic_message_has_its_location_and_no_data_of_peers() {
         let place = Location::caller();
         let (line, column) = (place.line(), place.column());
-        let told = |payload: &(dyn Any + Send)| panic_message(Some(place), payload);
+        let message_of = |payload: &(dyn Any + Send)| panic_message(Some(place), payload);
         let start = format!("panic at src/log.rs:{line}:{column}");
         let end = "; this is a fault of fws, please report it";
-        assert_eq!(told(&"left without right"), format!("{start}: left without right{end}"));
-        assert_eq!(told(&String::from("a token of somebody")), format!("{start}{end}"));
+        assert_eq!(message_of(&"left without right"), format!("{start}: left without right{end}"));
+        assert_eq!(message_of(&String::from("a token of somebody")), format!("{start}{end}"));
     }
 
     #[test]

@@ -134,8 +134,8 @@ mod tests {
         let (sender, receiver) = mailbox();
         assert_eq!(receiver.recv(Some(Duration::ZERO)), Err(RecvError::Timeout));
         let sending = std::thread::spawn(move || (0..1000).all(|n| sender.send_within(2, n)));
-        let came: Vec<u32> = std::iter::from_fn(|| receiver.recv(None).ok()).collect();
-        assert_eq!(came, Vec::from_iter(0..1000));
+        let received: Vec<u32> = std::iter::from_fn(|| receiver.recv(None).ok()).collect();
+        assert_eq!(received, Vec::from_iter(0..1000));
         assert_eq!(receiver.recv(None), Err(RecvError::Closed));
         assert!(sending.join().unwrap());
     }

@@ -338,7 +338,7 @@ mod tests {
         }
 
         /// Asserts that no peer is due at `at`, even if its output is offered again in vain.
-        fn quiet(&mut self, at: u64) {
+        fn expect_nothing(&mut self, at: u64) {
             while self.watches.next(Millis(at)).is_some() {
                 self.note(false, at);
                 assert_eq!(self.watches.judge(self.id, Millis(at)), None);
@@ -346,8 +346,8 @@ mod tests {
         }
 
         /// Asserts that the peer is due at `at` for that reason, and not before.
-        fn expect(&mut self, at: u64, reason: CloseReason) {
-            self.quiet(at - 1);
+        fn expect_due(&mut self, at: u64, reason: CloseReason) {
+            self.expect_nothing(at - 1);
             assert_eq!(self.watches.next(Millis(at)), Some(ConnId::new(7, 7)));
             assert_eq!(self.watches.judge(self.id, Millis(at)), Some(reason));
         }
@@ -360,11 +360,11 @@ mod tests {
         assert!(world.id.is_none(), "answers alone cause no watch");
         world.push(10, Kind::Published, 100);
         world.push(10, Kind::Published, 900);
-        world.quiet(900);
+        world.expect_nothing(900);
         assert_eq!(world.watches.next_at(), Some(Millis(1088)), "as the wheel rounds 1100");
         world.take(1, 1099);
         world.take(4000, 2098);
-        world.expect(3098, CloseReason::Stalled);
+        world.expect_due(3098, CloseReason::Stalled);
         // The kernel took a byte when the output was offered again.
         world.take(1, 3098);
         assert_eq!(world.watches.judge(world.id, Millis(3098)), None);
@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(world.watches.next(Millis(125)), Some(ConnId::new(7, 7)));
         world.take(10, 125);
         assert_eq!(world.watches.judge(world.id, Millis(125)), None);
-        world.expect(1125, CloseReason::Stalled);
+        world.expect_due(1125, CloseReason::Stalled);
     }
 
     #[test]
@@ -391,17 +391,17 @@ mod tests {
         world.push(1, Kind::Published, 10);
         // Progress does not reset the time while the backlog is above the soft limit.
         world.take(49, 300);
-        world.expect(510, CloseReason::Lagging);
+        world.expect_due(510, CloseReason::Lagging);
         world.take(1, 510);
         assert_eq!(world.watches.judge(world.id, Millis(510)), None, "the head is no backlog");
         world.push(100, Kind::Published, 600);
-        world.expect(1100, CloseReason::Lagging);
+        world.expect_due(1100, CloseReason::Lagging);
         // A large message behind the one being sent counts only in part.
         let mut world = World::new();
         world.push(5000, Kind::Published, 0);
         world.watches.rules.soft_bytes = RULES.counted_max();
         world.push(5000, Kind::Published, 0);
-        world.expect(1000, CloseReason::Stalled);
+        world.expect_due(1000, CloseReason::Stalled);
     }
 
     #[test]
@@ -412,16 +412,16 @@ mod tests {
         world.push(60, Kind::Published, 100);
         for now in 1..5 {
             world.take(1000, 900 * now);
-            world.quiet(900 * now);
+            world.expect_nothing(900 * now);
         }
         // Few bytes of the answer are left: now the peer may lag for as long as the answer took,
         // and `soft_ms` besides.
         world.take(900, 4000);
         for now in [4900, 5800, 6700, 7600, 8400] {
             world.take(1, now);
-            world.quiet(now);
+            world.expect_nothing(now);
         }
-        world.expect(8500, CloseReason::Lagging);
+        world.expect_due(8500, CloseReason::Lagging);
     }
 
     #[test]
@@ -433,10 +433,10 @@ mod tests {
         assert!(world.watches.is_lost(world.id, 10_001, Millis(20)));
         assert!(!world.watches.is_lost(world.id, 10_000, Millis(59)));
         assert!(world.watches.is_lost(world.id, 10_000, Millis(60)));
-        world.expect(60, CloseReason::SlowConsumer);
+        world.expect_due(60, CloseReason::SlowConsumer);
         world.take(1, 60);
         assert!(!world.watches.is_lost(world.id, 10_000, Millis(109)));
-        world.expect(110, CloseReason::SlowConsumer);
+        world.expect_due(110, CloseReason::SlowConsumer);
         world.take(199, 110);
         assert!(!world.watches.is_lost(world.id, usize::MAX, Millis(9000)));
     }

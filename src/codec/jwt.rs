@@ -264,7 +264,7 @@ fn seal(header: &[u8], payload: &[u8], key: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The example of protocol part 8.
+    /// The key and the tokens of the example in part 8 of the protocol.
     const KEY: &str = "11111111-1111-4111-8111-111111111111";
     const FIVE: &str = "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpIjo1fQ\
         .BsVmAps30-7oGl8PYtIAsS8peRM9tSh7NlkcjVaNVnc";

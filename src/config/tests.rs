@@ -1,4 +1,4 @@
-//! Flags, environment and file, and the messages about wrong ones.
+//! Tests of flags, environment and file, and of the messages about mistakes in them.
 
 use super::*;
 

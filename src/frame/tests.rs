@@ -8,14 +8,14 @@ fn gather(pool: &FramePool, queue: &OutQueue) -> Vec<u8> {
     slices[..filled].iter().flat_map(|s| s.to_vec()).collect()
 }
 
-/// Waiting bytes, and those of the backlog.
+/// Waiting bytes, and how many of them are backlog.
 fn counts(pool: &FramePool, queue: &OutQueue) -> (usize, usize) {
     let Waiting { bytes, backlog, .. } = pool.waiting(queue);
     assert_eq!(bytes, pool.bytes_of(queue));
     (bytes, backlog)
 }
 
-/// Memory of the waiting publications.
+/// Counted memory of the waiting publications.
 fn weight(pool: &FramePool) -> usize {
     pool.ledger.weight(Kind::Published)
 }
@@ -156,10 +156,10 @@ fn a_shared_answer_counts_once_and_is_dropped_when_a_peer_is_cut() {
         pool.push(queue, Frame::from(&[1; 36][..]), Kind::Published);
         pool.push(queue, Frame::from(&[2; 36][..]), Kind::Asked);
     }
-    let answers = |pool: &FramePool| pool.ledger.weight(Kind::Asked);
+    let answer_weight = |pool: &FramePool| pool.ledger.weight(Kind::Asked);
     let own = 36 + FRAME_COST_BYTES;
     let all = 1000 + FRAME_COST_BYTES + 4 * own + 8 * PLACE_COST_BYTES;
-    assert_eq!((answers(&pool), weight(&pool)), (all, 4 * (own + PLACE_COST_BYTES)));
+    assert_eq!((answer_weight(&pool), weight(&pool)), (all, 4 * (own + PLACE_COST_BYTES)));
     let share = (1000 + FRAME_COST_BYTES) / 4 + own + 2 * PLACE_COST_BYTES;
     assert_eq!(pool.owed(&queues[0]), share);
     // The frame of one queue is sent in part, that of the other is not.
@@ -169,9 +169,9 @@ fn a_shared_answer_counts_once_and_is_dropped_when_a_peer_is_cut() {
         assert_eq!(pool.bytes_of(queue), left);
     }
     let both = 2 * own + 5 * PLACE_COST_BYTES + 1000 + FRAME_COST_BYTES;
-    assert_eq!((answers(&pool), weight(&pool)), (both, 2 * (own + PLACE_COST_BYTES)));
+    assert_eq!((answer_weight(&pool), weight(&pool)), (both, 2 * (own + PLACE_COST_BYTES)));
     queues.iter_mut().for_each(|queue| pool.clear(queue));
-    assert_eq!((answers(&pool), weight(&pool), pool.len()), (0, 0, 0));
+    assert_eq!((answer_weight(&pool), weight(&pool), pool.len()), (0, 0, 0));
 }
 
 #[test]
@@ -246,18 +246,18 @@ fn a_long_queue_returns_memory_while_it_is_sent() {
     let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
     let frame = Frame::from(&b"."[..]);
     (0..10_000).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
-    let ring = |pool: &FramePool, queue: &OutQueue| {
+    let ring_capacity = |pool: &FramePool, queue: &OutQueue| {
         queue.list().map_or(0, |list| pool.lists[list].queued.capacity())
     };
-    assert!(ring(&pool, &queue) >= 10_000);
+    assert!(ring_capacity(&pool, &queue) >= 10_000);
     while pool.bytes() > 1 {
         pool.sent(&mut queue, 1);
-        assert!(ring(&pool, &queue) <= RING_KEPT.max(2 * pool.len()));
+        assert!(ring_capacity(&pool, &queue) <= RING_KEPT.max(2 * pool.len()));
     }
     pool.push(&mut queue, frame.clone(), Kind::Asked);
     (0..10_000).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
     pool.drop_waiting(&mut queue, false, |_| ());
-    assert!(pool.len() == 1 && ring(&pool, &queue) == 1);
+    assert!(pool.len() == 1 && ring_capacity(&pool, &queue) == 1);
     pool.clear(&mut queue);
     let is_worth_keeping = |ring: &VecDeque<_>| (1..=RING_KEPT).contains(&ring.capacity());
     assert!(pool.rings.len() == 1 && pool.rings.iter().all(is_worth_keeping));

@@ -268,7 +268,7 @@ mod tests {
     }
 
     /// Returns the memory in use when everything is full at once.
-    fn held(limits: &Limits) -> u64 {
+    fn full_bytes(limits: &Limits) -> u64 {
         let all = SHARES.map(|(name, eighths, _)| wanted(name, limits, usize::MAX) * eighths / 8);
         all.iter().sum()
     }
@@ -300,22 +300,22 @@ mod tests {
         bound("system.slice/fws.service/memory.max", "max\n");
         bound("system.slice/memory.max", "500\n");
         bound("user.slice/memory.max", "100\n");
-        let of = |groups: &str| group_bytes(groups, &root);
-        assert_eq!(of("0::/system.slice/fws.service\n"), Some(500));
+        let bytes_of = |groups: &str| group_bytes(groups, &root);
+        assert_eq!(bytes_of("0::/system.slice/fws.service\n"), Some(500));
         bound("system.slice/fws.service/memory.max", "400\n");
-        assert_eq!(of("0::/system.slice/fws.service\n"), Some(400));
+        assert_eq!(bytes_of("0::/system.slice/fws.service\n"), Some(400));
         bound("system.slice/fws.service/memory.high", "350\n");
-        assert_eq!(of("0::/system.slice/fws.service\n"), Some(350));
-        assert_eq!(of("0::/other.slice\n"), None);
+        assert_eq!(bytes_of("0::/system.slice/fws.service\n"), Some(350));
+        assert_eq!(bytes_of("0::/other.slice\n"), None);
         // A container sees its own group as the root, under either version.
         bound("memory.max", "300\n");
-        assert_eq!(of("0::/system.slice/fws.service\n"), Some(300));
-        assert_eq!(of("0::/\n"), Some(300));
+        assert_eq!(bytes_of("0::/system.slice/fws.service\n"), Some(300));
+        assert_eq!(bytes_of("0::/\n"), Some(300));
         bound("memory/memory.limit_in_bytes", "200\n");
         bound("memory/docker/a/memory.limit_in_bytes", "150\n");
-        assert_eq!(of("12:cpu,cpuacct:/a\n11:memory:/docker/b\n"), Some(200));
-        assert_eq!(of("11:hugetlb,memory:/docker/a\n0::/docker/a\n"), Some(150));
-        assert_eq!(of(""), None);
+        assert_eq!(bytes_of("12:cpu,cpuacct:/a\n11:memory:/docker/b\n"), Some(200));
+        assert_eq!(bytes_of("11:hugetlb,memory:/docker/a\n0::/docker/a\n"), Some(150));
+        assert_eq!(bytes_of(""), None);
         fs::remove_dir_all(root).unwrap();
     }
 
@@ -333,8 +333,8 @@ mod tests {
         let mut before = limits_in(LEAST);
         for mib in [24, 32, 48, 64, 100, 176, 432, 1000, 4096, 16_384] {
             let (room, limits) = (mib << 20, limits_in(mib << 20));
-            let held = held(&limits);
-            assert!(held <= room - room / WASTE, "{mib} MiB: {held} bytes");
+            let full = full_bytes(&limits);
+            assert!(full <= room - room / WASTE, "{mib} MiB: {full} bytes");
             for (lower, higher) in ORDERED {
                 assert!(limits.get(lower) <= limits.get(higher), "{mib} MiB: {lower}, {higher}");
             }

@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn a_service_manager_that_does_not_listen_blocks_nothing() {
         let mut path = std::env::temp_dir();
-        path.push(format!("fws-deaf-{}", std::process::id()));
+        path.push(format!("fws-unread-{}", std::process::id()));
         let _unread = UnixDatagram::bind(&path).unwrap();
         let notifier = Notifier::new(|name| (name == "NOTIFY_SOCKET").then(|| path.clone().into()));
         let (done, is_done) = std::sync::mpsc::channel();
@@ -167,6 +167,6 @@ mod tests {
             "WATCHDOG_PID" => Some("1".into()),
             _ => None,
         });
-        assert_eq!(other.wake_every(), None, "that is for another process");
+        assert_eq!(other.wake_every(), None, "the watchdog is for another process");
     }
 }

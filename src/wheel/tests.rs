@@ -28,27 +28,27 @@ impl Xorshift {
 /// A wheel and its model, an ordered map.
 struct Pair {
     wheel: Wheel<u64>,
-    truth: BTreeMap<(u64, u64), Timer>,
-    /// Timers ever made, with their key in `truth`.
+    model: BTreeMap<(u64, u64), Timer>,
+    /// Timers ever made, with their key in `model`.
     made: Vec<(Timer, (u64, u64))>,
     now: u64,
 }
 
 impl Pair {
     fn new(now: u64) -> Pair {
-        Pair { wheel: Wheel::new(now), truth: BTreeMap::new(), made: Vec::new(), now }
+        Pair { wheel: Wheel::new(now), model: BTreeMap::new(), made: Vec::new(), now }
     }
 
     fn insert(&mut self, at: u64) {
         let key = (at, self.made.len() as u64);
         let timer = self.wheel.insert(at, key.1);
-        self.truth.insert(key, timer);
+        self.model.insert(key, timer);
         self.made.push((timer, key));
     }
 
     fn cancel(&mut self, index: usize) {
         let (timer, key) = self.made[index];
-        let pending = self.truth.remove(&key).map(|_| key.1);
+        let pending = self.model.remove(&key).map(|_| key.1);
         assert_eq!(self.wheel.cancel(timer), pending);
     }
 
@@ -59,7 +59,7 @@ impl Pair {
 
     /// Pops a timer; returns whether there was one. Advances again while timers are being refiled.
     fn pop(&mut self) -> bool {
-        let first = self.truth.keys().next().copied().filter(|&(at, _)| at <= self.now);
+        let first = self.model.keys().next().copied().filter(|&(at, _)| at <= self.now);
         let mut popped = self.wheel.pop_expired();
         let mut calls = self.wheel.len() * LEVELS / FILED_PER_ADVANCE + LEVELS;
         while popped.is_none() && first.is_some() && calls > 0 {
@@ -69,24 +69,24 @@ impl Pair {
             calls -= 1;
         }
         assert_eq!(popped, first);
-        first.is_some_and(|key| self.truth.remove(&key).is_some())
+        first.is_some_and(|key| self.model.remove(&key).is_some())
     }
 
     /// Pops a timer that is due; returns whether the result is right: the earliest of all, or none
     /// while timers are being refiled.
     fn pop_in_order(&mut self) -> bool {
         let Some(popped) = self.wheel.pop_expired() else {
-            let first = self.truth.keys().next();
+            let first = self.model.keys().next();
             return self.wheel.filing > 0 || first.is_none_or(|&(at, _)| at > self.now);
         };
-        let first = self.truth.pop_first().map(|(key, _)| key);
+        let first = self.model.pop_first().map(|(key, _)| key);
         popped.0 <= self.now && first == Some(popped)
     }
 
     fn check(&self) {
         self.wheel.check_invariants();
-        assert_eq!(self.wheel.len(), self.truth.len());
-        let earliest = self.truth.keys().next().map(|&(at, _)| at);
+        assert_eq!(self.wheel.len(), self.model.len());
+        let earliest = self.model.keys().next().map(|&(at, _)| at);
         match (self.wheel.next_at(), earliest) {
             (None, None) => {}
             (Some(next), Some(at)) => {
@@ -122,7 +122,7 @@ fn run(seed: u64, start: u64, steps: usize, bits: u64) {
     while pair.pop() {
         pair.check();
     }
-    assert!(pair.wheel.is_empty() && pair.truth.is_empty());
+    assert!(pair.wheel.is_empty() && pair.model.is_empty());
 }
 
 /// As [`run`], with crowds of timers that expire close together, and more operations while one
@@ -130,7 +130,7 @@ fn run(seed: u64, start: u64, steps: usize, bits: u64) {
 fn run_crowds(seed: u64) -> usize {
     let mut random = Xorshift(seed);
     let mut pair = Pair::new(seed << 12);
-    let mut met = 0;
+    let mut rounds = 0;
     for _ in 0..12 {
         let (at, bits) = (pair.now + 5000 + random.span(20), 1 + random.below(12));
         let of_crowd = |random: &mut Xorshift| at + random.span(bits) - 1;
@@ -148,15 +148,15 @@ fn run_crowds(seed: u64) -> usize {
                     _ => assert!(pair.pop_in_order()),
                 }
             }
-            met += usize::from(pair.wheel.filing > 0);
+            rounds += usize::from(pair.wheel.filing > 0);
             pair.check();
         }
         while random.below(2000) > 0 && pair.pop() {}
     }
     pair.advance(u64::MAX);
     while pair.pop() {}
-    assert!(pair.wheel.is_empty() && pair.truth.is_empty());
-    met
+    assert!(pair.wheel.is_empty() && pair.model.is_empty());
+    rounds
 }
 
 #[test]
@@ -172,8 +172,8 @@ fn the_wheel_agrees_with_an_ordered_map() {
 
 #[test]
 fn the_wheel_agrees_with_an_ordered_map_while_timers_are_refiled() {
-    let met: usize = (1..=3).map(run_crowds).sum();
-    assert!(met > 10, "{met}");
+    let rounds: usize = (1..=3).map(run_crowds).sum();
+    assert!(rounds > 10, "{rounds}");
 }
 
 #[test]

@@ -303,7 +303,7 @@ mod tests {
         let (before, now) = (reading(&text(100, 50, 0)), reading(&text(1100, 100, 50)));
         let first = screen("here:1", &before, None, 80);
         assert!(first.starts_with("fws 1.2.3 at here:1: ok\nTRAFFIC "), "{first}");
-        let has = |text: &str, words: &[&str]| {
+        let assert_has = |text: &str, words: &[&str]| {
             let wanted = words.join(" ");
             let found = text.lines().any(|line| {
                 let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -311,14 +311,14 @@ mod tests {
             });
             assert!(found, "{words:?} in\n{text}");
         };
-        has(&first, &["WebSocket", "12.3 k"]);
-        has(&first, &["deliveries", "100", "-"]);
-        has(&first, &["99 %", "<= 0.1 ms"]);
+        assert_has(&first, &["WebSocket", "12.3 k"]);
+        assert_has(&first, &["deliveries", "100", "-"]);
+        assert_has(&first, &["99 %", "<= 0.1 ms"]);
         let second = screen("here:1", &now, Some((&before, 2_000_000)), 80);
-        has(&second, &["deliveries", "1100", "500"]);
-        has(&second, &["half of the turns", "<= 0.1 ms"]);
-        has(&second, &["99 %", "<= 5 ms"]);
-        has(&second, &["sh\\nop", "1100", "500"]);
+        assert_has(&second, &["deliveries", "1100", "500"]);
+        assert_has(&second, &["half of the turns", "<= 0.1 ms"]);
+        assert_has(&second, &["99 %", "<= 5 ms"]);
+        assert_has(&second, &["sh\\nop", "1100", "500"]);
         assert!(second.lines().all(|line| line.chars().count() <= 80));
         assert!(second.lines().count() <= 23);
     }
@@ -337,13 +337,13 @@ mod tests {
             assert!(widest <= columns.max(10), "{columns}: {text}");
             let rows: Vec<Vec<&str>> =
                 text.lines().map(|line| line.split_whitespace().collect()).collect();
-            let whole = |words: &[&str]| {
+            let assert_row = |words: &[&str]| {
                 assert!(rows.iter().any(|row| row.starts_with(words)), "{columns}: {text}");
             };
             match columns {
-                ..20 => whole(&["too", "narrow"]),
+                ..20 => assert_row(&["too", "narrow"]),
                 20..43 => assert!(rows.iter().any(|row| row.ends_with(&["123.5", "k"])), "{text}"),
-                _ => whole(&["deliveries", "123.5", "k", "0"]),
+                _ => assert_row(&["deliveries", "123.5", "k", "0"]),
             }
             let values = ["12.3 k", "1.5 ms"];
             assert!(columns < 20 || values.iter().all(|it| text.contains(it)), "{columns}: {text}");

@@ -187,14 +187,14 @@ fn keep_alive_follows_the_version_and_the_connection_header() {
 
 #[test]
 fn a_websocket_handshake_needs_all_its_parts() {
-    let seen = |input: &str, expected: Upgrade<'_>| {
+    let assert_upgrade = |input: &str, expected: Upgrade<'_>| {
         let head = parse_head(input.as_bytes()).unwrap();
         assert_eq!(upgrade(&head), expected, "{input}");
     };
     let version = "Sec-WebSocket-Version: 13\r\n";
     let key = format!("Sec-WebSocket-Key: {KEY}\r\n");
     let good = handshake(&format!("{version}{key}"));
-    seen(&good, Upgrade::Accept { key: KEY });
+    assert_upgrade(&good, Upgrade::Accept { key: KEY });
     for (from, to) in [
         ("GET", "POST"),
         ("HTTP/1.1", "HTTP/1.0"),
@@ -202,13 +202,13 @@ fn a_websocket_handshake_needs_all_its_parts() {
         ("keep-alive, Upgrade", "close"),
         (version, "Sec-WebSocket-Version: 13\r\nContent-Length: 5\r\n"),
     ] {
-        seen(&good.replacen(from, to, 1), Upgrade::NotUpgrade);
+        assert_upgrade(&good.replacen(from, to, 1), Upgrade::NotUpgrade);
     }
-    seen(&handshake(&key), Upgrade::BadVersion(None));
-    seen(&good.replace(": 13", ": 8"), Upgrade::BadVersion(Some("8")));
-    seen(&handshake(version), Upgrade::NoKey);
-    seen(&good.replace(KEY, "short"), Upgrade::BadKey);
-    seen(&handshake(&format!("{version}{key}{key}")), Upgrade::BadKey);
+    assert_upgrade(&handshake(&key), Upgrade::BadVersion(None));
+    assert_upgrade(&good.replace(": 13", ": 8"), Upgrade::BadVersion(Some("8")));
+    assert_upgrade(&handshake(version), Upgrade::NoKey);
+    assert_upgrade(&good.replace(KEY, "short"), Upgrade::BadKey);
+    assert_upgrade(&handshake(&format!("{version}{key}{key}")), Upgrade::BadKey);
 }
 
 #[test]

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_has_the_addresses_that_begin_as_it_does() {
+    fn a_network_contains_the_addresses_with_its_prefix() {
         for (network, inside, outside) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
             ("192.0.2.7", "192.0.2.7", "192.0.2.6"),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_told() {
+    fn an_invalid_network_is_refused_with_a_hint() {
         for (text, help) in [
             ("", "write an IP address"),
             ("localhost", "write an IP address"),
@@ -228,11 +228,11 @@ mod tests {
     }
 
     #[test]
-    fn only_who_is_named_is_believed() {
+    fn only_listed_proxies_are_trusted() {
         let mut proxies = Proxies::default();
         assert!(proxies.is_empty() && !proxies.has(Address::Unix));
         proxies.networks.push(Network::parse("127.0.0.0/8").unwrap());
-        assert!(proxies.has(ip("::ffff:127.0.0.1").into()), "it is one of IPv4");
+        assert!(proxies.has(ip("::ffff:127.0.0.1").into()), "a mapped address counts as IPv4");
         assert!(!proxies.has(ip("::1").into()) && !proxies.has(Address::Unix));
         proxies.is_unix = true;
         assert!(proxies.has(Address::Unix) && !proxies.is_empty());
@@ -240,11 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn a_home_is_one_household() {
-        let of = |text: &str| ClientPrefix::from(Address::from(ip(text)));
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_ne!(of("1.2.3.4"), of("1.2.3.5"));
-        assert_eq!(of("::ffff:1.2.3.4"), of("1.2.3.4"));
+    fn the_prefix_of_an_ipv6_client_is_its_64_bit_network() {
+        let prefix_of = |text: &str| ClientPrefix::from(Address::from(ip(text)));
+        assert_eq!(prefix_of("2001:db8::1"), prefix_of("2001:db8::ffff:1"));
+        assert_ne!(prefix_of("2001:db8::1"), prefix_of("2001:db8:0:1::1"));
+        assert_ne!(prefix_of("1.2.3.4"), prefix_of("1.2.3.5"));
+        assert_eq!(prefix_of("::ffff:1.2.3.4"), prefix_of("1.2.3.4"));
     }
 }

@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_freed_is_used_first() {
+    fn the_slot_freed_last_is_reused_first() {
         let mut slots = Slots::new();
         assert_eq!((0..5).map(|n| slots.insert(n)).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
         assert_eq!([1, 4, 2].map(|slot| slots.remove(slot)), [Some(1), Some(4), Some(2)]);
@@ -448,10 +448,10 @@ mod tests {
     }
 
     #[test]
-    fn a_large_crowd_leaves_in_parts() {
+    fn many_free_slots_are_trimmed_in_bounded_steps() {
         let mut slots = Slots::new();
         (0..300_000).for_each(|n| _ = slots.insert(Box::new(n)));
-        assert_eq!(trim(&mut slots), 0, "nobody has gone");
+        assert_eq!(trim(&mut slots), 0, "no slot is free");
         for n in 0..300_000 {
             let (before, memory) = (slots.slots(), slots.capacity());
             slots.remove(n);
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_leaves_no_memory_behind_in_whatever_order_it_goes() {
+    fn trimming_returns_memory_whatever_the_order_of_removal() {
         const ALL: u32 = 20_000;
         // No step has a factor in common with `ALL`: each order visits all slots.
         for step in [1, ALL - 1, 7, 12_347, 9_999] {

@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_interface_is_reached_through_loopback() {
+    fn a_wildcard_address_is_reached_through_loopback() {
         for (listens, reached) in [
             ("0.0.0.0:8080", "127.0.0.1:8080"),
             ("[::]:8080", "[::1]:8080"),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_not_there_is_said_to_be_not_there() {
+    fn a_failed_connection_is_reported_as_a_missing_server() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let missing = std::env::temp_dir().join("fws-no-such-folder/control.sock");
         for address in [Address::to_reach(free), Address::Unix(missing)] {

@@ -88,26 +88,26 @@ mod tests {
     }
 
     #[test]
-    fn the_command_says_where_the_key_is() {
+    fn the_command_names_the_file_of_the_key_and_the_control_port() {
         let mut config = Config::default();
         let at = config.control.to_string();
         assert!(command(&config, &at).ends_with(" emit demo news '\"hello\"'"));
         config.file = Some("my fws.json".into());
-        assert!(!command(&config, &at).contains("--config"), "it is not there");
+        assert!(!command(&config, &at).contains("--config"), "the file does not have the key");
         config.namespaces.push((NAMESPACE.into(), Secret::new("key").unwrap()));
         let said = command(&config, "127.0.0.1:1");
         assert!(said.ends_with(" --config 'my fws.json' --control 127.0.0.1:1"), "{said}");
     }
 
     #[test]
-    fn the_url_is_one_to_open() {
+    fn the_url_of_a_wildcard_address_uses_loopback() {
         assert_eq!(url("0.0.0.0:8080"), "http://127.0.0.1:8080/");
         assert_eq!(url("[::]:80"), "http://[::1]:80/");
         assert_eq!(url("10.0.0.5:8080"), "http://10.0.0.5:8080/");
     }
 
     #[test]
-    fn the_page_is_whole() {
+    fn the_page_has_no_unfilled_placeholders() {
         let demo = page("fws emit demo news '\"<&\"'");
         let page = str::from_utf8(&demo.page).unwrap();
         assert!(page.contains("news '\"&lt;&amp;\"'"));

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_key_is_made_once() {
+    fn the_server_key_is_generated_once() {
         let folder = Folder::new();
         let mut config = Config::default();
         config.data = folder.0.join("data");
@@ -315,14 +315,14 @@ mod tests {
         // As left by an editor that writes a byte order mark and Windows line ends.
         fs::write(&path, format!("\u{feff}{}\r\n", made.expose())).unwrap();
         assert_eq!(known_server_key(&config).unwrap(), Some(made));
-        // A pipe may never have a writer: this ends all the same.
+        // Reading a pipe without a writer must not block.
         fs::remove_file(&path).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
         assert_eq!(known_server_key(&config).unwrap_err().kind(), ErrorKind::InvalidInput);
     }
 
     #[test]
-    fn a_namespace_has_a_file_of_its_own_whatever_its_name() {
+    fn every_namespace_name_has_its_own_key_file() {
         let folder = Folder::new();
         let long = ["é".repeat(127), "é".repeat(126) + "e", "x".repeat(255)];
         let names = ["", ".", "..", "/etc/passwd", "a b", "a%20b", "shop", "Shop", "\0", "+", "é"];

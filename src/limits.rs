@@ -350,13 +350,13 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_lets_a_length_or_a_sum_be_more_than_its_number_can_hold() {
+    fn no_limit_lets_a_length_or_a_sum_overflow() {
         for (name, _, high, _) in Limits::TABLE {
-            // What is allowed beyond a bound, and the largest thing behind it, are added to it.
+            // Sums of a limit, its tolerance and the largest single item must not overflow.
             assert!(high.checked_mul(3).is_some(), "{name}: {high}");
             assert_eq!(at_most(u64::MAX), usize::MAX / 4 + 1);
         }
-        // What has a length of its own (`frame::List` counts in 32 bits); a publication in all its
+        // Lengths of single items (`frame::List` counts in 32 bits); a publication in all its
         // forms is the largest of them.
         for name in ["control_frame_bytes", "message_bytes", "state_bytes", "publication_bytes"] {
             let row = Limits::TABLE.iter().find(|row| row.0 == name).unwrap();

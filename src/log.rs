@@ -212,24 +212,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_is_one() {
+    fn counts_are_singular_or_plural() {
         let told = [0, 1, 2].map(|count| Count(count, "socket was", "sockets were").to_string());
         assert_eq!(told, ["0 sockets were", "1 socket was", "2 sockets were"]);
     }
 
     #[test]
-    fn a_panic_tells_its_place_and_nothing_that_a_peer_has_said() {
+    fn a_panic_message_has_its_location_and_no_data_of_peers() {
         let place = Location::caller();
         let (line, column) = (place.line(), place.column());
-        let told = |payload: &(dyn Any + Send)| panic_message(Some(place), payload);
+        let message_of = |payload: &(dyn Any + Send)| panic_message(Some(place), payload);
         let start = format!("panic at src/log.rs:{line}:{column}");
         let end = "; this is a fault of fws, please report it";
-        assert_eq!(told(&"left without right"), format!("{start}: left without right{end}"));
-        assert_eq!(told(&String::from("a token of somebody")), format!("{start}{end}"));
+        assert_eq!(message_of(&"left without right"), format!("{start}: left without right{end}"));
+        assert_eq!(message_of(&String::from("a token of somebody")), format!("{start}{end}"));
     }
 
     #[test]
-    fn what_is_lost_is_told_in_front() {
+    fn lost_lines_are_reported_before_the_next_line() {
         let start = "fws: warning: 7 lines of the log are lost, nobody took them\n";
         assert_eq!(with_lost("a line\n", 7, "fws: "), format!("{start}a line\n"));
         let long = with_lost(&"é".repeat(LINE_BYTES), 7, "fws: ");
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_one_line_whatever_is_in_it() {
+    fn a_message_is_logged_as_one_line_of_bounded_length() {
         let at = UnixMillis(1_795_472_348_999);
         assert_eq!(
             line(at, "warning: ", format_args!("é\nx\u{1b}[2J")),

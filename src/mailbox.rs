@@ -130,18 +130,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_sent_comes_in_its_order_and_then_nothing_more() {
+    fn messages_arrive_in_order_until_the_sender_is_gone() {
         let (sender, receiver) = mailbox();
         assert_eq!(receiver.recv(Some(Duration::ZERO)), Err(RecvError::Timeout));
         let sending = std::thread::spawn(move || (0..1000).all(|n| sender.send_within(2, n)));
-        let came: Vec<u32> = std::iter::from_fn(|| receiver.recv(None).ok()).collect();
-        assert_eq!(came, Vec::from_iter(0..1000));
+        let received: Vec<u32> = std::iter::from_fn(|| receiver.recv(None).ok()).collect();
+        assert_eq!(received, Vec::from_iter(0..1000));
         assert_eq!(receiver.recv(None), Err(RecvError::Closed));
         assert!(sending.join().unwrap());
     }
 
     #[test]
-    fn whoever_sends_to_nobody_is_told_so() {
+    fn sending_fails_once_the_receiver_is_gone() {
         let (sender, receiver) = mailbox();
         assert!(sender.send(1) && sender.send(2));
         let waiting = std::thread::spawn(move || sender.send_within(2, 3) || sender.send(4));

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn only_refusals_are_told() {
+    fn only_refusals_are_summarized() {
         let mut metrics = Metrics::default();
         metrics.count_closed(CloseReason::PeerClosed);
         let before = metrics.refusals();

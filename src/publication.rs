@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_message_takes_is_known_before_it_is_encoded() {
+    fn the_size_of_a_message_is_estimated_before_encoding() {
         for data in ["\"<a\\\"b>\"", "\"%\u{2028}😀\"", "[1]"] {
             let data = format!("[{}0]", format!("{data},").repeat(1000));
             let publication = Publication::new("c", &data);
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_says_what_its_messages_say() {
+    fn a_run_is_encoded_as_its_messages_are() {
         let (mut run, data) = (Run::default(), ["1", "\"\\u00e9\"", "{\"a\":[]}"]);
         run.begin("n\"1");
         data.iter().for_each(|data| run.push(data));
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_a_frame_of_its_own() {
+    fn stream_frames_are_chunks_and_items_form_an_array() {
         let frame = stream_frame(Envelope::Xhr, true, &[b"a[", b"\"0123456789\"]"]);
         assert_eq!(&*frame, b"10\r\na[\"0123456789\"]\n\r\n");
         let items = [message_frame(Form::Item, "x"), message_frame(Form::Item, "\"")];

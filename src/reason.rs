@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_fits_a_close_frame() {
+    fn every_close_reason_fits_a_close_frame() {
         for reason in CloseReason::ALL {
             if let Some((code, text)) = reason.told() {
                 assert!((1000..5000).contains(&code) && text.len() <= 123, "{reason}");

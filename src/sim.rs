@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chance_follows_the_seed_and_the_weights() {
+    fn random_choices_follow_the_seed_and_the_weights() {
         let (mut one, mut two) = (Prng::new(7), Prng::new(7));
         assert!((0..100).all(|_| one.next() == two.next()));
         let mut counts = [0; 3];

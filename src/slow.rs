@@ -337,8 +337,8 @@ mod tests {
             self.watches.note(&mut self.id, conn, waiting, has_taken, Millis(now));
         }
 
-        /// Asserts that no peer is due at `at`; it may be asked, and takes nothing.
-        fn quiet(&mut self, at: u64) {
+        /// Asserts that no peer is due at `at`, even if its output is offered again in vain.
+        fn expect_nothing(&mut self, at: u64) {
             while self.watches.next(Millis(at)).is_some() {
                 self.note(false, at);
                 assert_eq!(self.watches.judge(self.id, Millis(at)), None);
@@ -346,26 +346,26 @@ mod tests {
         }
 
         /// Asserts that the peer is due at `at` for that reason, and not before.
-        fn expect(&mut self, at: u64, reason: CloseReason) {
-            self.quiet(at - 1);
+        fn expect_due(&mut self, at: u64, reason: CloseReason) {
+            self.expect_nothing(at - 1);
             assert_eq!(self.watches.next(Millis(at)), Some(ConnId::new(7, 7)));
             assert_eq!(self.watches.judge(self.id, Millis(at)), Some(reason));
         }
     }
 
     #[test]
-    fn whoever_takes_nothing_is_due_and_whoever_takes_a_byte_is_not() {
+    fn a_peer_is_stalled_only_while_it_takes_no_byte() {
         let mut world = World::new();
         world.push(5000, Kind::Asked, 0);
-        assert!(world.id.is_none(), "what it asked for is no reason");
+        assert!(world.id.is_none(), "answers alone cause no watch");
         world.push(10, Kind::Published, 100);
         world.push(10, Kind::Published, 900);
-        world.quiet(900);
-        assert_eq!(world.watches.next_at(), Some(Millis(1088)), "or when to look for it again");
+        world.expect_nothing(900);
+        assert_eq!(world.watches.next_at(), Some(Millis(1088)), "as the wheel rounds 1100");
         world.take(1, 1099);
         world.take(4000, 2098);
-        world.expect(3098, CloseReason::Stalled);
-        // The kernel took something when it was asked.
+        world.expect_due(3098, CloseReason::Stalled);
+        // The kernel took a byte when the output was offered again.
         world.take(1, 3098);
         assert_eq!(world.watches.judge(world.id, Millis(3098)), None);
         world.take(1018, 3099);
@@ -373,76 +373,76 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_in_a_moment_later_is_no_progress() {
+    fn room_freed_by_bytes_in_flight_is_not_progress() {
         let mut world = World::new();
         world.push(5000, Kind::Published, 0);
         assert_eq!(world.watches.next(Millis(124)), None);
         assert_eq!(world.watches.next(Millis(125)), Some(ConnId::new(7, 7)));
         world.take(10, 125);
         assert_eq!(world.watches.judge(world.id, Millis(125)), None);
-        world.expect(1125, CloseReason::Stalled);
+        world.expect_due(1125, CloseReason::Stalled);
     }
 
     #[test]
-    fn a_backlog_that_stays_is_due_and_one_that_goes_is_not() {
+    fn a_peer_lags_only_if_its_backlog_stays_above_the_soft_limit() {
         let mut world = World::new();
         world.push(50, Kind::Published, 0);
         world.push(100, Kind::Published, 0);
         world.push(1, Kind::Published, 10);
-        // Progress alone does not help while that much waits.
+        // Progress does not reset the time while the backlog is above the soft limit.
         world.take(49, 300);
-        world.expect(510, CloseReason::Lagging);
+        world.expect_due(510, CloseReason::Lagging);
         world.take(1, 510);
-        assert_eq!(world.watches.judge(world.id, Millis(510)), None, "it is busy with the next");
+        assert_eq!(world.watches.judge(world.id, Millis(510)), None, "the head is no backlog");
         world.push(100, Kind::Published, 600);
-        world.expect(1100, CloseReason::Lagging);
-        // However large the message behind the one being sent is.
+        world.expect_due(1100, CloseReason::Lagging);
+        // A large message behind the one being sent counts only in part.
         let mut world = World::new();
         world.push(5000, Kind::Published, 0);
         world.watches.rules.soft_bytes = RULES.counted_max();
         world.push(5000, Kind::Published, 0);
-        world.expect(1000, CloseReason::Stalled);
+        world.expect_due(1000, CloseReason::Stalled);
     }
 
     #[test]
-    fn what_gathers_behind_what_it_asked_for_is_no_lag_before_that_has_been_taken() {
+    fn publications_behind_answers_lag_only_after_those_are_taken() {
         let mut world = World::new();
         world.push(5000, Kind::Asked, 0);
         world.push(60, Kind::Published, 0);
         world.push(60, Kind::Published, 100);
         for now in 1..5 {
             world.take(1000, 900 * now);
-            world.quiet(900 * now);
+            world.expect_nothing(900 * now);
         }
-        // Little of what it asked for is left; now it may lag for as long as that was in the way,
-        // and half a second besides.
+        // Few bytes of the answer are left: now the peer may lag for as long as the answer took,
+        // and `soft_ms` besides.
         world.take(900, 4000);
         for now in [4900, 5800, 6700, 7600, 8400] {
             world.take(1, now);
-            world.quiet(now);
+            world.expect_nothing(now);
         }
-        world.expect(8500, CloseReason::Lagging);
+        world.expect_due(8500, CloseReason::Lagging);
     }
 
     #[test]
-    fn too_much_is_too_much_unless_something_is_taken_and_there_is_memory() {
+    fn the_hard_limit_tolerates_progress_while_memory_is_spare() {
         let mut world = World::new();
         (0..6).for_each(|_| world.push(200, Kind::Published, 10));
-        assert!(!world.watches.is_lost(world.id, usize::MAX, Millis(10)), "not more than that");
+        assert!(!world.watches.is_lost(world.id, usize::MAX, Millis(10)), "not above the limit");
         world.push(1, Kind::Published, 20);
         assert!(world.watches.is_lost(world.id, 10_001, Millis(20)));
         assert!(!world.watches.is_lost(world.id, 10_000, Millis(59)));
         assert!(world.watches.is_lost(world.id, 10_000, Millis(60)));
-        world.expect(60, CloseReason::SlowConsumer);
+        world.expect_due(60, CloseReason::SlowConsumer);
         world.take(1, 60);
         assert!(!world.watches.is_lost(world.id, 10_000, Millis(109)));
-        world.expect(110, CloseReason::SlowConsumer);
+        world.expect_due(110, CloseReason::SlowConsumer);
         world.take(199, 110);
         assert!(!world.watches.is_lost(world.id, usize::MAX, Millis(9000)));
     }
 
     #[test]
-    fn a_crowd_that_takes_what_it_gets_is_put_off_in_parts() {
+    fn peers_that_make_progress_are_rescheduled_in_bounded_steps() {
         let mut world = World::new();
         world.push(50, Kind::Published, 0);
         let waiting = world.pool.waiting(&world.queue);
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_that_has_gone_leaves_no_memory_behind() {
+    fn watches_of_departed_peers_return_their_memory() {
         let mut world = World::new();
         world.push(50, Kind::Published, 0);
         let waiting = world.pool.waiting(&world.queue);
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_of_those_that_take_nothing_goes_first() {
+    fn the_peer_without_progress_that_is_owed_the_most_is_found() {
         let mut world = World::new();
         assert_eq!(world.watches.largest(Millis(0)), None);
         world.push(50, Kind::Published, 10);

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_civil() {
+    fn timestamps_are_formatted_as_in_rfc_3339() {
         for (unix, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399_000, "2000-02-28T23:59:59Z"),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_of_http() {
+    fn http_dates_are_parsed_and_formatted() {
         for (text, seconds) in [
             ("Sun, 06 Nov 1994 08:49:37 GMT", Some(784_111_777)),
             ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_far_end_of_time_is_not_passed() {
+    fn time_arithmetic_saturates() {
         assert_eq!(Millis(5).plus(u64::MAX), Millis(u64::MAX));
         assert_eq!(Millis(5).after(Millis(9)), Duration::ZERO);
     }

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_back() {
+    fn uuids_are_formatted_and_parsed() {
         let uuid = Uuid::from_random([0xff; 16]);
         assert_eq!(uuid.to_string(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
         assert_eq!(Uuid::parse(&uuid.to_string()), Some(uuid));

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_teaches() {
+    fn every_command_has_a_description_and_examples() {
         for this in COMMANDS.iter().chain(store::COMMANDS) {
             let text = command(this);
             assert!(this.examples.len() >= 2 && !this.about.is_empty(), "{}", this.name);

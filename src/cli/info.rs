@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies_in_words() {
+    fn presence_replies_are_shown_as_text() {
         let reply = r#"{"countUser":1,"countConnection":2,"connId_UserId":{"a":"5","b":"5\n"}}"#;
         let words = |reply| presence(reply).map(|it| it.in_words());
         assert_eq!(words(reply).unwrap(), "1 user, 2 connections\na\t5\nb\t5\\n\n");

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_from_elsewhere_is_obeyed() {
+    fn control_characters_in_foreign_text_are_escaped() {
         let text = "a\u{1b}[2J\u{9b}31m\u{9d}0;x\u{9c}\u{7f}\u{85}\u{2028}é\n";
         let shown = r"a\u{1b}[2J\u{9b}31m\u{9d}0;x\u{9c}\u{7f}\u{85}\u{2028}é\n";
         assert_eq!(printable(text), shown);

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_ours_is_named() {
+    fn files_of_another_user_are_named_with_advice() {
         let data = std::env::temp_dir().join(format!("fws-owner-{}", std::process::id()));
         fs::create_dir_all(&data).unwrap();
         let us = geteuid().as_raw();

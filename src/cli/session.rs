@@ -314,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_json_is_a_string() {
+    fn a_word_that_is_not_json_is_sent_as_a_string() {
         for (word, sent) in [
             ("hello", r#""hello""#),
             (r#""hello""#, r#""hello""#),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_and_replies() {
+    fn bodies_are_built_and_refusals_are_recognized() {
         let body = Body::new("emit").text("channel", "a\"b").raw("data", "[1]").finish();
         assert_eq!(body, br#"{"action":"emit","channel":"a\"b","data":[1]}"#);
         let reply = r#"{"success":false,"reason":"Invalid key","code":306}"#;

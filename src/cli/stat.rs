@@ -163,7 +163,7 @@ mod tests {
     use crate::cli::output::object;
 
     #[test]
-    fn every_number_has_a_name_in_json() {
+    fn every_sample_is_a_json_member_named_with_its_labels() {
         let text = "a_total 5\nb{x=\"1\"} 0.25\nb{x=\"\u{1b}\"} 1\n";
         let text = object(&members(&parse(text).unwrap()));
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();

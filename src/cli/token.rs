@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_key_all_but_the_signature_counts() {
+    fn without_a_key_everything_but_the_signature_is_verified() {
         let now = UnixMillis(1000);
         let good = jwt::sign("bob", "secret", Some(2));
         assert_eq!(verify_unsigned(&good, now).map(|claims| claims.user), Ok("bob".into()));
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_mistakes_are_named() {
+    fn common_mistakes_are_named() {
         let now = UnixMillis(1_795_688_200_575);
         let far = verify_unsigned(&jwt::sign("5", "k", Some(now.0)), now).unwrap();
         assert!(milliseconds(far.expires.unwrap()).contains("milliseconds"));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_that_are_none() {
+    fn dates_after_the_year_9999_are_shown_in_seconds() {
         assert_eq!(date(253_402_300_799), "9999-12-31T23:59:59Z");
         assert_eq!(date(u64::MAX), "second 18446744073709551615 of the Unix epoch");
     }

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_one_line() {
+    fn a_message_is_printed_as_one_line() {
         let message = "{\"event\":\"a\\tb\\u001b\",\"data\":{\"x\":\n1.0}}";
         let Event { name, data, clb } = event(message).unwrap();
         assert_eq!((line(&name, data).as_str(), clb), ("a\\tb\\u{1b}\t{\"x\": 1.0}\n", None));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_channel_ends_it() {
+    fn a_refused_subscription_ends_the_watch() {
         let channels = ["a".to_string(), "#vip".to_string()];
         let answer = |data: &str| {
             let message = format!(r#"{{"event":"callBackAnswer","clb":1,"data":{data}}}"#);

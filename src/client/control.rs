@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_any_pieces() {
+    fn an_answer_is_read_in_pieces_of_any_size() {
         let whole = control::encode("é".repeat(20_000).as_bytes()).to_vec();
         let bytes = whole.iter().map(|byte| vec![*byte]).take(9).chain([whole[9..].to_vec()]);
         for pieces in [vec![whole.clone()], bytes.collect()] {
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer() {
+    fn truncated_and_foreign_answers_are_errors() {
         let half = control::encode(b"answer")[..7].to_vec();
         assert!(matches!(ask(vec![half]), Err(ClientError::Lost)));
         assert!(matches!(ask(vec![]), Err(ClientError::Lost)));

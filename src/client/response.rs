@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_any_pieces() {
+    fn a_response_is_read_byte_by_byte() {
         let length = b"HTTP/1.1 503 x\r\nA: b\r\ncontent-length: 3\r\n\r\nabc";
         let chunks = b"HTTP/1.1 503 x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
         for answer in [&length[..], chunks, b"HTTP/1.0 503 x\r\n\r\nabc"] {
@@ -258,15 +258,15 @@ mod tests {
     }
 
     #[test]
-    fn an_alert_of_tls_in_pieces() {
+    fn a_tls_alert_is_recognized_from_its_second_byte() {
         assert_eq!(parse(b"").unwrap(), None);
-        assert_eq!(parse(b"\x15").unwrap(), None, "its second byte is on its way");
+        assert_eq!(parse(b"\x15").unwrap(), None, "the second byte is missing");
         assert!(parse(b"\x15\x03").unwrap_err().to_string().contains("it speaks TLS"));
         assert!(parse(b"\x15\x04").unwrap_err().to_string().contains("does not speak HTTP"));
     }
 
     #[test]
-    fn what_is_no_answer() {
+    fn truncated_and_foreign_responses_are_errors() {
         for (bad, why) in [
             (&b"SSH-2.0-x\r\n"[..], "it does not speak HTTP"),
             (b"\x15\x03\x01\0\x02\x02\x46", "it speaks TLS"),

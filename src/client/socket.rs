@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_pings_and_a_close() {
+    fn messages_are_read_pings_answered_and_a_close_reported() {
         let long = "é".repeat(100_000);
         let sent = long.clone();
         let mut socket = connect(move |mut stream| {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_noticed() {
+    fn a_silent_server_yields_no_message_in_time() {
         let mut socket = connect(|mut stream| {
             let mut ping = [0; 6];
             stream.read_exact(&mut ping).unwrap();
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_server_of_ours_is_said_to_be_none() {
+    fn a_foreign_or_full_server_is_named_in_the_error() {
         for (answer, error) in [
             ("HTTP/1.1 404 Not Found\r\n\r\n", "this is no fws server: it answers HTTP 404"),
             (

@@ -164,16 +164,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_taken_ends_with_its_deadline() {
-        let mut deaf = Command::new("sleep");
-        deaf.arg("60");
-        let mut tls = Tls::over(deaf).unwrap();
+    fn a_write_that_is_not_accepted_ends_at_its_deadline() {
+        let mut child = Command::new("sleep");
+        child.arg("60");
+        let mut tls = Tls::over(child).unwrap();
         let written = tls.write_all(&[0; 1 << 20], &Deadline::after(100));
         assert!(matches!(written, Err(ClientError::Silence | ClientError::Tls(_))));
     }
 
     #[test]
-    fn complaints() {
+    fn reasons_are_extracted_from_the_output_of_openssl() {
         let line = "40:error:0A00010B:SSL routines:ssl3_get_record:wrong version number:../a.c:3:";
         assert_eq!(reason(line).as_deref(), Some("wrong version number"));
         let newer = "40:error:0A0000C6:SSL routines::packet length too long:../a.c:3:\n";

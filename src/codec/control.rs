@@ -282,7 +282,7 @@ mod tests {
 
     const MAX: usize = 8 << 20;
 
-    fn three() -> (Vec<u8>, Vec<Vec<u8>>) {
+    fn three_frames() -> (Vec<u8>, Vec<Vec<u8>>) {
         let bodies = [&b"{}"[..], b"x", br#"{"action":"ping"}"#].map(<[u8]>::to_vec).to_vec();
         let mut stream = Vec::new();
         bodies.iter().for_each(|body| encode_into(&mut stream, body));
@@ -294,14 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_protocol() {
+    fn the_example_in_the_protocol_is_encoded() {
         let frame = encode(br#"{"success":true}"#);
         assert_eq!(&frame[..], b"\x10\0\0\0{\"success\":true}\0");
     }
 
     #[test]
-    fn every_split_gives_the_same_frames() {
-        let (stream, bodies) = three();
+    fn every_split_yields_the_same_frames() {
+        let (stream, bodies) = three_frames();
         let whole = (bodies, Ok((false, 0)));
         for first in 0..=stream.len() {
             for second in first..=stream.len() {
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_whole_frame_is_not_copied() {
-        let (stream, _) = three();
+        let (stream, _) = three_frames();
         let mut decoder = Decoder::new();
         let Decoded { consumed, body } = decoder.next(&stream, MAX).unwrap();
         assert_eq!(consumed, 7);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_out_of_bounds_is_refused_before_its_body() {
+    fn a_length_out_of_bounds_is_refused_before_the_body() {
         for got in [0, -1, i32::MIN, 1025, i32::MAX] {
             let error = error_of(&got.to_le_bytes(), 1024);
             assert_eq!(error, ControlError::Length { got, max: 1024 });
@@ -334,8 +334,8 @@ mod tests {
     }
 
     #[test]
-    fn another_final_byte_is_refused_whole_or_in_pieces() {
-        let (mut stream, _) = three();
+    fn a_wrong_trailer_byte_is_refused_at_every_split() {
+        let (mut stream, _) = three_frames();
         *stream.last_mut().unwrap() = b'\n';
         for cut in 0..=stream.len() {
             let (bodies, end) = decode_all(&[&stream[..cut], &stream[cut..]], MAX);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_declared_length_allocates_nothing() {
+    fn a_declared_length_allocates_no_memory_in_advance() {
         let mut decoder = Decoder::new();
         let mut input = (MAX as i32).to_le_bytes().to_vec();
         input.extend_from_slice(b"{\"a");
@@ -354,13 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn a_large_body_costs_few_growths_and_no_more_than_itself() {
+    fn the_buffer_of_a_large_body_grows_rarely_and_to_its_exact_size() {
         let body = vec![b'x'; 1_000_000];
         let stream = encode(&body);
         let (mut decoder, mut growths, mut capacity) = (Decoder::new(), 0, 0);
         for piece in stream.chunks(100) {
             if decoder.next(piece, MAX).unwrap().body.is_some_and(|got| got == body) {
-                growths += 1000; // marks that it was handed out, once
+                growths += 1000; // counts how often the body was returned
             }
             let bytes = &decoder.partial.as_ref().unwrap().bytes;
             growths += usize::from(bytes.capacity() != capacity);
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn midway_is_inside_a_frame() {
+    fn a_decoder_is_midway_only_inside_a_frame() {
         let mut decoder = Decoder::new();
         assert_eq!(decoder.next(b"\x02\0\0", MAX), Ok(Decoded { consumed: 0, body: None }));
         assert!(!decoder.is_midway(), "the caller still holds these three bytes");
@@ -386,19 +386,19 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_says_how_long_it_is_before_much_of_it_is_there() {
+    fn an_incomplete_frame_above_a_bound_reports_its_length() {
         let mut decoder = Decoder::new();
         assert_eq!(decoder.outgrows(b"\x02\0\0", 0), None);
         assert_eq!(decoder.outgrows(b"\xff\xff\xff\xff{}", 0), None);
         assert_eq!(decoder.outgrows(b"\x02\0\0\0", 0), None);
         assert_eq!(decoder.outgrows(b"\x02\0\0\0{", 0), Some(2));
         assert_eq!(decoder.outgrows(b"\x02\0\0\0{}", 1), Some(2));
-        assert_eq!(decoder.outgrows(b"\x02\0\0\0{}", 2), None, "that is little");
-        assert_eq!(decoder.outgrows(b"\x02\0\0\0{}\0\x05\0\0\0", 0), None, "all is there");
+        assert_eq!(decoder.outgrows(b"\x02\0\0\0{}", 2), None, "not above the bound");
+        assert_eq!(decoder.outgrows(b"\x02\0\0\0{}\0\x05\0\0\0", 0), None, "the frame is complete");
         assert_eq!(decoder.next(b"\x02\0\0\0{", MAX).unwrap().consumed, 5);
-        assert_eq!(decoder.outgrows(b"}", 1), Some(2), "one before, one now");
+        assert_eq!(decoder.outgrows(b"}", 1), Some(2), "one byte read before, one now");
         assert_eq!(decoder.outgrows(b"}", 2), None);
-        assert_eq!(decoder.outgrows(b"}\0\0\0\0", 0), None, "that is its rest");
+        assert_eq!(decoder.outgrows(b"}\0\0\0\0", 0), None, "the rest of the frame is there");
         decoder.release();
         assert!(decoder.is_midway());
         assert_eq!(decoder.next(b"}\0", MAX).unwrap().body, Some(&b"{}"[..]));
@@ -407,14 +407,14 @@ mod tests {
     }
 
     #[test]
-    fn the_fuzz_target_takes_anything() {
+    fn the_fuzz_target_accepts_any_input() {
         fuzz_frames(b"");
         fuzz_frames(b"\x01\x02\x06\0\0\0{}\0\x03\xff\xff\xff\x09\xff");
         fuzz_frames(b"\xff\x02\0\0\0{}\0\x02\0\0\0{}\n");
     }
 
     #[test]
-    fn an_idle_decoder_is_a_pointer() {
+    fn an_idle_decoder_is_one_pointer_in_size() {
         assert_eq!(size_of::<Decoder>(), size_of::<usize>());
     }
 }

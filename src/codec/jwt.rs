@@ -264,7 +264,7 @@ fn seal(header: &[u8], payload: &[u8], key: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The example of protocol part 8.
+    /// The key and the tokens of the example in part 8 of the protocol.
     const KEY: &str = "11111111-1111-4111-8111-111111111111";
     const FIVE: &str = "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpIjo1fQ\
         .BsVmAps30-7oGl8PYtIAsS8peRM9tSh7NlkcjVaNVnc";
@@ -284,19 +284,19 @@ mod tests {
         check(&seal(text.as_bytes(), br#"{"i":5}"#, KEY))
     }
 
-    fn good(user: &str) -> Result<Claims, TokenError> {
+    fn valid_for(user: &str) -> Result<Claims, TokenError> {
         Ok(Claims { user: user.into(), expires: None, key_index: 0 })
     }
 
     #[test]
-    fn the_tokens_of_the_php_client() {
-        assert_eq!(check(FIVE), good("5"));
-        assert_eq!(check(BOB), good("bob"));
+    fn tokens_of_the_php_client_are_accepted() {
+        assert_eq!(check(FIVE), valid_for("5"));
+        assert_eq!(check(BOB), valid_for("bob"));
         assert_eq!(sign("bob", KEY, None), BOB);
     }
 
     #[test]
-    fn what_we_sign_is_good_until_it_expires() {
+    fn a_signed_token_is_valid_until_it_expires() {
         let token = sign("b\"о\\b", KEY, Some(NOW + 1));
         let claims = Claims { user: "b\"о\\b".into(), expires: Some(NOW + 1), key_index: 0 };
         assert_eq!(check(&token), Ok(claims));
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn any_of_the_keys_will_do() {
+    fn a_token_is_verified_with_any_of_the_keys() {
         assert_eq!(verify(BOB, &["other", KEY, KEY], NOW).unwrap().key_index, 1);
         assert_eq!(verify(BOB, &["other", &KEY[1..]], NOW), Err(TokenError::Signature));
         assert_eq!(verify(BOB, &[""; 0], NOW), Err(TokenError::Signature));
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn three_parts() {
+    fn a_token_has_exactly_three_parts() {
         let (signed, signature) = BOB.rsplit_once('.').unwrap();
         for token in ["", "x", "a.b", signed, &format!("{BOB}."), &format!("{BOB}.{signature}")] {
             assert_eq!(check(token), Err(TokenError::Parts), "{token}");
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn every_character_counts() {
+    fn changing_any_character_invalidates_a_token() {
         for index in (0..BOB.len()).filter(|index| BOB.as_bytes()[*index] != b'.') {
             for other in ["A", "z", "0", "_", "-", "=", "+", "/", " ", "\n", "é"] {
                 let mut token = BOB.to_owned();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_spelling_of_base64url() {
+    fn only_canonical_base64url_is_accepted() {
         let (signed, signature) = BOB.rsplit_once('.').unwrap();
         // The last character of 32 bytes has two unused bits: `w`, `x`, `y`, `z` are equal.
         let stray = signature.strip_suffix('w').unwrap().to_owned() + "x";
@@ -350,13 +350,13 @@ mod tests {
     }
 
     #[test]
-    fn the_header_is_compared_never_obeyed() {
+    fn the_header_must_name_hs256_and_selects_no_algorithm() {
         for text in [
             r#"{"alg":"HS256"}"#,
             r#" {"kid":1,"typ":"x","\u0061lg":"HS256"}"#,
             r#"{"typ":null,"alg":"none","alg":"HS256"}"#,
         ] {
-            assert_eq!(header(text), good("5"), "{text}");
+            assert_eq!(header(text), valid_for("5"), "{text}");
         }
         for alg in [
             r#""none""#,
@@ -379,7 +379,7 @@ mod tests {
         for usual in USUAL_HEADERS {
             let decoded = decode_text(usual, TokenError::Header).unwrap();
             assert_eq!(check_header(&decoded), Ok(()), "{decoded}");
-            assert_eq!(header(&decoded), good("5"), "{decoded}");
+            assert_eq!(header(&decoded), valid_for("5"), "{decoded}");
         }
         assert_eq!(URL_SAFE_NO_PAD.encode(HEADER), USUAL_HEADERS[0]);
         assert_eq!(header("{}"), Err(TokenError::Algorithm));
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_is_text_and_somebody() {
+    fn the_user_is_a_nonempty_string_or_a_nonzero_number() {
         for (i, user) in [
             ("5", "5"),
             ("-1", "-1"),
@@ -412,7 +412,7 @@ mod tests {
             (r#""\u0062ob""#, "bob"),
             (r#"" ""#, " "),
         ] {
-            assert_eq!(payload(&format!(r#"{{"i":{i}}}"#)), good(user), "{i}");
+            assert_eq!(payload(&format!(r#"{{"i":{i}}}"#)), valid_for(user), "{i}");
         }
         for i in [
             "0",
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_never_good_for_longer_than_it_says() {
+    fn a_token_is_valid_only_between_nbf_and_exp() {
         let with = |claim: &str| payload(&format!(r#"{{"i":5,{claim},"iat":"x","aud":[]}}"#));
         let until = |at| Ok(Claims { user: "5".into(), expires: Some(at), key_index: 0 });
         for (exp, at) in [
@@ -456,7 +456,7 @@ mod tests {
             assert_eq!(with(&format!(r#""exp":{exp}"#)), expired, "{exp}");
         }
         for nbf in ["1795472348", "1795472347.1", "0", "-1e9", "-1e400"] {
-            assert_eq!(with(&format!(r#""nbf":{nbf}"#)), good("5"), "{nbf}");
+            assert_eq!(with(&format!(r#""nbf":{nbf}"#)), valid_for("5"), "{nbf}");
         }
         for (nbf, at) in [("1795472349", NOW + 1), ("1795472348.1", NOW + 1), ("1e400", u64::MAX)] {
             assert_eq!(with(&format!(r#""nbf":{nbf}"#)), Err(TokenError::NotYet { at }), "{nbf}");
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn only_tokens_can_be_inspected() {
+    fn only_well_formed_tokens_can_be_inspected() {
         assert!(inspect(FIVE).is_some());
         let (signed, _) = FIVE.rsplit_once('.').unwrap();
         assert!(inspect(&format!("{signed}.not-the-signature")).is_some());
@@ -480,13 +480,13 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_the_same_or_not() {
+    fn keys_are_compared_by_all_their_bytes() {
         assert!(same_key(b"", b"") && same_key(KEY.as_bytes(), KEY.as_bytes()));
         assert!(!same_key(b"a", b"b") && !same_key(b"a", b"ab") && !same_key(b"a", b""));
     }
 
     #[test]
-    fn the_fuzz_target_takes_anything() {
+    fn the_fuzz_target_accepts_any_input() {
         for data in ["", BOB, HEADER, r#"{"i":"bob","exp":1e9}"#, r#"{"alg":"HS256"}"#, "bob"] {
             fuzz_token(data.as_bytes());
         }

@@ -172,7 +172,7 @@ mod tests {
     use crate::metrics::families;
 
     #[test]
-    fn labels_survive_whatever_is_in_them() {
+    fn label_values_survive_with_any_characters() {
         for name in ["shop", "a\"b", "a\\", "a\nb\\n", "}", "é\u{1F600}\r\t", "", "a\",x=\"1"] {
             let mut text = Exposition::default();
             text.begin(&families::NS_STATES);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_what_prometheus_reads() {
+    fn the_exposition_is_in_the_prometheus_text_format() {
         let mut text = Exposition::default();
         text.single(&families::DRAINING, 0);
         let mut durations = Durations::default();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_not_taken_for_one() {
+    fn malformed_expositions_are_not_parsed() {
         for text in ["x", "{a=\"b\"} 1", "x{a=\"b} 1", "x{a=\"b\" 1", "x one", "x{a} 1", "<html>"] {
             assert_eq!(parse(text), None, "{text}");
         }

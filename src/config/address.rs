@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_means_one_thing_is_taken() {
+    fn unambiguous_addresses_are_parsed() {
         for (text, address) in [
             ("127.0.0.1:8080", "127.0.0.1:8080"),
             ("localhost:81", "127.0.0.1:81"),
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn for_the_rest_there_is_help() {
+    fn invalid_addresses_are_refused_with_a_hint() {
         for (text, help) in [
             (":8080", "write 0.0.0.0:8080 for everybody, 127.0.0.1:8080 for this machine"),
             ("8080", "write 0.0.0.0:8080 for everybody"),

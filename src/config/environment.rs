@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_put_there_is_passed_over() {
+    fn variables_of_other_programs_are_ignored() {
         for name in [
             "FWS_PORT",
             "FWS_PORT_8080_TCP",
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nobody_s_is_an_error_with_all_that_are_ours() {
+    fn an_unknown_variable_is_an_error_that_lists_all_variables() {
         for name in ["FWS_LIMITS", "FWS_", "FWS_PORT_WS", "FWS_THEME", "FWS_PORT_8080_XYZ"] {
             let error = check(name).unwrap_err().to_string();
             let start = format!("{name}: there is no such variable (there are FWS_LISTEN_WS, ");
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nearly_ours_is_an_error() {
+    fn a_misspelled_variable_is_an_error_with_a_suggestion() {
         for (name, right) in [
             ("FWS_SECRET_KEY", "FWS_SECRETKEY"),
             ("FWS_SECRETKEYS", "FWS_SECRETKEY"),

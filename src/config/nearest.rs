@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distances() {
+    fn the_edit_distance_is_symmetric() {
         for (a, b, expected) in [
             ("", "", 0),
             ("", "abc", 3),
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_near_and_what_is_not() {
+    fn only_similar_names_are_suggested() {
         let names = ["emit", "set", "get", "check"];
         assert_eq!(nearest("emti", names), Some("emit"));
         assert_eq!(nearest("CHEKC", names), Some("check"));

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_browser_would_write_is_an_error() {
+    fn origins_that_no_browser_sends_are_refused() {
         let good =
             "https://shop.example, http://localhost:3000 capacitor://localhost\nhttp://[::1]";
         assert_eq!(parse_all(good).unwrap().len(), 4);

@@ -81,14 +81,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_does_not_show_itself() {
+    fn debug_output_hides_a_secret() {
         let secret = Secret::new("abc").unwrap();
         assert_eq!(format!("{secret:?} {:#?}", Some(&secret)), "*** Some(\n    ***,\n)");
         assert!(secret.matches("abc") && !secret.matches("abd") && !secret.matches("abcd"));
     }
 
     #[test]
-    fn what_may_be_guessed_is_weak() {
+    fn short_and_simple_keys_are_weak() {
         let weakness = |key: &str| Secret::new(key).unwrap().weakness();
         for short in ["short", "0123456789abcde"] {
             assert!(weakness(short).unwrap().contains("shorter than 16"), "{short}");
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn b19_the_sample_key_opens_nothing() {
+    fn b19_the_sample_key_is_refused() {
         assert!(Secret::server("asd82nvakadfs").is_err());
         assert!(Secret::server("").is_err());
         assert!(Secret::new("").is_err());

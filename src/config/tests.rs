@@ -1,10 +1,10 @@
-//! Flags, environment and file, and the messages about wrong ones.
+//! Tests of flags, environment and file, and of the messages about mistakes in them.
 
 use super::*;
 
-/// A crowd that comes at once, and the clients that come while it authenticates.
+/// The burst itself, and the clients admitted while it authenticates.
 #[test]
-fn a_crowd_that_is_let_in_has_the_time_to_say_who_it_is() {
+fn a_burst_of_admissions_fits_among_unauthenticated_sessions() {
     let limits = Limits::default();
     let behind = limits.admissions_per_second / 2;
     assert!(limits.admissions_burst + behind <= limits.sessions_unauthenticated);
@@ -31,7 +31,7 @@ fn error(flags: &[(&str, &str)], env: &[(&str, &str)], text: &str) -> String {
 }
 
 #[test]
-fn the_defaults_are_those_that_were_promised() {
+fn defaults_are_as_documented() {
     let config = load(&[], &[], "").unwrap();
     assert_eq!(config.ws.unwrap().to_string(), "0.0.0.0:8080");
     assert!(config.ws_unix.is_none() && config.proxies.is_empty());
@@ -44,7 +44,7 @@ fn the_defaults_are_those_that_were_promised() {
 }
 
 #[test]
-fn a_flag_is_over_the_environment_and_that_over_the_file() {
+fn flags_override_the_environment_which_overrides_the_file() {
     let text = r#"{"ws":"1.1.1.1:1","control":"1.1.1.1:2","data":"file","demo":true,
         "limits":{"message_bytes":1000,"namespaces":7}}"#;
     let env = [("FWS_LISTEN_CONTROL", "2.2.2.2:2"), ("FWS_DATA_DIR", "env")];
@@ -68,7 +68,7 @@ fn a_flag_is_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn the_strongest_list_of_origins_counts() {
+fn the_origins_of_highest_precedence_replace_all_others() {
     let text = r#"{"allow_origin":["https://a","https://b:1"]}"#;
     let config = load(&[], &[], text).unwrap();
     assert_eq!(config.allow_origin, ["https://a", "https://b:1"]);
@@ -81,7 +81,7 @@ fn the_strongest_list_of_origins_counts() {
     let error = error(&[("allow-origin", "https://e/")], &[], "");
     assert!(error.starts_with("--allow-origin: \"https://e/\" must be a scheme"), "{error}");
     assert!(load(&[], &[], r#"{"allow_origin":[]}"#).unwrap().allow_origin.is_empty());
-    // A script's variable that is not set must not open what the file closes.
+    // An unset variable of a script must not lift the restriction in the file.
     let nothing = "there is no site in it: leave it out if any may connect";
     let error = |flags: &[_], env: &[_], text: &str| load(flags, env, text).unwrap_err();
     assert_eq!(error(&[("allow-origin", "")], &[], text), format!("--allow-origin: {nothing}"));
@@ -111,7 +111,7 @@ fn the_file_is_named_by_flag_or_variable() {
 }
 
 #[test]
-fn what_is_wrong_in_the_file_is_one_line_with_the_key() {
+fn an_error_in_the_file_is_one_line_that_names_the_key() {
     for (text, line) in [
         ("[]", "must be an object, as in {\"name\": …}"),
         ("\"hush\"", "must be an object, as in {\"name\": …}"),
@@ -152,7 +152,7 @@ fn what_is_wrong_in_the_file_is_one_line_with_the_key() {
 }
 
 #[test]
-fn proxies_are_a_list_and_doors_do_not_meet() {
+fn proxies_are_a_list_and_listeners_need_different_addresses() {
     let text = r#"{"trusted_proxy":["10.0.0.0/8","unix"]}"#;
     let names = |config: Config| config.proxies.names().collect::<Vec<_>>().join(" ");
     assert_eq!(names(load(&[], &[], text).unwrap()), "10.0.0.0/8 unix");
@@ -183,7 +183,7 @@ fn proxies_are_a_list_and_doors_do_not_meet() {
 }
 
 #[test]
-fn for_a_wrong_name_there_is_the_right_one() {
+fn an_unknown_key_is_an_error_with_a_suggestion() {
     let original = "this is a key of the original server";
     for (key, help) in [
         ("control-unix", "there is no such key (did you mean control_unix?)".to_string()),
@@ -209,7 +209,7 @@ fn for_a_wrong_name_there_is_the_right_one() {
 }
 
 #[test]
-fn what_is_wrong_elsewhere_names_the_place() {
+fn errors_outside_the_file_name_the_flag_or_variable() {
     assert!(error(&[("ws", "x")], &[], "").starts_with("--ws: \"x\" is not ADDR:PORT"));
     assert!(error(&[("control-unix", &"x".repeat(108))], &[], "").starts_with("--control-unix: "));
     assert_eq!(
@@ -234,7 +234,7 @@ fn what_is_wrong_elsewhere_names_the_place() {
 }
 
 #[test]
-fn b19_a_server_key_that_others_have_is_refused() {
+fn b19_a_server_key_known_to_others_is_refused() {
     let sample = error(&[], &[("FWS_SECRETKEY", "asd82nvakadfs")], "");
     assert!(sample.starts_with("FWS_SECRETKEY: this is the sample key"), "{sample}");
     let sample = error(&[], &[], r#"{"secret_key":"asd82nvakadfs"}"#);
@@ -246,7 +246,7 @@ fn b19_a_server_key_that_others_have_is_refused() {
 }
 
 #[test]
-fn no_key_is_shown() {
+fn keys_are_hidden_in_all_output() {
     let text = r#"{"secret_key":"hush-hush-hush-hush","namespaces":{"shop":"hush"}}"#;
     let config = load(&[], &[], text).unwrap();
     for shown in [format!("{config:?}"), config.to_text(), config.to_json()] {
@@ -256,7 +256,7 @@ fn no_key_is_shown() {
 }
 
 #[test]
-fn warnings_for_what_is_not_good() {
+fn readable_files_and_weak_keys_cause_warnings() {
     let warnings = |text: &str, mode: u32| {
         let file = ConfigFile { text: text.into(), mode };
         Config::load(&[("config", "f")], &[], |_| Ok(file)).unwrap().warnings
@@ -281,7 +281,7 @@ fn warnings_for_what_is_not_good() {
 }
 
 #[test]
-fn a_limit_that_nobody_set_follows_the_one_above_it() {
+fn an_unset_limit_follows_the_limit_above_it() {
     let config = load(&[("limit", "message_bytes=1000")], &[], "").unwrap();
     assert_eq!(config.limits.message_unauthenticated_bytes, 1000);
     assert!(config.to_text().contains("follows"));
@@ -302,7 +302,7 @@ fn a_limit_that_nobody_set_follows_the_one_above_it() {
 }
 
 #[test]
-fn the_json_is_json_and_complete() {
+fn the_json_output_is_valid_and_complete() {
     let flags = [("control-unix", "/run/\"fws\".sock"), ("demo", "true")];
     let json = load(&flags, &[], r#"{"namespaces":{"é\"":"k"}}"#).unwrap().to_json();
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -316,7 +316,7 @@ fn the_json_is_json_and_complete() {
 }
 
 #[test]
-fn what_could_not_be_served_is_found_before_the_start() {
+fn a_configuration_that_cannot_be_served_is_refused() {
     assert_eq!(
         error(&[], &[], r#"{"namespaces":{"":"k"}}"#),
         "namespaces: a name is empty, and nobody could reach it"
@@ -339,7 +339,7 @@ fn what_could_not_be_served_is_found_before_the_start() {
 }
 
 #[test]
-fn a_limit_is_a_number_of_what_its_name_says() {
+fn a_limit_is_a_whole_number_in_the_unit_of_its_name() {
     let limit = |text| load(&[("limit", text)], &[], "{}").map(|config| config.limits);
     for (text, wrong) in [
         ("message_bytes=32KiB", "message_bytes: \"32KiB\" is not a whole number of bytes"),
@@ -350,6 +350,6 @@ fn a_limit_is_a_number_of_what_its_name_says() {
         assert_eq!(limit(text).unwrap_err(), format!("--limit: {wrong}"));
     }
     assert_eq!(limit("auth_ms=5000").unwrap().auth_ms, 5000);
-    // A folder of that name can be written as well.
+    // A folder named `~` can be given with a path in front.
     assert!(load(&[("data", "./~")], &[], "{}").is_ok());
 }

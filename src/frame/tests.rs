@@ -1,4 +1,4 @@
-//! Output queues, written in pieces.
+//! Tests of output queues: short writes, memory counts, dropping and shrinking.
 
 use super::*;
 
@@ -8,20 +8,20 @@ fn gather(pool: &FramePool, queue: &OutQueue) -> Vec<u8> {
     slices[..filled].iter().flat_map(|s| s.to_vec()).collect()
 }
 
-/// Waiting bytes, and those of the backlog.
+/// Waiting bytes, and how many of them are backlog.
 fn counts(pool: &FramePool, queue: &OutQueue) -> (usize, usize) {
     let Waiting { bytes, backlog, .. } = pool.waiting(queue);
     assert_eq!(bytes, pool.bytes_of(queue));
     (bytes, backlog)
 }
 
-/// Memory of the waiting publications.
+/// Counted memory of the waiting publications.
 fn weight(pool: &FramePool) -> usize {
     pool.ledger.weight(Kind::Published)
 }
 
 #[test]
-fn one_frame_needs_no_record() {
+fn a_queue_of_one_frame_needs_no_list() {
     let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
     for kind in [Kind::Asked, Kind::Published] {
         pool.push(&mut queue, Frame::from(&b"one"[..]), kind);
@@ -40,7 +40,7 @@ fn one_frame_needs_no_record() {
 }
 
 #[test]
-fn any_short_write_continues_where_it_stopped() {
+fn a_short_write_continues_where_it_stopped() {
     let frames: [&[u8]; 4] = [b"abc", b"d", b"", b"efghi"];
     for step in 1..=9 {
         let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
@@ -59,26 +59,26 @@ fn any_short_write_continues_where_it_stopped() {
 }
 
 #[test]
-fn backlog_is_what_waits_behind_the_head() {
+fn the_backlog_is_the_publications_behind_the_head() {
     let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
     let push = |pool: &mut FramePool, queue: &mut _, text: &[u8], kind| {
         pool.push(queue, Frame::from(text), kind);
     };
     push(&mut pool, &mut queue, b"0123456789", Kind::Published);
-    assert_eq!(counts(&pool, &queue), (10, 0), "however large it is");
+    assert_eq!(counts(&pool, &queue), (10, 0), "the head does not count, however large");
     push(&mut pool, &mut queue, b"abc", Kind::Published);
     push(&mut pool, &mut queue, b"a state", Kind::Asked);
     push(&mut pool, &mut queue, b"de", Kind::Published);
     pool.sent(&mut queue, 4);
-    assert_eq!(counts(&pool, &queue), (18, 5), "what it asked for does not count");
+    assert_eq!(counts(&pool, &queue), (18, 5), "answers do not count");
     let waiting = pool.waiting(&queue);
     assert_eq!((waiting.weight(), waiting.published), (18 + 4 * FRAME_COST_BYTES, 15));
     pool.sent(&mut queue, 7);
-    assert_eq!(counts(&pool, &queue), (11, 2), "nor what it is busy with");
+    assert_eq!(counts(&pool, &queue), (11, 2), "nor does the frame being sent");
     pool.clear(&mut queue);
     assert!(queue.is_empty() && pool.is_empty() && pool.bytes() == 0);
     assert_eq!(weight(&pool), 0);
-    // Only a part of a large one counts.
+    // Of a large publication only the first `counted_max` bytes count.
     pool.push(&mut queue, Frame::from(&[0; 5][..]), Kind::Published);
     pool.push(&mut queue, Frame::from(&[0; 5000][..]), Kind::Published);
     pool.push(&mut queue, Frame::from(&[0; 50][..]), Kind::Published);
@@ -91,7 +91,7 @@ fn backlog_is_what_waits_behind_the_head() {
 }
 
 #[test]
-fn a_publication_counts_once_wherever_it_waits() {
+fn a_publication_in_many_queues_counts_once() {
     let mut pool = FramePool::new(100);
     let frame = Frame::from(&[7; 1000][..]);
     let mut queues: Vec<OutQueue> = (0..3).map(|_| OutQueue::default()).collect();
@@ -114,7 +114,7 @@ fn a_publication_counts_once_wherever_it_waits() {
 }
 
 #[test]
-fn publications_are_dropped_but_for_one_that_is_on_its_way() {
+fn publications_are_dropped_except_one_sent_in_part() {
     for sent in 0..=4 {
         let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
         for (text, kind) in [
@@ -147,7 +147,7 @@ fn publications_are_dropped_but_for_one_that_is_on_its_way() {
 }
 
 #[test]
-fn an_answer_counts_once_and_whoever_is_cut_is_owed_none() {
+fn a_shared_answer_counts_once_and_is_dropped_when_a_peer_is_cut() {
     let mut pool = FramePool::new(100);
     let shared = Frame::from(&[7; 1000][..]);
     let mut queues: Vec<OutQueue> = (0..4).map(|_| OutQueue::default()).collect();
@@ -156,10 +156,10 @@ fn an_answer_counts_once_and_whoever_is_cut_is_owed_none() {
         pool.push(queue, Frame::from(&[1; 36][..]), Kind::Published);
         pool.push(queue, Frame::from(&[2; 36][..]), Kind::Asked);
     }
-    let answers = |pool: &FramePool| pool.ledger.weight(Kind::Asked);
+    let answer_weight = |pool: &FramePool| pool.ledger.weight(Kind::Asked);
     let own = 36 + FRAME_COST_BYTES;
     let all = 1000 + FRAME_COST_BYTES + 4 * own + 8 * PLACE_COST_BYTES;
-    assert_eq!((answers(&pool), weight(&pool)), (all, 4 * (own + PLACE_COST_BYTES)));
+    assert_eq!((answer_weight(&pool), weight(&pool)), (all, 4 * (own + PLACE_COST_BYTES)));
     let share = (1000 + FRAME_COST_BYTES) / 4 + own + 2 * PLACE_COST_BYTES;
     assert_eq!(pool.owed(&queues[0]), share);
     // The frame of one queue is sent in part, that of the other is not.
@@ -169,19 +169,19 @@ fn an_answer_counts_once_and_whoever_is_cut_is_owed_none() {
         assert_eq!(pool.bytes_of(queue), left);
     }
     let both = 2 * own + 5 * PLACE_COST_BYTES + 1000 + FRAME_COST_BYTES;
-    assert_eq!((answers(&pool), weight(&pool)), (both, 2 * (own + PLACE_COST_BYTES)));
+    assert_eq!((answer_weight(&pool), weight(&pool)), (both, 2 * (own + PLACE_COST_BYTES)));
     queues.iter_mut().for_each(|queue| pool.clear(queue));
-    assert_eq!((answers(&pool), weight(&pool), pool.len()), (0, 0, 0));
+    assert_eq!((answer_weight(&pool), weight(&pool), pool.len()), (0, 0, 0));
 }
 
 #[test]
-fn a_place_stays_small() {
+fn a_queued_frame_stays_small() {
     const { assert!(Slots::<QueuedFrame>::SLOT_BYTES <= 16 && Slots::<List>::SLOT_BYTES <= 64) };
     assert_eq!(size_of::<OutQueue>(), 8);
 }
 
 #[test]
-fn memory_is_given_back_when_few_have_waited_for_a_while() {
+fn the_pool_shrinks_after_few_queues_were_used_for_a_while() {
     let mut pool = FramePool::new(100);
     let mut queues: Vec<OutQueue> = (0..5000).map(|_| OutQueue::default()).collect();
     let frame = Frame::from(&b"to all"[..]);
@@ -198,9 +198,9 @@ fn memory_is_given_back_when_few_have_waited_for_a_while() {
         now = now.plus(SHRINK_MS - 1);
         pool.shrink(now);
         let kept = [pool.single.slots(), pool.lists.slots(), pool.rings.len()];
-        assert_eq!((pool.is_empty(), kept), (true, [5000; 3]), "the next crowd may be near");
+        assert_eq!((pool.is_empty(), kept), (true, [5000; 3]), "kept for the next burst");
     }
-    // Once that has begun, it goes on in each turn.
+    // Once begun, shrinking continues in each turn.
     let mut turns = 0;
     while pool.shrink_at().is_some_and(|at| at <= now.plus(1)) {
         pool.shrink(now.plus(1));
@@ -214,10 +214,10 @@ fn memory_is_given_back_when_few_have_waited_for_a_while() {
 
 #[cfg(target_pointer_width = "64")]
 #[test]
-fn a_backlog_may_be_longer_than_32_bits_can_say() {
+fn a_backlog_may_exceed_32_bits() {
     let most = 1 << 28;
     let (mut pool, mut queue) = (FramePool::new(most), OutQueue::default());
-    // One frame; the kernel backs it with no memory until something is written there.
+    // One frame of zeros, which takes no physical memory as nothing is written there.
     let frame = Frame::from(vec![0; most]);
     (0..18).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
     assert_eq!(pool.waiting(&queue).backlog, 17 * most);
@@ -225,14 +225,14 @@ fn a_backlog_may_be_longer_than_32_bits_can_say() {
 }
 
 #[test]
-fn who_is_slow_keeps_no_memory_of_those_who_were_not() {
+fn slow_peers_do_not_retain_the_memory_of_other_peers() {
     let mut pool = FramePool::new(100);
     let frame = Frame::from(&b"to all"[..]);
     let mut queues: Vec<OutQueue> = (0..20_000).map(|_| OutQueue::default()).collect();
     for queue in &mut queues {
         (0..3).for_each(|_| pool.push(queue, frame.clone(), Kind::Published));
     }
-    // The first peers, which have the first records, take nothing.
+    // The first peers, whose lists are in the first slots, take nothing.
     queues.iter_mut().skip(300).for_each(|queue| pool.sent(queue, 18));
     assert_eq!(pool.rings.len(), 19_700);
     (0..1000).for_each(|turn| pool.shrink(Millis(10_000 + turn * SHRINK_MS / 4)));
@@ -240,25 +240,25 @@ fn who_is_slow_keeps_no_memory_of_those_who_were_not() {
     queues.iter_mut().for_each(|queue| pool.clear(queue));
 }
 
-/// A long queue that has shortened has no more memory than its frames need.
+/// A queue that has become shorter holds no more memory than its frames need.
 #[test]
-fn a_long_queue_gives_memory_back_while_it_is_taken() {
+fn a_long_queue_returns_memory_while_it_is_sent() {
     let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
     let frame = Frame::from(&b"."[..]);
     (0..10_000).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
-    let ring = |pool: &FramePool, queue: &OutQueue| {
+    let ring_capacity = |pool: &FramePool, queue: &OutQueue| {
         queue.list().map_or(0, |list| pool.lists[list].queued.capacity())
     };
-    assert!(ring(&pool, &queue) >= 10_000);
+    assert!(ring_capacity(&pool, &queue) >= 10_000);
     while pool.bytes() > 1 {
         pool.sent(&mut queue, 1);
-        assert!(ring(&pool, &queue) <= RING_KEPT.max(2 * pool.len()));
+        assert!(ring_capacity(&pool, &queue) <= RING_KEPT.max(2 * pool.len()));
     }
     pool.push(&mut queue, frame.clone(), Kind::Asked);
     (0..10_000).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
     pool.drop_waiting(&mut queue, false, |_| ());
-    assert!(pool.len() == 1 && ring(&pool, &queue) == 1);
+    assert!(pool.len() == 1 && ring_capacity(&pool, &queue) == 1);
     pool.clear(&mut queue);
-    let is_worth_it = |ring: &VecDeque<_>| (1..=RING_KEPT).contains(&ring.capacity());
-    assert!(pool.rings.len() == 1 && pool.rings.iter().all(is_worth_it));
+    let is_worth_keeping = |ring: &VecDeque<_>| (1..=RING_KEPT).contains(&ring.capacity());
+    assert!(pool.rings.len() == 1 && pool.rings.iter().all(is_worth_keeping));
 }

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_proposed_comes_back_once_and_in_order() {
+    fn every_proposal_completes_once_and_in_order() {
         let hub = Hub::new(crate::limits::Limits::default(), UnixMillis(0));
         let mut journal = DelayedJournal::new(1, 42, 5);
         let mut tickets = Vec::new();

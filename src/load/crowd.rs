@@ -284,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn that_there_is_no_room_is_said_in_words() {
+    fn a_503_response_is_reported_as_a_full_server() {
         let full =
             b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n\r\nThe server is full\n";
         let said = heard(&Until::Switched, full).unwrap_err().to_string();

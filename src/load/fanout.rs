@@ -541,14 +541,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_too_many_have_overtaken_is_lost_and_no_crowd() {
+    fn a_message_overtaken_by_too_many_is_lost_not_overload() {
         let mut work = Fanout::new(&crate::load::sample(Workload::Unicast, 2));
         for number in 0..=IN_FLIGHT_MAX as u64 {
             work.flights.push(Flight { left: 1, to: 1, since_us: 0, behind: number });
         }
         (1..=IN_FLIGHT_MAX as u64)
             .for_each(|number| assert!(work.flights.deliver(number).is_some()));
-        assert_eq!(work.check_room(IN_FLIGHT_MAX), Ok(()), "65,536 have");
+        assert_eq!(work.check_room(IN_FLIGHT_MAX), Ok(()), "65,536 have overtaken it");
         work.flights.push(Flight { left: 0, to: 0, since_us: 0, behind: 0 });
         work.flights.under_way -= 1;
         let lost = "message 0 to subscriber 1 has not come, but 65537 behind it have: it is lost";

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_lands_as_often_as_it_is_owed() {
+    fn a_message_is_delivered_as_often_as_it_has_recipients() {
         let mut flights = Flights::default();
         for left in [1, 2] {
             flights.push(Flight { left, to: 0, since_us: 7, behind: 0 });

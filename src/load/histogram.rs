@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles() {
+    fn quantiles_are_exact_to_a_bucket() {
         let mut all = Histogram::default();
         assert_eq!((all.quantile(0.5), all.max(), all.count()), (0, 0, 0));
         (1..=1000).for_each(|us| all.add(us));

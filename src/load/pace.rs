@@ -45,12 +45,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_a_second_as_were_asked_for() {
+    fn messages_are_due_at_the_requested_rate() {
         for per_second in [1, 3, 50, 400_000, 999_999, 10_000_000] {
             let (all, mut pace) = (per_second as u64, Pace::new(per_second));
             pace.begin(500);
             assert_eq!((pace.due_by(500), pace.due_at(0)), (1, 500));
-            assert_eq!(pace.due_at(7 * all), 7_000_500, "in seven seconds all of seven");
+            assert_eq!(pace.due_at(7 * all), 7_000_500, "seven seconds for the messages of seven");
             for before in [1, 2, all, 123_456_789] {
                 let us = pace.due_at(before);
                 assert!(pace.due_by(us) > before && pace.due_by(us - 1) <= before);
@@ -59,10 +59,10 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_late_counts_from_when_they_were_due() {
+    fn the_latency_of_a_late_message_starts_when_it_was_due() {
         let pace = Pace::new(50);
         assert_eq!(pace.since(1, 20_000), 20_000);
-        assert_eq!(pace.since(1, 22_000), 22_000, "a tick or two are the clock's");
+        assert_eq!(pace.since(1, 22_000), 22_000, "late by no more than the clock's ticks");
         assert_eq!(pace.since(1, 22_001), 20_000);
     }
 }

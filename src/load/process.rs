@@ -108,15 +108,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_found() {
+    fn figures_are_parsed_from_proc_files() {
         let stat = "cpu  100 10 20 9999 50 3 4 5 7 8\ncpu0 1\n";
         assert!((busy_seconds(stat) - 1.42).abs() < 1e-9, "{}", busy_seconds(stat));
         assert_eq!(kilobytes("A: 5 kB\nPss:      17 kB\n", "Pss:"), Some(17 * 1024));
-        assert_eq!(kilobytes("", "Pss:"), None, "what may not be read is no 0");
+        assert_eq!(kilobytes("", "Pss:"), None, "an unreadable figure is not zero");
     }
 
     #[test]
-    fn this_process_is_seen() {
+    fn this_process_can_be_measured() {
         let pid = std::process::id();
         let (cpu, memory) = (cpu(Some(pid)).unwrap(), memory(pid).unwrap());
         assert!(cpu.own >= cpu.server && cpu.machine >= cpu.own, "{cpu:?}");

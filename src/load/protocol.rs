@@ -397,9 +397,9 @@ impl Template {
 mod tests {
     use super::*;
 
-    /// There are as many users as subscribers, since a message names its recipient.
+    /// A unicast message names a user, so that there are as many users as subscribers.
     #[test]
-    fn whoever_is_told_of_alone_is_a_user_of_their_own() {
+    fn every_unicast_subscriber_is_a_separate_user() {
         let plan = super::super::sample(Workload::Unicast, USERS_MAX + 6);
         let hello = |workload, n| {
             Script::new(&Plan { workload, ..plan.clone() }).subscriber(n, 1).unwrap().say

@@ -136,7 +136,7 @@ mod tests {
     use crate::codec::control;
 
     #[test]
-    fn each_answer_is_counted_and_none_is_an_error() {
+    fn successes_are_counted_and_other_replies_are_errors() {
         let good = control::encode(SUCCESS);
         let three = [&good[..], &good[..], &good[..9]].concat();
         let found = to_publications(Protocol::Fws, &three).unwrap();
@@ -149,7 +149,7 @@ mod tests {
         };
         assert_eq!(get(13, b"\"0000000017xxx\""), Ok(1));
         assert!(get(14, b"\"0000000017xxx\"").is_err());
-        assert!(get(13, b"\"0000000017x?x\"").is_err(), "another value");
+        assert!(get(13, b"\"0000000017x?x\"").is_err(), "the value differs");
         let set = |said: &[u8]| to_commands(Protocol::Redis, Action::Set, 3, said);
         assert_eq!(set(b"+OK\r\n+OK\r\n+O").unwrap().count, 2);
         let refusal = Fault::new("the server refuses: -DENIED no\\r\\n");

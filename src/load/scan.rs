@@ -283,8 +283,8 @@ pub(super) fn data_number(data: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// All items found, in words, whatever pieces the input comes in.
-    fn all(protocol: Protocol, input: &[u8]) -> Vec<String> {
+    /// All items found, as text, which must be the same for pieces of any size.
+    fn items_of(protocol: Protocol, input: &[u8]) -> Vec<String> {
         let mut results = Vec::new();
         for piece in [1, 7, input.len()] {
             let (mut said, mut kept, mut tail) = (Vec::new(), Kept::default(), Vec::new());
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_and_what_lies_in_them() {
+    fn websocket_frames_and_sockjs_messages_are_found() {
         let long = "y".repeat(70_000);
         let mut input = b"\x81\x01a\x89\x01p\x81\x7e\x00\x80".to_vec();
         input.extend([b'z'; 128]);
@@ -318,35 +318,35 @@ mod tests {
         input.extend(b"\x88\x02\x03\xe9");
         let [z, y] = ["z".repeat(128), long].map(|text| format!("message {text}"));
         let expected = ["message a", "ping p", &z, &y, "close \\x03\\xe9"];
-        assert_eq!(all(Protocol::Fws, &input), expected);
+        assert_eq!(items_of(Protocol::Fws, &input), expected);
         let two = b"\x81\x01h\x81\x0fa[\"b\\\",\",\"cde\"]\x81\x07a[\"fg\"]\x81\x02c[";
         let expected = ["message b\\\\\\\",", "message cde", "message fg", "close c["];
-        assert_eq!(all(Protocol::SockJs, two), expected);
+        assert_eq!(items_of(Protocol::SockJs, two), expected);
         let fragment = scan(Protocol::Fws, b"\x01\x01a", &mut Kept::default(), &mut |_| Ok(()));
         assert!(fragment.is_err());
     }
 
     #[test]
-    fn messages_of_streams() {
+    fn messages_in_nats_mqtt_and_http_streams_are_found() {
         let nats =
             b"\x82\x16MSG b 1 3\r\nabc\r\nPING\r\n\x82\x04MSG \x82\x09b 1 1\r\nd\r\x82\x01\n";
         let expected =
             ["message MSG b 1 3\\r\\nabc\\r\\n", "Poll", "message MSG b 1 1\\r\\nd\\r\\n"];
-        assert_eq!(all(Protocol::Nats, nats), expected);
+        assert_eq!(items_of(Protocol::Nats, nats), expected);
         let mqtt = b"\x82\x09\x30\x05\x00\x01bhi\xd0\x00\x82\x01\x30\x82\x04\x03\x00\x01b";
         let expected = ["message 0\\x05\\x00\\x01bhi", "message 0\\x03\\x00\\x01b"];
-        assert_eq!(all(Protocol::Mqtt, mqtt), expected);
+        assert_eq!(items_of(Protocol::Mqtt, mqtt), expected);
         let http =
             b"\r\n8\r\na[\"m\"]\n\r\n8\r\na[\"n\"]\n\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n2\r\nh\n";
         let expected = ["message m", "message n", "AnswerOver"];
-        assert_eq!(all(Protocol::XhrStreaming, http), expected);
+        assert_eq!(items_of(Protocol::XhrStreaming, http), expected);
         let cut = b"\r\n4\r\na[\"m\r\n3\r\n\"]\n\r\n";
         let fault = scan(Protocol::XhrStreaming, cut, &mut Kept::default(), &mut |_| Ok(()));
         assert!(fault.unwrap_err().to_string().contains("past every proxy"));
     }
 
     #[test]
-    fn numbers_are_where_they_were() {
+    fn sequence_numbers_are_read_at_their_known_position() {
         let message = |number: &str| format!("{{\"data\":\"{number}xxxxxxxxxx\"}}").into_bytes();
         let shape = Shape::of(&message("0000000017"), 20).unwrap();
         assert_eq!(shape.number(&message("0000000018")), Some(18));

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_decides_and_then_the_place() {
+    fn a_passed_socket_is_assigned_by_its_name_then_its_address() {
         let mut config = Config::default();
         config.admin = "127.0.0.1:8086".parse().ok();
         let door = |name, address: &str| door_of(name, address.parse().ok(), &config).1;

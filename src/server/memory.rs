@@ -246,7 +246,7 @@ fn group_bytes(groups: &str, root: &Path) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Returns the limits of a server with so much room.
+    /// Returns the limits of a server with `room` bytes of memory.
     fn limits_in(room: u64) -> Limits {
         let mut limits = Limits::default();
         for (name, value) in limits_for(room, &limits, usize::MAX, false) {
@@ -267,14 +267,14 @@ mod tests {
         assert!(here > LEAST && bound.most <= here / 4 * 3, "{here}, {}", bound.most);
     }
 
-    /// Returns what all of it takes when everything is full at once.
-    fn held(limits: &Limits) -> u64 {
+    /// Returns the memory in use when everything is full at once.
+    fn full_bytes(limits: &Limits) -> u64 {
         let all = SHARES.map(|(name, eighths, _)| wanted(name, limits, usize::MAX) * eighths / 8);
         all.iter().sum()
     }
 
     #[test]
-    fn a_machine_with_as_many_descriptors_as_a_shell_gives_runs_with_all_limits_as_they_are() {
+    fn no_limit_is_lowered_with_20000_descriptors_and_8_gib() {
         let lowered = |gib: u64| {
             let limits = Limits::default();
             let room = (gib << 30) / 4 * 3 - OWN_MEMORY;
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_bound_of_all_groups_around_it_counts() {
+    fn the_lowest_bound_of_all_enclosing_cgroups_counts() {
         let root = std::env::temp_dir().join(format!("fws-groups-{}", std::process::id()));
         let bound = |file: &str, text: &str| {
             let file = root.join(file);
@@ -300,28 +300,28 @@ mod tests {
         bound("system.slice/fws.service/memory.max", "max\n");
         bound("system.slice/memory.max", "500\n");
         bound("user.slice/memory.max", "100\n");
-        let of = |groups: &str| group_bytes(groups, &root);
-        assert_eq!(of("0::/system.slice/fws.service\n"), Some(500));
+        let bytes_of = |groups: &str| group_bytes(groups, &root);
+        assert_eq!(bytes_of("0::/system.slice/fws.service\n"), Some(500));
         bound("system.slice/fws.service/memory.max", "400\n");
-        assert_eq!(of("0::/system.slice/fws.service\n"), Some(400));
+        assert_eq!(bytes_of("0::/system.slice/fws.service\n"), Some(400));
         bound("system.slice/fws.service/memory.high", "350\n");
-        assert_eq!(of("0::/system.slice/fws.service\n"), Some(350));
-        assert_eq!(of("0::/other.slice\n"), None);
+        assert_eq!(bytes_of("0::/system.slice/fws.service\n"), Some(350));
+        assert_eq!(bytes_of("0::/other.slice\n"), None);
         // A container sees its own group as the root, under either version.
         bound("memory.max", "300\n");
-        assert_eq!(of("0::/system.slice/fws.service\n"), Some(300));
-        assert_eq!(of("0::/\n"), Some(300));
+        assert_eq!(bytes_of("0::/system.slice/fws.service\n"), Some(300));
+        assert_eq!(bytes_of("0::/\n"), Some(300));
         bound("memory/memory.limit_in_bytes", "200\n");
         bound("memory/docker/a/memory.limit_in_bytes", "150\n");
-        assert_eq!(of("12:cpu,cpuacct:/a\n11:memory:/docker/b\n"), Some(200));
-        assert_eq!(of("11:hugetlb,memory:/docker/a\n0::/docker/a\n"), Some(150));
-        assert_eq!(of(""), None);
+        assert_eq!(bytes_of("12:cpu,cpuacct:/a\n11:memory:/docker/b\n"), Some(200));
+        assert_eq!(bytes_of("11:hugetlb,memory:/docker/a\n0::/docker/a\n"), Some(150));
+        assert_eq!(bytes_of(""), None);
         fs::remove_dir_all(root).unwrap();
     }
 
     /// As `docs/operations.md` says under *Sizing*.
     #[test]
-    fn a_container_lets_in_as_many_browsers_as_the_docs_say() {
+    fn a_container_admits_as_many_browsers_as_documented() {
         let room = |mib: u64| (mib << 20) - (mib << 20) / KERNEL - OWN_MEMORY;
         let connections = |mib: u64| limits_in(room(mib)).connections;
         assert_eq!([64, 256, 1024].map(connections), [1947, 12_489, 73_158]);
@@ -329,16 +329,16 @@ mod tests {
     }
 
     #[test]
-    fn all_that_can_be_full_at_once_fits() {
+    fn limits_fit_into_memory_when_everything_is_full() {
         let mut before = limits_in(LEAST);
         for mib in [24, 32, 48, 64, 100, 176, 432, 1000, 4096, 16_384] {
             let (room, limits) = (mib << 20, limits_in(mib << 20));
-            let held = held(&limits);
-            assert!(held <= room - room / WASTE, "{mib} MiB: {held} bytes");
+            let full = full_bytes(&limits);
+            assert!(full <= room - room / WASTE, "{mib} MiB: {full} bytes");
             for (lower, higher) in ORDERED {
                 assert!(limits.get(lower) <= limits.get(higher), "{mib} MiB: {lower}, {higher}");
             }
-            // Nothing is lower where there is more room, and all is of use where there is least.
+            // No limit falls as memory grows, and all are usable with the least memory.
             for (name, ..) in SHARES.iter().filter(|(name, ..)| *name != REPLIES) {
                 assert!(before.get(name) <= limits.get(name), "{mib} MiB: {name}");
             }
@@ -357,6 +357,6 @@ mod tests {
         assert_eq!(limits.control_frame_bytes, whole.control_frame_bytes);
         assert!(limits.connections >= 10_000 && limits.state_bytes == whole.state_bytes);
         let ample = limits_in(1 << 50);
-        assert_eq!(ample, whole, "where there is enough nothing is lowered");
+        assert_eq!(ample, whole, "with enough memory no limit is lowered");
     }
 }

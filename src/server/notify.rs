@@ -97,24 +97,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_manager_that_does_not_listen_holds_up_nobody() {
+    fn a_service_manager_that_does_not_listen_blocks_nothing() {
         let mut path = std::env::temp_dir();
-        path.push(format!("fws-deaf-{}", std::process::id()));
-        let _deaf = UnixDatagram::bind(&path).unwrap();
+        path.push(format!("fws-unread-{}", std::process::id()));
+        let _unread = UnixDatagram::bind(&path).unwrap();
         let notifier = Notifier::new(|name| (name == "NOTIFY_SOCKET").then(|| path.clone().into()));
         let (done, is_done) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            // More than the kernel queues for it.
+            // More messages than the kernel queues for the socket.
             (0..5000).for_each(|_| notifier.ready());
             done.send(())
         });
         let is_done = is_done.recv_timeout(std::time::Duration::from_secs(10));
         std::fs::remove_file(&path).unwrap();
-        assert!(is_done.is_ok(), "it waits for somebody to listen");
+        assert!(is_done.is_ok(), "the notifier blocks");
     }
 
     #[test]
-    fn the_service_manager_hears_what_it_asked_for() {
+    fn the_service_manager_receives_states_and_watchdog_pings() {
         let mut path = std::env::temp_dir();
         path.push(format!("fws-notify-{}", std::process::id()));
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -148,12 +148,12 @@ mod tests {
         let long = hear();
         assert!(long.starts_with("READY=1\nSTATUS=éé") && long.len() <= 4096, "{}", long.len());
         manager.set_nonblocking(true).unwrap();
-        assert!(manager.recv(&mut [0; 8]).is_err(), "nothing twice");
+        assert!(manager.recv(&mut [0; 8]).is_err(), "no message is sent twice");
         std::fs::remove_file(path).unwrap();
     }
 
     #[test]
-    fn where_nobody_asks_nobody_is_told() {
+    fn nothing_is_sent_without_a_notify_socket() {
         let mut notifier = Notifier::new(|name| match name {
             "WATCHDOG_USEC" => Some("1000000".into()),
             _ => None,
@@ -167,6 +167,6 @@ mod tests {
             "WATCHDOG_PID" => Some("1".into()),
             _ => None,
         });
-        assert_eq!(other.wake_every(), None, "that is for another process");
+        assert_eq!(other.wake_every(), None, "the watchdog is for another process");
     }
 }

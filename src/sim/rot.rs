@@ -257,12 +257,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_whole_is_served_and_what_is_not_is_not() {
+    fn intact_stores_are_served_and_damaged_ones_refused() {
         let last = BATCHES as u64;
         assert_eq!(served(b""), Ok(last));
         assert_eq!(served(b"g\x02S\x01"), Ok(2));
         assert_eq!(served(b"l\x02"), served(b""));
-        assert_eq!(served(b"nN"), Ok(0), "there has never been one");
+        assert_eq!(served(b"nN"), Ok(0), "neither a store nor a seal: a new folder");
         for (script, error) in [
             (&b"g\x02"[..], "it ends with batch 2, and batch 5 was durable"),
             (b"n", "is gone"),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_takes_anything() {
+    fn the_fuzz_target_accepts_any_input() {
         for script in [&b""[..], b"=", b"=\xff", b"x", b"w\x01\x02\x03\xffabc", b"o\0\x10\0\x01"] {
             fuzz_store_recovery(script);
         }

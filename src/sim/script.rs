@@ -418,9 +418,9 @@ fn rows(hub: &Hub) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// It is not read because it has sent too much, and the end comes behind all that.
+    /// The connection is paused since it has sent too much, and its end comes behind that input.
     #[test]
-    fn who_is_not_read_and_ends_is_heard_of() {
+    fn the_end_of_a_paused_connection_is_noticed() {
         let mut stage = Stage::new(0, Diskless::new(MemoryJournal::new(1)));
         (0..100).for_each(|_| stage.line(b"a{}"));
         stage.rest();

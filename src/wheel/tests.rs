@@ -1,4 +1,4 @@
-//! Compares the wheel with an ordered map, and checks what it promises besides.
+//! Compares the wheel with an ordered map, and checks order, bounds and memory.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ impl Xorshift {
         self.next() % end
     }
 
-    /// A span of any size: about as many of each number of bits up to `bits`.
+    /// A random span: each length in bits up to `bits` is about equally likely.
     fn span(&mut self, bits: u64) -> u64 {
         let width = 1 + self.below(bits) as u32;
         self.next() >> (u64::BITS - width)
@@ -28,27 +28,27 @@ impl Xorshift {
 /// A wheel and its model, an ordered map.
 struct Pair {
     wheel: Wheel<u64>,
-    truth: BTreeMap<(u64, u64), Timer>,
-    /// Timers ever made, with their key in `truth`.
+    model: BTreeMap<(u64, u64), Timer>,
+    /// Timers ever made, with their key in `model`.
     made: Vec<(Timer, (u64, u64))>,
     now: u64,
 }
 
 impl Pair {
     fn new(now: u64) -> Pair {
-        Pair { wheel: Wheel::new(now), truth: BTreeMap::new(), made: Vec::new(), now }
+        Pair { wheel: Wheel::new(now), model: BTreeMap::new(), made: Vec::new(), now }
     }
 
     fn insert(&mut self, at: u64) {
         let key = (at, self.made.len() as u64);
         let timer = self.wheel.insert(at, key.1);
-        self.truth.insert(key, timer);
+        self.model.insert(key, timer);
         self.made.push((timer, key));
     }
 
     fn cancel(&mut self, index: usize) {
         let (timer, key) = self.made[index];
-        let pending = self.truth.remove(&key).map(|_| key.1);
+        let pending = self.model.remove(&key).map(|_| key.1);
         assert_eq!(self.wheel.cancel(timer), pending);
     }
 
@@ -57,9 +57,9 @@ impl Pair {
         self.wheel.advance(to);
     }
 
-    /// Pops a timer; returns whether there was one. Advances again while a crowd is being filed.
+    /// Pops a timer; returns whether there was one. Advances again while timers are being refiled.
     fn pop(&mut self) -> bool {
-        let first = self.truth.keys().next().copied().filter(|&(at, _)| at <= self.now);
+        let first = self.model.keys().next().copied().filter(|&(at, _)| at <= self.now);
         let mut popped = self.wheel.pop_expired();
         let mut calls = self.wheel.len() * LEVELS / FILED_PER_ADVANCE + LEVELS;
         while popped.is_none() && first.is_some() && calls > 0 {
@@ -69,24 +69,24 @@ impl Pair {
             calls -= 1;
         }
         assert_eq!(popped, first);
-        first.is_some_and(|key| self.truth.remove(&key).is_some())
+        first.is_some_and(|key| self.model.remove(&key).is_some())
     }
 
     /// Pops a timer that is due; returns whether the result is right: the earliest of all, or none
-    /// while a crowd is being filed again.
+    /// while timers are being refiled.
     fn pop_in_order(&mut self) -> bool {
         let Some(popped) = self.wheel.pop_expired() else {
-            let first = self.truth.keys().next();
+            let first = self.model.keys().next();
             return self.wheel.filing > 0 || first.is_none_or(|&(at, _)| at > self.now);
         };
-        let first = self.truth.pop_first().map(|(key, _)| key);
+        let first = self.model.pop_first().map(|(key, _)| key);
         popped.0 <= self.now && first == Some(popped)
     }
 
     fn check(&self) {
         self.wheel.check_invariants();
-        assert_eq!(self.wheel.len(), self.truth.len());
-        let earliest = self.truth.keys().next().map(|&(at, _)| at);
+        assert_eq!(self.wheel.len(), self.model.len());
+        let earliest = self.model.keys().next().map(|&(at, _)| at);
         match (self.wheel.next_at(), earliest) {
             (None, None) => {}
             (Some(next), Some(at)) => {
@@ -122,15 +122,15 @@ fn run(seed: u64, start: u64, steps: usize, bits: u64) {
     while pair.pop() {
         pair.check();
     }
-    assert!(pair.wheel.is_empty() && pair.truth.is_empty());
+    assert!(pair.wheel.is_empty() && pair.model.is_empty());
 }
 
-/// As [`run`], with crowds that expire within a span of any length, and more operations while one
-/// is being filed again. Returns how often that was in progress.
+/// As [`run`], with crowds of timers that expire close together, and more operations while one
+/// is being refiled. Returns how often that was in progress.
 fn run_crowds(seed: u64) -> usize {
     let mut random = Xorshift(seed);
     let mut pair = Pair::new(seed << 12);
-    let mut met = 0;
+    let mut rounds = 0;
     for _ in 0..12 {
         let (at, bits) = (pair.now + 5000 + random.span(20), 1 + random.below(12));
         let of_crowd = |random: &mut Xorshift| at + random.span(bits) - 1;
@@ -148,19 +148,19 @@ fn run_crowds(seed: u64) -> usize {
                     _ => assert!(pair.pop_in_order()),
                 }
             }
-            met += usize::from(pair.wheel.filing > 0);
+            rounds += usize::from(pair.wheel.filing > 0);
             pair.check();
         }
         while random.below(2000) > 0 && pair.pop() {}
     }
     pair.advance(u64::MAX);
     while pair.pop() {}
-    assert!(pair.wheel.is_empty() && pair.truth.is_empty());
-    met
+    assert!(pair.wheel.is_empty() && pair.model.is_empty());
+    rounds
 }
 
 #[test]
-fn it_does_what_an_ordered_map_does() {
+fn the_wheel_agrees_with_an_ordered_map() {
     for seed in 1..=24 {
         run(seed, 0, 600, 7);
         run(seed, seed << 40 | 63, 600, 14);
@@ -171,13 +171,13 @@ fn it_does_what_an_ordered_map_does() {
 }
 
 #[test]
-fn it_does_so_while_crowds_are_filed_again() {
-    let met: usize = (1..=3).map(run_crowds).sum();
-    assert!(met > 10, "{met}");
+fn the_wheel_agrees_with_an_ordered_map_while_timers_are_refiled() {
+    let rounds: usize = (1..=3).map(run_crowds).sum();
+    assert!(rounds > 10, "{rounds}");
 }
 
 #[test]
-fn a_crowd_that_ends_together_is_filed_again_in_parts() {
+fn many_timers_of_one_time_are_refiled_in_bounded_steps() {
     const CROWD: usize = 100_000;
     let mut wheel = Wheel::new(0);
     let mut inserted = 0;
@@ -200,10 +200,10 @@ fn a_crowd_that_ends_together_is_filed_again_in_parts() {
             break;
         }
         assert_eq!((wheel.next_at(), wheel.pop_expired()), (Some(4096), None));
-        // New timers for the same time, as many as there is time for: each pays for its own filing.
+        // New timers for the same time: each insertion refiles two.
         insert(&mut wheel, 2000);
         before = left(&wheel);
-        assert!(before < after, "it does not come to an end");
+        assert!(before < after, "refiling makes no progress");
     }
     assert!(calls <= CROWD / 4096, "{calls}");
     let mut expired = 0;
@@ -218,25 +218,25 @@ fn a_crowd_that_ends_together_is_filed_again_in_parts() {
 }
 
 #[test]
-fn who_sleeps_until_next_at_meets_every_timer_on_time_after_few_wakings() {
+fn sleeping_until_next_at_meets_every_timer_with_few_wakeups() {
     let mut wheel = Wheel::new(1_795_472_348_999);
     let mut random = Xorshift(7);
     for _ in 0..200 {
         wheel.insert(1_795_472_349_000 + random.span(40), ());
     }
-    let mut wakings = 0;
+    let mut wakeups = 0;
     while let Some(now) = wheel.next_at() {
-        wakings += 1;
+        wakeups += 1;
         wheel.advance(now);
         while let Some((at, ())) = wheel.pop_expired() {
-            assert_eq!(at, now, "popped at its own millisecond");
+            assert_eq!(at, now, "popped in its own millisecond");
         }
     }
-    assert!(wakings <= 200 * LEVELS, "{wakings}");
+    assert!(wakeups <= 200 * LEVELS, "{wakeups}");
 }
 
 #[test]
-fn same_moment_expires_in_order_of_insertion_across_levels() {
+fn timers_of_one_time_expire_in_insertion_order_across_levels() {
     let mut wheel = Wheel::new(0);
     wheel.insert(5000, 0); // two levels up
     wheel.insert(5000, 1);
@@ -250,7 +250,7 @@ fn same_moment_expires_in_order_of_insertion_across_levels() {
 }
 
 #[test]
-fn same_moment_expires_in_order_also_while_a_crowd_is_filed_again() {
+fn timers_of_one_time_expire_in_order_while_others_are_refiled() {
     let mut wheel = Wheel::new(0);
     for _ in 0..FILED_PER_ADVANCE {
         wheel.insert(4100, 'z');
@@ -269,7 +269,7 @@ fn same_moment_expires_in_order_also_while_a_crowd_is_filed_again() {
 }
 
 #[test]
-fn the_ends_of_time() {
+fn timers_at_zero_and_at_the_maximum_expire() {
     let mut wheel = Wheel::new(0);
     wheel.insert(u64::MAX, 'z');
     wheel.insert(0, 'a');
@@ -291,7 +291,7 @@ fn a_stale_timer_cancels_nothing() {
     let first = wheel.insert(10, "first");
     assert_eq!(wheel.cancel(first), Some("first"));
     let second = wheel.insert(10, "second");
-    assert_eq!(first.slot, second.slot, "the node is used again");
+    assert_eq!(first.slot, second.slot, "the slot is reused");
     assert_eq!(wheel.cancel(first), None);
     wheel.advance(10);
     assert_eq!(wheel.pop_expired(), Some((10, "second")));
@@ -299,7 +299,7 @@ fn a_stale_timer_cancels_nothing() {
 }
 
 #[test]
-fn a_stale_timer_cancels_nothing_after_the_memory_was_given_back() {
+fn a_stale_timer_cancels_nothing_after_memory_is_returned() {
     let mut wheel = Wheel::new(0);
     let timers: Vec<_> = (0..5000).map(|at| wheel.insert(at, at)).collect();
     while !wheel.is_empty() {

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_in_words() {
+    fn figures_are_shown_with_their_units() {
         let words = |value, unit| {
             let figure = Figure { name: String::new(), value, unit };
             let (value, unit) = words(&figure);

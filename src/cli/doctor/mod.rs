@@ -338,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_a_line_and_what_to_do() {
+    fn a_finding_is_one_line_followed_by_its_remedies() {
         let finding = Finding::wrong("path", "it says \u{1b}[2J", &["this", "or that"]);
         let text = "wrong  path           it says \\u{1b}[2J\n       do:            this\n       \
                     do:            or that\n";

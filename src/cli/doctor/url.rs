@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_pages_write() {
+    fn urls_as_written_in_pages_are_parsed() {
         for (text, shown, host) in [
             ("https://Example.org", "https://example.org", "example.org"),
             ("wss://example.org:443/socket/", "https://example.org/socket", "example.org"),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_they_must_not_write() {
+    fn invalid_urls_are_refused_with_a_reason() {
         for (text, part) in [
             ("localhost:8080", "write http://localhost:8080"),
             ("ftp://a", "http, https, ws or wss"),

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_of_what_has_changed() {
+    fn rates_and_quantiles_cover_the_time_since_the_last_reading() {
         let text = |deliveries: u32, fast: u32, slow: u32| {
             format!(
                 "fws_build_info{{version=\"1.2.3\"}} 1\nfws_draining 0\nfws_store_failing 0\n\
@@ -303,7 +303,7 @@ mod tests {
         let (before, now) = (reading(&text(100, 50, 0)), reading(&text(1100, 100, 50)));
         let first = screen("here:1", &before, None, 80);
         assert!(first.starts_with("fws 1.2.3 at here:1: ok\nTRAFFIC "), "{first}");
-        let has = |text: &str, words: &[&str]| {
+        let assert_has = |text: &str, words: &[&str]| {
             let wanted = words.join(" ");
             let found = text.lines().any(|line| {
                 let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -311,20 +311,20 @@ mod tests {
             });
             assert!(found, "{words:?} in\n{text}");
         };
-        has(&first, &["WebSocket", "12.3 k"]);
-        has(&first, &["deliveries", "100", "-"]);
-        has(&first, &["99 %", "<= 0.1 ms"]);
+        assert_has(&first, &["WebSocket", "12.3 k"]);
+        assert_has(&first, &["deliveries", "100", "-"]);
+        assert_has(&first, &["99 %", "<= 0.1 ms"]);
         let second = screen("here:1", &now, Some((&before, 2_000_000)), 80);
-        has(&second, &["deliveries", "1100", "500"]);
-        has(&second, &["half of the turns", "<= 0.1 ms"]);
-        has(&second, &["99 %", "<= 5 ms"]);
-        has(&second, &["sh\\nop", "1100", "500"]);
+        assert_has(&second, &["deliveries", "1100", "500"]);
+        assert_has(&second, &["half of the turns", "<= 0.1 ms"]);
+        assert_has(&second, &["99 %", "<= 5 ms"]);
+        assert_has(&second, &["sh\\nop", "1100", "500"]);
         assert!(second.lines().all(|line| line.chars().count() <= 80));
         assert!(second.lines().count() <= 23);
     }
 
     #[test]
-    fn in_a_small_window_nothing_is_half_there() {
+    fn a_small_window_shows_no_truncated_values() {
         let now = reading(
             "fws_deliveries_total 123456\nfws_connections{kind=\"websocket\"} 12345\n\
              fws_store_last_batch_seconds 0.0015\n\
@@ -337,13 +337,13 @@ mod tests {
             assert!(widest <= columns.max(10), "{columns}: {text}");
             let rows: Vec<Vec<&str>> =
                 text.lines().map(|line| line.split_whitespace().collect()).collect();
-            let whole = |words: &[&str]| {
+            let assert_row = |words: &[&str]| {
                 assert!(rows.iter().any(|row| row.starts_with(words)), "{columns}: {text}");
             };
             match columns {
-                ..20 => whole(&["too", "narrow"]),
+                ..20 => assert_row(&["too", "narrow"]),
                 20..43 => assert!(rows.iter().any(|row| row.ends_with(&["123.5", "k"])), "{text}"),
-                _ => whole(&["deliveries", "123.5", "k", "0"]),
+                _ => assert_row(&["deliveries", "123.5", "k", "0"]),
             }
             let values = ["12.3 k", "1.5 ms"];
             assert!(columns < 20 || values.iter().all(|it| text.contains(it)), "{columns}: {text}");
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn health_comes_first() {
+    fn the_first_line_states_the_health() {
         let health =
             |text: &str| screen("a", &reading(text), None, 80).lines().next().map(String::from);
         assert_eq!(health("fws_store_failing 1\n").unwrap(), "fws ? at a: STORE FAILING");
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn numbers_are_abbreviated() {
         assert_eq!(
             [0.0, 9999.0, 0.25, 1e4, 2.5e7, 3e12].map(count).join(" "),
             "0 9999 0.2 10.0 k 25.00 M 3000.00 G"

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_as_they_were_written() {
+    fn written_lines_parse_back_to_the_same_values() {
         let namespace = |old_key, replaces: Option<&'static str>| {
             let (name, key) = ("a:\n\"é\0".into(), Some("k".into()));
             Line::Namespace(Namespace { name, key, replaces: replaces.map(Into::into), old_key })
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_is_told() {
+    fn an_invalid_line_is_refused_with_a_reason() {
         let state = r#"{"kind":"state","namespace":"n","channel":"c","user":null,"expires":null"#;
         for (text, wrong) in [
             ("", "this is not JSON"),

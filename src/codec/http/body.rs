@@ -220,21 +220,21 @@ mod tests {
         last.unwrap()
     }
 
-    fn is(body: &str, rest: &str) -> Result<(String, String), BodyError> {
+    fn parsed(body: &str, rest: &str) -> Result<(String, String), BodyError> {
         Ok((body.into(), rest.into()))
     }
 
     #[test]
-    fn a_body_by_its_length_ends_there() {
-        assert_eq!(read(Content::Length(3), "abcGET"), is("abc", "GET"));
-        assert_eq!(read(Content::Length(3), "ab"), is("ab", "incomplete"));
-        assert_eq!(read(Content::None, "GET"), is("", "GET"));
+    fn a_body_ends_at_its_content_length() {
+        assert_eq!(read(Content::Length(3), "abcGET"), parsed("abc", "GET"));
+        assert_eq!(read(Content::Length(3), "ab"), parsed("ab", "incomplete"));
+        assert_eq!(read(Content::None, "GET"), parsed("", "GET"));
         assert_eq!(read(Content::Length(20), "").unwrap().1, "incomplete");
         assert_eq!(read(Content::Length(21), ""), Err(BodyError::TooLarge));
     }
 
     #[test]
-    fn a_body_has_no_room_behind_its_end() {
+    fn a_body_buffer_grows_by_doubling_up_to_the_content_length() {
         for step in [1, 7, 100, 600, 1000] {
             let (mut out, mut copied) = (Vec::new(), 0);
             let mut reader = BodyReader::new(Content::Length(1000), 1000).unwrap();
@@ -249,10 +249,10 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_joined() {
+    fn chunks_are_joined_up_to_the_size_limit() {
         let chunks = "3\r\nabc\r\n00a;x=\"y\"\r\n0123456789\r\n0\r\n\r\nGET";
-        assert_eq!(read(Content::Chunked, chunks), is("abc0123456789", "GET"));
-        assert_eq!(read(Content::Chunked, "0\r\nA: b\r\nC: d\r\n\r\n"), is("", ""));
+        assert_eq!(read(Content::Chunked, chunks), parsed("abc0123456789", "GET"));
+        assert_eq!(read(Content::Chunked, "0\r\nA: b\r\nC: d\r\n\r\n"), parsed("", ""));
         assert_eq!(read(Content::Chunked, "3\r\nab").unwrap().1, "incomplete");
         let error = Err(BodyError::TooLarge);
         assert_eq!(read(Content::Chunked, "15\r\n"), error);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_chunk_is_refused() {
+    fn malformed_chunks_are_refused() {
         for chunks in [
             "\r\n",
             "x\r\n",
@@ -293,8 +293,8 @@ mod tests {
     }
 
     #[test]
-    fn a_trailer_is_what_a_header_is() {
-        let good = |line: &[u8]| {
+    fn a_trailer_line_is_valid_if_it_is_a_valid_header() {
+        let is_valid = |line: &[u8]| {
             let input = [line, b"\r\n\r\n"].concat();
             let mut headers = [httparse::EMPTY_HEADER; 2];
             let parsed = httparse::parse_headers(&input, &mut headers);
@@ -306,19 +306,19 @@ mod tests {
         };
         for byte in (0..=255).filter(|byte| !b"\r\n".contains(byte)) {
             for line in [&[byte, b'A', b':'][..], &[b'A', byte, b':'], &[b'A', b':', byte]] {
-                good(line);
+                is_valid(line);
             }
         }
         for line in ["A", ":", "A b: c", "A :b", " A: b", "GET / HTTP/1.1", "A: b\x7f"] {
-            assert!(!good(line.as_bytes()), "{line:?}");
+            assert!(!is_valid(line.as_bytes()), "{line:?}");
         }
         for line in ["A:", "A: b", "A:\t b ", "a-B_1: é"] {
-            assert!(good(line.as_bytes()), "{line:?}");
+            assert!(is_valid(line.as_bytes()), "{line:?}");
         }
     }
 
     #[test]
-    fn the_fuzz_target_holds_on_these() {
+    fn the_fuzz_target_passes_on_sample_inputs() {
         for data in [&b""[..], b"\0", b"\x063\r\nabc\r\n0\r\n\r\n", b"\x05abcdefg", b"\xffab"] {
             fuzz_body(data);
         }

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_body_is_a_frame_of_its_own() {
+    fn a_long_or_shared_body_is_a_separate_frame() {
         for (bytes, is_apart) in [(0, false), (JOINED_BYTES, false), (JOINED_BYTES + 1, true)] {
             for (status, is_for_head) in [(200, false), (200, true), (304, false)] {
                 let response = || Response {
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_of_a_chunk_is_known_by_its_length() {
+    fn the_payload_size_follows_from_the_size_of_a_chunk() {
         for payload in (1..5000).chain([0xFFFF, 0x1_0000, 0xFFF_FFFF, 0x1000_0000]) {
             let chunk = chunk_header(payload).len() + payload + 2;
             assert_eq!(chunk_payload_bytes(chunk), payload);

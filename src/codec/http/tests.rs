@@ -20,17 +20,17 @@ fn refused(head: &str) -> HttpError {
     error
 }
 
-/// Returns a request for `/` with these lines.
-fn with(lines: &str) -> String {
+/// Returns a request for `/` with these header lines.
+fn request_with(lines: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")
 }
 
 fn handshake(more: &str) -> String {
-    with(&format!("Upgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n{more}"))
+    request_with(&format!("Upgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n{more}"))
 }
 
 #[test]
-fn the_end_of_the_head_is_found_however_it_arrives() {
+fn the_end_of_the_head_is_found_at_every_split() {
     let input = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest\r\n\r\n";
     let end = input.len() - "rest\r\n\r\n".len();
     for first in 0..=input.len() {
@@ -45,7 +45,7 @@ fn the_end_of_the_head_is_found_however_it_arrives() {
 }
 
 #[test]
-fn a_head_is_read_as_sent() {
+fn the_request_line_and_headers_are_parsed() {
     let input = b"POST http://h:1/a//b/../c?x=1?y HTTP/1.1\r\nHOST:  h \r\nX-Empty:\r\n\
         X-Latin: \xe9\r\nConnection: keep-alive\r\nconnection: , Upgrade ,x\r\n\
         Content-Length: 18446744073709551615\r\n\r\n";
@@ -61,7 +61,7 @@ fn a_head_is_read_as_sent() {
 }
 
 #[test]
-fn targets_have_a_path_and_a_query() {
+fn request_targets_are_split_into_path_and_query() {
     for (target, path, query) in [
         ("/", "/", None),
         ("/socket?", "/socket", Some("")),
@@ -87,7 +87,7 @@ fn targets_have_a_path_and_a_query() {
 }
 
 #[test]
-fn what_could_be_read_in_two_ways_is_refused() {
+fn ambiguous_and_malformed_heads_are_refused() {
     for head in [
         "GET / HTTP/1.1\nHost: a\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
@@ -115,9 +115,9 @@ fn what_could_be_read_in_two_ways_is_refused() {
 }
 
 #[test]
-fn there_is_one_host() {
+fn http_1_1_requires_exactly_one_host_header() {
     assert_eq!(refused("GET / HTTP/1.1\r\n\r\n"), HttpError::Host);
-    assert_eq!(refused(&with("host: a\r\n")), HttpError::Host);
+    assert_eq!(refused(&request_with("host: a\r\n")), HttpError::Host);
     assert!(parse_head(b"GET / HTTP/1.0\r\n\r\n").is_ok());
     assert_eq!(refused("GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n").status(), 400);
     for version in ["HTTP/1.2", "HTTP/2.0", "HTTP/0.9", "http/1.1"] {
@@ -126,8 +126,8 @@ fn there_is_one_host() {
 }
 
 #[test]
-fn there_is_one_length() {
-    let content = |lines: &str| parse_head(with(lines).as_bytes()).map(|head| head.content);
+fn ambiguous_body_lengths_are_refused() {
+    let content = |lines: &str| parse_head(request_with(lines).as_bytes()).map(|head| head.content);
     assert_eq!(content("").unwrap(), Content::None);
     assert_eq!(content("Content-Length: 0\r\n").unwrap(), Content::Length(0));
     assert_eq!(content("Transfer-Encoding: Chunked\r\n").unwrap(), Content::Chunked);
@@ -148,23 +148,23 @@ fn there_is_one_length() {
         ("Transfer-Encoding: identity\r\n", 501),
         ("Transfer-Encoding: xchunked\r\n", 501),
     ] {
-        assert_eq!(refused(&with(lines)).status(), status, "{lines}");
+        assert_eq!(refused(&request_with(lines)).status(), status, "{lines}");
     }
     let old = "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(refused(old), HttpError::Malformed);
 }
 
 #[test]
-fn headers_are_counted() {
+fn too_many_headers_are_refused() {
     let lines = |count| "X: y\r\n".repeat(count);
-    assert!(parse_head(with(&lines(HEADERS - 1)).as_bytes()).is_ok());
-    let error = refused(&with(&lines(HEADERS)));
+    assert!(parse_head(request_with(&lines(HEADERS - 1)).as_bytes()).is_ok());
+    let error = refused(&request_with(&lines(HEADERS)));
     assert_eq!((error, error.status()), (HttpError::TooManyHeaders, 431));
     assert_eq!(HttpError::HeadTooLarge.status(), 431);
 }
 
 #[test]
-fn connections_are_kept_as_the_version_says() {
+fn keep_alive_follows_the_version_and_the_connection_header() {
     for (version, connection, kept) in [
         (1, "", true),
         (1, "Connection: close\r\n", false),
@@ -186,15 +186,15 @@ fn connections_are_kept_as_the_version_says() {
 }
 
 #[test]
-fn a_handshake_is_known_by_all_its_parts() {
-    let seen = |input: &str, expected: Upgrade<'_>| {
+fn a_websocket_handshake_needs_all_its_parts() {
+    let assert_upgrade = |input: &str, expected: Upgrade<'_>| {
         let head = parse_head(input.as_bytes()).unwrap();
         assert_eq!(upgrade(&head), expected, "{input}");
     };
     let version = "Sec-WebSocket-Version: 13\r\n";
     let key = format!("Sec-WebSocket-Key: {KEY}\r\n");
     let good = handshake(&format!("{version}{key}"));
-    seen(&good, Upgrade::Accept { key: KEY });
+    assert_upgrade(&good, Upgrade::Accept { key: KEY });
     for (from, to) in [
         ("GET", "POST"),
         ("HTTP/1.1", "HTTP/1.0"),
@@ -202,17 +202,17 @@ fn a_handshake_is_known_by_all_its_parts() {
         ("keep-alive, Upgrade", "close"),
         (version, "Sec-WebSocket-Version: 13\r\nContent-Length: 5\r\n"),
     ] {
-        seen(&good.replacen(from, to, 1), Upgrade::NotUpgrade);
+        assert_upgrade(&good.replacen(from, to, 1), Upgrade::NotUpgrade);
     }
-    seen(&handshake(&key), Upgrade::BadVersion(None));
-    seen(&good.replace(": 13", ": 8"), Upgrade::BadVersion(Some("8")));
-    seen(&handshake(version), Upgrade::NoKey);
-    seen(&good.replace(KEY, "short"), Upgrade::BadKey);
-    seen(&handshake(&format!("{version}{key}{key}")), Upgrade::BadKey);
+    assert_upgrade(&handshake(&key), Upgrade::BadVersion(None));
+    assert_upgrade(&good.replace(": 13", ": 8"), Upgrade::BadVersion(Some("8")));
+    assert_upgrade(&handshake(version), Upgrade::NoKey);
+    assert_upgrade(&good.replace(KEY, "short"), Upgrade::BadKey);
+    assert_upgrade(&handshake(&format!("{version}{key}{key}")), Upgrade::BadKey);
 }
 
 #[test]
-fn handshakes_are_answered_as_the_original_does() {
+fn handshakes_are_answered_as_by_the_original_server() {
     assert_eq!(
         &*switching_protocols(KEY),
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -242,7 +242,7 @@ fn handshakes_are_answered_as_the_original_does() {
 }
 
 #[test]
-fn responses_have_a_length_and_no_way_out_of_a_line() {
+fn responses_have_a_content_length_and_drop_unsafe_headers() {
     let plain = Response::new(404).header("X", "1").header("Y", "a\r\nEvil: 1").text("no\n");
     assert_eq!(
         &*plain.encode(None),
@@ -258,7 +258,7 @@ fn responses_have_a_length_and_no_way_out_of_a_line() {
 }
 
 #[test]
-fn a_host_is_a_name_or_an_address_perhaps_with_a_port() {
+fn the_host_is_a_name_or_an_address_with_an_optional_port() {
     for host in ["", "a", "a.example:8080", "a:", "my_app-1~x", "a%2Db", "1.2.3.4:80", "[::1]:80"] {
         let input = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
         assert!(parse_head(input.as_bytes()).is_ok(), "{host}");
@@ -272,10 +272,10 @@ fn a_host_is_a_name_or_an_address_perhaps_with_a_port() {
 }
 
 #[test]
-fn the_fuzz_target_holds_on_these() {
+fn the_fuzz_target_passes_on_mutated_samples() {
     let seeds = [
         handshake(&format!("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n")),
-        with("Content-Length: 3\r\n") + "abc",
+        request_with("Content-Length: 3\r\n") + "abc",
         "\r\nGET http://h?x HTTP/1.0\r\n\r\n".to_owned(),
         "OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n".to_owned(),
         "\r\n\r\n".to_owned(),

@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_byte_that_is_not_plain_is_found_wherever_it_stands() {
+    fn special_bytes_are_found_at_every_position() {
         for length in (0..40).chain([64, 71, 96, 105]) {
             for byte in 0..=u8::MAX {
                 let is_plain = !matches!(byte, b'"' | b'\\' | 0..0x20);
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn values_end_where_they_end() {
+    fn a_value_is_scanned_to_its_end_and_no_further() {
         for (text, value) in [
             ("1,2", "1"),
             (" \t[1 , {\"a\":[]}] ]", "[1 , {\"a\":[]}]"),

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_are_those_that_a_scan_from_the_beginning_finds() {
+    fn last_elements_agree_with_a_scan_from_the_beginning() {
         let elements = [
             "1",
             "-0.5e7",

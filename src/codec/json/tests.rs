@@ -1,4 +1,4 @@
-//! Tests of the JSON grammar, and of how texts, numbers and truth are interpreted.
+//! Tests of the JSON grammar, and of how strings, numbers and truthiness are interpreted.
 
 use super::oracle::elements;
 use super::*;
@@ -8,7 +8,7 @@ fn member<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn values_stay_as_they_were_written() {
+fn member_values_are_returned_as_written() {
     let text = " {\"data\" :\t{ \"n\": 1.0e+2, \"big\": 12345678901234567890123 } ,\"x\":1 }\n";
     let [x, data, absent] = members(text, &["x", "data", "absent"]).unwrap().unwrap();
     assert_eq!(data, Some("{ \"n\": 1.0e+2, \"big\": 12345678901234567890123 }"));
@@ -19,7 +19,7 @@ fn values_stay_as_they_were_written() {
 }
 
 #[test]
-fn names_are_compared_decoded_and_the_last_one_counts() {
+fn member_names_are_compared_decoded_and_the_last_duplicate_wins() {
     assert_eq!(member(r#"{"a":1,"\u0061":2}"#, "a"), Some("2"));
     assert_eq!(member(r#"{"\u0061":2,"a":1}"#, "a"), Some("1"));
     assert_eq!(member(r#"{"A":1,"a ":2,"":3}"#, "a"), None);
@@ -27,7 +27,7 @@ fn names_are_compared_decoded_and_the_last_one_counts() {
 }
 
 #[test]
-fn other_members_are_skipped_whatever_their_name() {
+fn members_not_asked_for_are_skipped() {
     for name in ["hasOwnProperty", "__proto__", r"\ud800", "$serde_json::private::RawValue"] {
         let text = format!(r#"{{"{name}":{{"a":1}},"a":2,"{name}":[]}}"#);
         assert_eq!(member(&text, "a"), Some("2"), "{name}");
@@ -35,7 +35,7 @@ fn other_members_are_skipped_whatever_their_name() {
 }
 
 #[test]
-fn what_is_no_object_has_no_members() {
+fn values_other_than_objects_have_no_members() {
     for text in ["null", " 5 ", "1e400", r#""\ud800""#, r#""{""#, "true", "[{}]", "[]"] {
         assert_eq!(members(text, &["a"]), Ok(None), "{text}");
     }
@@ -43,7 +43,7 @@ fn what_is_no_object_has_no_members() {
 }
 
 #[test]
-fn what_is_not_json_is_an_error() {
+fn invalid_json_is_a_syntax_error() {
     for text in [
         "",
         " ",
@@ -79,7 +79,7 @@ fn what_is_not_json_is_an_error() {
 }
 
 #[test]
-fn depth_has_a_limit_and_costs_no_stack() {
+fn nesting_is_limited_and_uses_no_stack() {
     let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
     let deep = Err(JsonError::Depth { max: DEPTH_MAX });
     assert_eq!(members(&nested(DEPTH_MAX), &["a"]), Ok(None));
@@ -160,7 +160,7 @@ fn numbers_become_text_as_in_javascript() {
 }
 
 #[test]
-fn integers_have_many_spellings() {
+fn integers_are_read_from_numbers_and_strings_of_digits() {
     for (raw, value) in [
         ("10", 10),
         ("10.0", 10),
@@ -200,7 +200,7 @@ fn integers_have_many_spellings() {
 }
 
 #[test]
-fn truth_is_javascript_s() {
+fn truthiness_is_as_in_javascript() {
     for raw in ["null", "false", r#""""#, "0", "-0", "0.00", "0e10", "-0E-3", "1e-400"] {
         assert!(!is_truthy(raw), "{raw}");
     }
@@ -211,7 +211,7 @@ fn truth_is_javascript_s() {
 }
 
 #[test]
-fn arrays_fall_into_their_elements() {
+fn arrays_are_split_into_their_elements() {
     assert_eq!(elements("[]"), Some(vec![]));
     assert_eq!(elements(r#"[ 1.0 , "a,b",[2, 3] ]"#), Some(vec!["1.0", r#""a,b""#, "[2, 3]"]));
     for raw in ["{}", "null", "5", r#""[]""#, "[1", "[1,]", "[] []", ""] {
@@ -220,7 +220,7 @@ fn arrays_fall_into_their_elements() {
 }
 
 #[test]
-fn only_what_json_demands_is_escaped() {
+fn only_characters_that_json_requires_are_escaped() {
     let mut out = b"x".to_vec();
     quote_into(&mut out, "\"\\/\n\t\u{1}\u{7f}é😀\u{2028}");
     let expected = "x\"\\\"\\\\/\\n\\t\\u0001\u{7f}é😀\u{2028}\"";
@@ -228,7 +228,7 @@ fn only_what_json_demands_is_escaped() {
 }
 
 #[test]
-fn the_fuzz_target_takes_anything() {
+fn the_fuzz_target_accepts_any_input() {
     for text in [
         r#"{"action":"emit","data":[1,-0.0,"\u00e9\n",{"i":null}],"i":1e2,"i":"x"}"#,
         r#"{"data":"\ud800","i":1e400}"#,
@@ -243,7 +243,7 @@ fn the_fuzz_target_takes_anything() {
 }
 
 #[test]
-fn whatever_is_changed_in_a_text_is_read_as_serde_json_reads_it() {
+fn mutated_texts_are_read_as_serde_json_reads_them() {
     let seeds = [
         r#"{"action":"emit","data":[1,-0.0,"\u00e9\n",{"i":null}],"i":1e2,"i":"x"}"#,
         r#" { "i" : [ true , false,null ] , "d\u0061ta" : {"a":{"b":[[],{}]}} } "#,

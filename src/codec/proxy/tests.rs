@@ -32,7 +32,7 @@ fn assert_whole(input: &[u8], source: Option<&str>) {
 }
 
 #[test]
-fn version_2_says_who_it_is() {
+fn version_2_headers_carry_the_client_address() {
     assert_whole(&binary(0x21, 0x11, &inet([192, 0, 2, 7])), Some("192.0.2.7"));
     let mut inet6 = [0; 36];
     inet6[..2].copy_from_slice(&[0x20, 0x01]);
@@ -47,7 +47,7 @@ fn version_2_says_who_it_is() {
 }
 
 #[test]
-fn version_2_may_say_nothing() {
+fn version_2_headers_may_carry_no_address() {
     assert_whole(&binary(0x20, 0x00, b""), None);
     assert_whole(&binary(0x20, 0x11, &inet([1, 2, 3, 4])), None);
     assert_whole(&binary(0x20, 0x11, b"abc"), None);
@@ -57,7 +57,7 @@ fn version_2_may_say_nothing() {
 }
 
 #[test]
-fn what_is_no_version_2_is_malformed() {
+fn invalid_version_2_headers_are_malformed() {
     for (command, family, rest) in [
         (0x11, 0x11, inet([1, 2, 3, 4])),
         (0x22, 0x11, inet([1, 2, 3, 4])),
@@ -76,7 +76,7 @@ fn what_is_no_version_2_is_malformed() {
 }
 
 #[test]
-fn version_1_is_a_line() {
+fn version_1_headers_are_one_line_with_the_client_address() {
     assert_whole(b"PROXY TCP4 192.0.2.7 127.0.0.1 4000 80\r\n", Some("192.0.2.7"));
     assert_whole(b"PROXY TCP6 2001:db8::7 ::1 4000 80\r\n", Some("2001:db8::7"));
     assert_whole(b"PROXY UNKNOWN\r\n", None);
@@ -104,7 +104,7 @@ fn version_1_is_a_line() {
 }
 
 #[test]
-fn anything_else_is_none() {
+fn other_protocols_have_no_proxy_header() {
     for input in [&b"GET / HTTP/1.1\r\n"[..], b"\r\n\r\nGET /", b"PROXX", b"PRI * HTTP/2.0", b"\0"]
     {
         assert_eq!(read(input), ProxyHeader::None);
@@ -128,7 +128,7 @@ fn forwarded(lines: &[&str]) -> Option<String> {
 }
 
 #[test]
-fn the_last_who_is_no_proxy_of_ours_is_meant() {
+fn the_last_forwarded_address_that_is_no_trusted_proxy_counts() {
     for (lines, expected) in [
         (&["1.2.3.4"][..], "1.2.3.4"),
         (&["6.6.6.6, 1.2.3.4"], "1.2.3.4"),
@@ -147,7 +147,7 @@ fn the_last_who_is_no_proxy_of_ours_is_meant() {
 }
 
 #[test]
-fn nobody_is_meant_by_what_is_no_address() {
+fn malformed_forwarded_headers_yield_no_address() {
     for lines in [
         &[][..],
         &[""],

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_what_is_written() {
+    fn the_counted_length_is_the_encoded_length() {
         let messages = [
             String::new(),
             "plain".repeat(100),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_lines_events_and_scripts() {
+    fn frames_are_wrapped_for_each_transport() {
         let frame = r#"a["%20\n"]"#;
         assert_eq!(wrapped(Envelope::Xhr, frame), "a[\"%20\\n\"]\n");
         assert_eq!(wrapped(Envelope::EventSource, frame), "data: a[\"%2520\\n\"]\r\n\r\n");
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_breaks_out_of_a_script() {
+    fn frames_cannot_break_out_of_a_script() {
         let frame = "a[\"</script><!--&amp;\u{2028}\u{2029}\u{20ac}\u{e9}\n\0\"]";
         let mut out = Vec::new();
         script_string_into(&mut out, &[frame.as_bytes()]);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn callbacks_are_names() {
+    fn callback_parameters_must_be_names() {
         for (query, name) in [
             ("c=cb", Ok("cb")),
             ("x=1&c=%63allback&y", Ok("callback")),
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_forms_are_decoded() {
+    fn form_fields_are_decoded() {
         let field = |form: &str| form_field(form.as_bytes(), b"d").map(|v| v.len());
         assert_eq!(form_field(b"p=p&d=%5B%22x+%2B%22%5D", b"d").unwrap(), b"[\"x +\"]");
         assert_eq!(form_field(b"d=%zz%4", b"d").unwrap(), b"%zz%4");

@@ -19,7 +19,7 @@ fn messages(text: &str) -> Result<Vec<String>, Broken> {
 }
 
 #[test]
-fn paths_lead_where_they_should() {
+fn request_paths_are_routed() {
     for (path, expected) in [
         ("", Route::Greeting),
         ("/", Route::Greeting),
@@ -75,7 +75,7 @@ fn paths_lead_where_they_should() {
 }
 
 #[test]
-fn sessions_have_a_server_a_name_and_a_transport() {
+fn session_paths_have_a_server_a_session_and_a_transport() {
     for (name, transport) in [
         ("websocket", Transport::WebSocket),
         ("xhr", Transport::Xhr),
@@ -93,7 +93,7 @@ fn sessions_have_a_server_a_name_and_a_transport() {
 }
 
 #[test]
-fn messages_are_escaped_as_the_original_does() {
+fn messages_are_escaped_as_by_the_original_server() {
     // The case deliver.sockjs of the recorded transcripts.
     let message =
         r#"{"event":"sj","data":{"t":"é☃😀"#.to_owned() + "\u{2028}\u{200c}" + r#"\"\\"}}"#;
@@ -114,7 +114,7 @@ fn messages_are_escaped_as_the_original_does() {
 }
 
 #[test]
-fn every_character_is_escaped_or_not_as_its_range_says() {
+fn exactly_the_characters_of_some_ranges_are_escaped() {
     for character in '\0'..=char::MAX {
         let text = character.to_string();
         let found = escaped(&text);
@@ -128,13 +128,13 @@ fn every_character_is_escaped_or_not_as_its_range_says() {
 }
 
 #[test]
-fn closes_are_told_with_code_and_reason() {
+fn close_frames_have_a_code_and_a_reason() {
     assert_eq!(close_text(3000, "Go away!"), r#"c[3000,"Go away!"]"#);
     assert_eq!(close_text(3002, "a \"b\" é\u{2028}"), "c[3002,\"a \\\"b\\\" é\\u2028\"]");
 }
 
 #[test]
-fn what_a_client_sends_is_an_array_of_strings_or_one() {
+fn clients_send_one_string_or_an_array_of_strings() {
     let strings = |list: &[&str]| Ok(list.iter().map(|text| text.to_string()).collect());
     for (text, expected) in [
         ("", strings(&[])),
@@ -169,7 +169,7 @@ fn what_a_client_sends_is_an_array_of_strings_or_one() {
 }
 
 #[test]
-fn messages_without_escapes_are_slices() {
+fn messages_without_escapes_are_not_copied() {
     let text = r#"["no escape", "an \"escape\""]"#;
     let found: Vec<_> = parse_messages(text).unwrap().collect();
     assert!(matches!(found[0], Cow::Borrowed("no escape")));
@@ -189,7 +189,7 @@ fn lone_surrogates_become_replacement_characters() {
 }
 
 #[test]
-fn info_says_what_clients_ask_first() {
+fn the_info_response_has_the_fields_that_clients_expect() {
     assert_eq!(
         info_body(u32::MAX, true, false),
         r#"{"websocket":true,"origins":["*:*"],"cookie_needed":false,"entropy":4294967295}"#
@@ -198,7 +198,7 @@ fn info_says_what_clients_ask_first() {
 }
 
 #[test]
-fn answers_carry_the_headers_of_the_original() {
+fn responses_have_the_headers_of_the_original_server() {
     let encode = |response: Response| String::from_utf8(response.encode(None).to_vec()).unwrap();
     let plain = parse_head(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let answer = encode(allow_origin(never_cached(Response::new(200)), &plain));
@@ -239,7 +239,7 @@ fn answers_carry_the_headers_of_the_original() {
 }
 
 #[test]
-fn the_fuzz_target_holds_on_these() {
+fn the_fuzz_target_passes_on_random_texts() {
     let pieces = ["[", "]", "\"", "a", "\\", ",", " ", "1", "{}", "\\u", "d83d", "é😀", "null"];
     let mut seed = 3u32;
     for _ in 0..20_000 {

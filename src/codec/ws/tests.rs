@@ -15,7 +15,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-fn fails(bytes: &[u8]) -> WsError {
+fn error_of(bytes: &[u8]) -> WsError {
     let at_once = hear(Side::Server, [bytes], &BOUNDS);
     assert_eq!(hear(Side::Server, bytes.chunks(1), &BOUNDS), at_once);
     let error = at_once.1.unwrap();
@@ -29,17 +29,17 @@ fn text(text: &str) -> Heard {
 }
 
 #[test]
-fn the_handshake_of_rfc_6455_1_3() {
+fn the_handshake_key_of_rfc_6455_1_3_is_accepted() {
     assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     assert!(is_valid_key("dGhlIHNhbXBsZSBub25jZQ=="));
-    assert!(is_valid_key("dGhlIHNhbXBsZSBub25jZR=="), "bits that say nothing may be set");
+    assert!(is_valid_key("dGhlIHNhbXBsZSBub25jZR=="), "unused bits may be set");
     for bad in ["dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZQAA", "éééééééééééé"] {
         assert!(!is_valid_key(bad), "{bad}");
     }
 }
 
 #[test]
-fn the_examples_of_rfc_6455_5_7() {
+fn the_frames_of_rfc_6455_5_7_are_read_and_written() {
     let client = |bytes: &[u8]| hear(Side::Client, [bytes], &BOUNDS);
     let server = |bytes: &[u8]| hear(Side::Server, [bytes], &BOUNDS);
     let hello = text("Hello");
@@ -65,7 +65,7 @@ fn the_examples_of_rfc_6455_5_7() {
 }
 
 #[test]
-fn every_split_of_a_mixed_stream_hears_the_same() {
+fn every_split_of_a_stream_yields_the_same_events() {
     let long = "é☃😀 ".repeat(40);
     let (first, second) = "a😀b".as_bytes().split_at(3);
     let stream = [
@@ -102,7 +102,7 @@ fn every_split_of_a_mixed_stream_hears_the_same() {
 }
 
 #[test]
-fn a_whole_message_is_a_slice_of_the_input_and_owns_nothing() {
+fn a_whole_message_is_read_in_place_without_allocation() {
     let mut input = frame(0x81, b"in place");
     let range = input.as_ptr_range();
     let mut reader = Reader::default();
@@ -114,7 +114,7 @@ fn a_whole_message_is_a_slice_of_the_input_and_owns_nothing() {
 }
 
 #[test]
-fn a_reader_owns_memory_only_while_something_is_incomplete() {
+fn a_reader_owns_memory_only_while_a_message_is_incomplete() {
     assert!(size_of::<Reader>() <= 8);
     let mut reader = Reader::default();
     let mut wire = [frame(0x01, &[b'x'; 1000]), frame(0x89, b"p"), frame(0x80, b"y")].concat();
@@ -122,7 +122,7 @@ fn a_reader_owns_memory_only_while_something_is_incomplete() {
     for byte in 0..wire.len() {
         at += reader.read(Side::Server, &mut wire[at..=byte], &BOUNDS).unwrap().consumed;
     }
-    assert!(reader.assembly.is_some(), "the message has just been handed out");
+    assert!(reader.assembly.is_some(), "the message has just been returned");
     assert_eq!(
         reader.read(Side::Server, &mut [], &BOUNDS),
         Ok(Step { consumed: 0, frames: 0, event: None })
@@ -131,7 +131,7 @@ fn a_reader_owns_memory_only_while_something_is_incomplete() {
 }
 
 #[test]
-fn memory_grows_with_what_came_and_not_with_what_was_declared() {
+fn memory_grows_with_received_bytes_not_with_the_declared_length() {
     let mut reader = Reader::default();
     let mut declared = frame(0x82, &[0; 1 << 20]);
     reader.read(Side::Server, &mut declared[..20], &BOUNDS).unwrap();
@@ -145,7 +145,7 @@ fn memory_grows_with_what_came_and_not_with_what_was_declared() {
 }
 
 #[test]
-fn what_breaks_the_framing_is_1002() {
+fn framing_errors_have_close_code_1002() {
     let unmasked = b"\x81\x05Hello";
     for (bytes, error) in [
         (frame(0xC1, b"x"), WsError::ReservedBits(4)),
@@ -168,7 +168,7 @@ fn what_breaks_the_framing_is_1002() {
         (b"\x81\xff\x80\0\0\0\0\0\0\0mask".to_vec(), WsError::HugeLength),
         (b"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xffmask".to_vec(), WsError::HugeLength),
     ] {
-        assert_eq!(fails(&bytes), error);
+        assert_eq!(error_of(&bytes), error);
         assert_eq!(error.close_code(), 1002);
     }
     let masked = frame(0x81, b"Hello");
@@ -176,12 +176,12 @@ fn what_breaks_the_framing_is_1002() {
 }
 
 #[test]
-fn close_frames_say_a_code_that_may_be_sent_or_none() {
+fn close_frames_have_a_valid_code_or_none() {
     let close = |payload: &[u8]| frame(0x88, payload);
     let heard = |bytes: &[u8]| hear(Side::Server, [bytes], &BOUNDS);
     assert_eq!(heard(&close(b"")), (vec![Heard::Close(None)], None));
-    assert_eq!(fails(&close(b"\x03")), WsError::HalfCloseCode);
-    assert_eq!(fails(&close(b"\x03\xe8\xff")), WsError::Utf8);
+    assert_eq!(error_of(&close(b"\x03")), WsError::HalfCloseCode);
+    assert_eq!(error_of(&close(b"\x03\xe8\xff")), WsError::Utf8);
     for code in 0..=u16::MAX {
         let valid = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
         let expected = if valid {
@@ -195,7 +195,7 @@ fn close_frames_say_a_code_that_may_be_sent_or_none() {
 }
 
 #[test]
-fn text_fails_at_its_first_bad_byte() {
+fn text_fails_at_its_first_invalid_utf8_byte() {
     let wire = frame(0x81, b"\xce\xba\xe1\xbd\xb9\xf4\x90\x80\x80 and more");
     // The second byte of F4 90 shows that this is beyond the last character.
     for (length, error) in [(6 + 6, None), (6 + 7, Some(WsError::Utf8))] {
@@ -203,17 +203,17 @@ fn text_fails_at_its_first_bad_byte() {
         assert_eq!(hear(Side::Server, wire[..length].chunks(1), &BOUNDS), (vec![], error));
     }
     for bad in [&b"\xff"[..], b"\xc0\x80", b"\xed\xa0\x80", b"ok\x80", b"\xf4\x90\x80\x80"] {
-        assert_eq!(fails(&frame(0x81, bad)), WsError::Utf8);
-        assert_eq!(fails(&[frame(0x01, b"fine"), frame(0x00, bad)].concat()), WsError::Utf8);
+        assert_eq!(error_of(&frame(0x81, bad)), WsError::Utf8);
+        assert_eq!(error_of(&[frame(0x01, b"fine"), frame(0x00, bad)].concat()), WsError::Utf8);
     }
     let cut = [frame(0x01, b"\xe2\x98"), frame(0x80, b"")].concat();
-    assert_eq!(fails(&cut), WsError::Utf8);
-    assert_eq!(fails(&frame(0x81, b"\xe2\x98")), WsError::Utf8);
+    assert_eq!(error_of(&cut), WsError::Utf8);
+    assert_eq!(error_of(&frame(0x81, b"\xe2\x98")), WsError::Utf8);
     assert_eq!(WsError::Utf8.close_code(), 1007);
 }
 
 #[test]
-fn the_bounds_hold_over_all_fragments_and_before_any_payload() {
+fn message_bounds_hold_across_fragments_and_before_the_payload() {
     let bounds = Bounds { message_bytes: 200, fragments: 3 };
     let too_large = Some(WsError::TooLarge(200));
     let heard = |bytes: &[u8]| hear(Side::Server, [bytes], &bounds);
@@ -238,7 +238,7 @@ fn the_bounds_hold_over_all_fragments_and_before_any_payload() {
 }
 
 #[test]
-fn masking_by_words_is_masking_by_bytes() {
+fn masking_by_words_equals_masking_by_bytes() {
     let bytes: Vec<u8> = (0..80).map(|i: u8| i.wrapping_mul(37)).collect();
     for start in 0..9 {
         for end in start..bytes.len() {
@@ -252,7 +252,7 @@ fn masking_by_words_is_masking_by_bytes() {
 }
 
 #[test]
-fn frames_are_headed_in_the_shortest_form() {
+fn frame_headers_use_the_shortest_form() {
     let mut scratch = b"old".to_vec();
     for (bytes, header_bytes) in
         [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10), (70_000, 10)]
@@ -268,7 +268,7 @@ fn frames_are_headed_in_the_shortest_form() {
 }
 
 #[test]
-fn control_frames_fit_whatever_they_are_given() {
+fn payloads_of_control_frames_are_truncated_to_fit() {
     assert_eq!(&*ping_frame(b"hi"), b"\x89\x02hi");
     assert_eq!(&*pong_frame(b""), b"\x8a\x00");
     assert_eq!(ping_frame(&[1; 300]).len(), 127);
@@ -279,7 +279,7 @@ fn control_frames_fit_whatever_they_are_given() {
 }
 
 #[test]
-fn cuts_make_no_difference_and_tungstenite_agrees() {
+fn random_streams_are_read_as_by_tungstenite_at_any_split() {
     let payloads: [&[u8]; 6] = [b"", b"x", b"\x03\xe8", "é☃".as_bytes(), b"\xe2", &[b'y'; 140]];
     let mut seed = 7u32;
     let mut draw = |below: usize| {
@@ -317,7 +317,7 @@ fn cuts_make_no_difference_and_tungstenite_agrees() {
 }
 
 #[test]
-fn each_error_has_words_that_fit_a_close_frame() {
+fn every_error_text_fits_a_close_frame() {
     let mut errors: Vec<WsError> = (1..8).map(WsError::ReservedBits).collect();
     errors.extend((0..16).map(WsError::ReservedOpcode));
     errors.extend([WsError::LongControl(126), WsError::LongControl(1 << 40), WsError::Masking]);
@@ -328,7 +328,7 @@ fn each_error_has_words_that_fit_a_close_frame() {
     let bits = "One or more reserved bits are on: reserved1 = 0, reserved2 = 1, reserved3 = 1";
     assert_eq!(WsError::ReservedBits(3).close_text(), bits);
     assert_eq!(WsError::ReservedOpcode(12).close_text(), "Unrecognized frame opcode: 12");
-    // An error without a text of its own has that of its kind.
+    // An error without a specific text has the text of its kind.
     for error in [WsError::CloseCode(1005), WsError::Utf8, WsError::TooLarge(1)] {
         let told = Some((error.close_code(), error.close_text()));
         assert_eq!(CloseReason::from(error).told(), told);

@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seal_is_found_as_often_as_it_is_looked_for() {
+    fn a_seal_can_be_read_repeatedly() {
         let (path, folder) = folder();
         assert_eq!(folder.seal_state().unwrap(), SealState::Nothing);
         folder.seal(&SEALED).unwrap();
@@ -511,11 +511,11 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_made_again_is_taken_before_it_is_written_in() {
+    fn a_recreated_folder_is_locked_before_it_is_written() {
         let (path, folder) = folder();
         folder.is_in_place().unwrap();
         fs::remove_dir_all(&path).unwrap();
-        assert!(folder.open_next().is_err(), "there is none");
+        assert!(folder.open_next().is_err(), "the folder is missing");
         fs::create_dir(&path).unwrap();
         let error = folder.is_in_place().unwrap_err().to_string();
         assert!(error.contains("was replaced while"), "{error}");
@@ -532,15 +532,15 @@ mod tests {
         fs::remove_dir_all(path).unwrap();
     }
 
-    /// Not even if the folder changes hands between two of our steps.
+    /// Even if the folder is replaced by another process between two of our steps.
     #[test]
-    fn nothing_is_written_in_a_folder_that_is_another_s() {
+    fn nothing_is_written_into_a_folder_locked_by_another_process() {
         let (path, folder) = folder();
         folder.open_next().unwrap();
         fs::remove_dir_all(&path).unwrap();
         let theirs = Folder::take(&path, "two").unwrap();
         theirs.open_next().unwrap();
-        assert!(folder.install_next().is_err(), "their next store");
+        assert!(folder.install_next().is_err(), "the next store belongs to the other process");
         let busy = folder.open_next().unwrap_err();
         assert_eq!(busy.kind(), ErrorKind::ResourceBusy);
         assert!(busy.to_string().ends_with("in use by two"), "{busy}");

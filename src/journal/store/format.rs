@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_back_as_they_were() {
+    fn rows_are_restored_and_any_change_is_detected() {
         let sealer = Sealer::new(&[7; 32]);
         for (key, row) in rows() {
             let mut bytes = value(&row);

@@ -68,9 +68,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_means_one_thing_is_read() {
+    fn only_unambiguous_keys_are_interpreted() {
         let names = ["shop", "a", "a:b", "b c"].map(String::from).into_iter().collect();
-        let said = |rest, colon| match meaning(rest, &names, colon) {
+        let meaning_of = |rest, colon| match meaning(rest, &names, colon) {
             Meaning::State { namespace, user, channel } => {
                 format!("{namespace}|{}|{channel}", user.unwrap_or("-"))
             }
@@ -98,9 +98,9 @@ mod tests {
             ("shop:", "orphan", "orphan", "orphan"),
             ("", "orphan", "orphan", "orphan"),
         ] {
-            assert_eq!(said(rest, Colon::Unknown), unknown, "{rest}");
-            assert_eq!(said(rest, Colon::InChannel), channel, "{rest}");
-            assert_eq!(said(rest, Colon::BehindUser), user, "{rest}");
+            assert_eq!(meaning_of(rest, Colon::Unknown), unknown, "{rest}");
+            assert_eq!(meaning_of(rest, Colon::InChannel), channel, "{rest}");
+            assert_eq!(meaning_of(rest, Colon::BehindUser), user, "{rest}");
         }
     }
 }

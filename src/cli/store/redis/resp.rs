@@ -161,7 +161,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn an_answer_that_trickles_is_not_waited_for() {
+    fn a_reply_that_trickles_in_times_out_as_a_whole() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let place = Address::to_reach(listener.local_addr().unwrap());
         let target = Target { place, user: None, password: None, database: 1 };
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_read() {
+    fn replies_are_parsed_and_malformed_ones_refused() {
         let read = |text: &str| value(&mut text.as_bytes(), DEPTH);
         let bytes = |text: &str| Value::Bytes(text.into());
         for (text, meaning) in [

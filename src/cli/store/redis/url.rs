@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_read() {
+    fn urls_are_parsed_and_malformed_ones_refused() {
         for (url, place, database, user, password) in [
             ("redis://localhost", "localhost:6379", 0, None, None),
             ("redis://10.0.0.1:7/2", "10.0.0.1:7", 2, None, None),

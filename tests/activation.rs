@@ -51,7 +51,7 @@ fn listen() -> TcpListener {
 }
 
 #[test]
-fn names_decide_which_door_is_which() {
+fn socket_names_decide_which_listener_is_which() {
     let (control, web) = (listen(), listen());
     let addresses = (web.local_addr().unwrap(), control.local_addr().unwrap());
     let dir = Dir::new();
@@ -67,7 +67,7 @@ fn names_decide_which_door_is_which() {
 }
 
 #[test]
-fn a_door_that_others_reach_is_warned_of_whoever_has_opened_it() {
+fn a_public_control_socket_from_the_manager_is_warned_of() {
     let control = TcpListener::bind("0.0.0.0:0").unwrap();
     let dir = Dir::new();
     let sockets = [control.into(), listen().into()];
@@ -79,7 +79,7 @@ fn a_door_that_others_reach_is_warned_of_whoever_has_opened_it() {
 }
 
 #[test]
-fn without_a_name_the_kind_decides() {
+fn unnamed_sockets_are_told_apart_by_their_kind() {
     let dir = Dir::new();
     let path = dir.file("handed.sock");
     let (unix, web) = (UnixListener::bind(&path).unwrap(), listen());
@@ -93,11 +93,11 @@ fn without_a_name_the_kind_decides() {
     // The configured control port is served too.
     server.assert_alive();
     let _dir = server.stop();
-    assert!(path.exists(), "the file is that of whoever opened the socket");
+    assert!(path.exists(), "the manager that opened the socket owns its file");
 }
 
 #[test]
-fn nobody_is_refused_over_a_restart() {
+fn no_connection_is_refused_during_a_restart() {
     let (control, web) = (listen(), listen());
     let (ws, back) = (web.local_addr().unwrap(), control.local_addr().unwrap());
     let options = Options::limits(&[("drain_ms", 500)]);
@@ -127,7 +127,7 @@ fn nobody_is_refused_over_a_restart() {
 }
 
 #[test]
-fn what_is_no_door_is_one_clear_line() {
+fn a_socket_that_is_no_listener_is_refused_in_one_line() {
     let dir = Dir::new();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let command = handed(&dir, &Options::default(), "web:control", [listen().into(), udp.into()]);

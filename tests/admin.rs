@@ -29,7 +29,7 @@ fn get(server: SocketAddr, path: &str) -> Answer {
 }
 
 #[test]
-fn a_page_that_has_its_name_point_here_reads_nothing() {
+fn dns_rebinding_reads_nothing_from_the_admin_port() {
     let server = Server::start(&options());
     let admin = server.admin();
     let status = |version: &str, host: &str| {
@@ -62,7 +62,7 @@ fn a_page_that_has_its_name_point_here_reads_nothing() {
 
 /// Monitoring comes from a single machine, and is not a browser.
 #[test]
-fn a_cap_on_the_browsers_of_an_address_is_none_on_those_who_watch() {
+fn connections_per_address_does_not_limit_the_admin_port() {
     let mut options = options();
     options.config["limits"] = json!({"connections_per_address": 1});
     let server = Server::start(&options);
@@ -91,7 +91,7 @@ fn scrape(server: SocketAddr) -> BTreeMap<String, f64> {
 
 /// Waits until a sample has a value.
 #[track_caller]
-fn shows(server: SocketAddr, name: &str, value: f64) {
+fn wait_for_sample(server: SocketAddr, name: &str, value: f64) {
     let mut last = None;
     eventually(name, || {
         last = scrape(server).get(name).copied();
@@ -121,7 +121,7 @@ fn every_metric_is_shown_with_its_kind_and_no_other() {
 }
 
 #[test]
-fn counters_move_as_they_must() {
+fn metrics_count_connections_commands_and_deliveries() {
     let server = Server::start(&options());
     let admin = server.admin();
     let before = scrape(admin);
@@ -184,7 +184,7 @@ fn counters_move_as_they_must() {
 }
 
 #[test]
-fn a_store_that_has_been_made_shorter_is_shown_so_though_nothing_more_is_set() {
+fn the_file_size_metric_shrinks_without_further_changes() {
     let server = Server::start(&options());
     let mut control = server.controller("demo");
     let value = "x".repeat(50_000);
@@ -192,15 +192,15 @@ fn a_store_that_has_been_made_shorter_is_shown_so_though_nothing_more_is_set() {
         control.ok(&format!(r#"{{"action":"set","channel":"c{n}","data":"{value}"}}"#));
     }
     let file_bytes = || scrape(server.admin())["fws_store_file_bytes"];
-    eventually("it is long", || (file_bytes() > 10e6).then_some(()));
+    eventually("the file has grown", || (file_bytes() > 10e6).then_some(()));
     for n in 0..200 {
         control.ok(&format!(r#"{{"action":"set","channel":"c{n}","data":1}}"#));
     }
-    eventually("it is short", || (file_bytes() < 2e6).then_some(()));
+    eventually("the file has shrunk", || (file_bytes() < 2e6).then_some(()));
 }
 
 #[test]
-fn a_turn_makes_no_more_than_one_long_text_a_list() {
+fn pushes_onto_long_lists_take_one_turn_each() {
     const LISTS: usize = 20;
     let server = Server::start(&options());
     let mut control = server.controller("demo");
@@ -218,7 +218,7 @@ fn a_turn_makes_no_more_than_one_long_text_a_list() {
 }
 
 #[test]
-fn a_session_that_ends_unasked_is_counted() {
+fn a_session_that_expires_is_counted_with_its_reason() {
     let mut options = options();
     options.config["limits"] = json!({ "session_ms": 300, "auth_ms": 600 });
     let server = Server::start(&options);
@@ -229,17 +229,17 @@ fn a_session_that_ends_unasked_is_counted() {
         place
     };
     open();
-    shows(admin, "fws_sessions_closed_total{reason=peer_lost}", 1.0);
-    // And a session that is told the reason.
+    wait_for_sample(admin, "fws_sessions_closed_total{reason=peer_lost}", 1.0);
+    // And a session that receives the reason.
     let place = open();
     let told = ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body;
     assert_eq!(told, "c[3408,\"no auth in time\"]\n");
-    shows(admin, "fws_sessions_closed_total{reason=auth_timeout}", 1.0);
+    wait_for_sample(admin, "fws_sessions_closed_total{reason=auth_timeout}", 1.0);
     assert_eq!(scrape(admin)["fws_sessions_closed_total{reason=peer_lost}"], 1.0);
 }
 
 #[test]
-fn connections_are_told_apart() {
+fn connections_are_counted_by_kind() {
     let server = Server::start(&options());
     let admin = server.admin();
     let mut browser = server.browser("demo", r#"{"i":1}"#);
@@ -248,20 +248,20 @@ fn connections_are_told_apart() {
     let place = session();
     assert_eq!(ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body, "o\n");
     let idle = Http::connect(server.ws);
-    shows(admin, "fws_connections{kind=sockjs_websocket}", 1.0);
-    shows(admin, "fws_connections{kind=session}", 1.0);
-    shows(admin, "fws_connections{kind=http}", 1.0);
+    wait_for_sample(admin, "fws_connections{kind=sockjs_websocket}", 1.0);
+    wait_for_sample(admin, "fws_connections{kind=session}", 1.0);
+    wait_for_sample(admin, "fws_connections{kind=http}", 1.0);
     drop(idle);
-    shows(admin, "fws_connections{kind=http}", 0.0);
+    wait_for_sample(admin, "fws_connections{kind=http}", 0.0);
     browser.close(None);
-    shows(admin, "fws_connections{kind=websocket}", 0.0);
+    wait_for_sample(admin, "fws_connections{kind=websocket}", 0.0);
     assert!(scrape(admin)["fws_connections_closed_total{reason=peer_closed}"] >= 2.0);
     // Connections to the admin port are not counted here.
     assert_eq!(scrape(admin)["fws_connections_opened_total{door=web}"], 4.0);
 }
 
 #[test]
-fn the_first_namespaces_are_named_and_the_others_summed_up() {
+fn namespaces_beyond_the_limit_share_one_sample() {
     let mut options = options();
     options.config["limits"] = json!({ "metrics_namespaces": 3 });
     let server = Server::start(&options);
@@ -295,7 +295,7 @@ fn the_first_namespaces_are_named_and_the_others_summed_up() {
 }
 
 #[test]
-fn http_is_that_of_the_web_door() {
+fn the_admin_port_parses_http_like_the_web_port() {
     let server = Server::start(&options());
     let admin = server.admin();
     assert_eq!(get(admin, "/healthz").body, "ok\n");
@@ -341,7 +341,7 @@ fn http_is_that_of_the_web_door() {
 }
 
 #[test]
-fn requests_in_one_piece_have_a_turn_each() {
+fn pipelined_requests_take_one_turn_each() {
     let server = Server::start(&options());
     let mut http = Http::connect(server.admin());
     http.raw("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(10));
@@ -354,7 +354,7 @@ fn requests_in_one_piece_have_a_turn_each() {
 }
 
 #[test]
-fn half_a_request_ends_and_makes_room() {
+fn an_incomplete_request_times_out_and_frees_its_slot() {
     let mut options = options();
     options.config["limits"] = json!({ "admin_connections": 1, "http_head_ms": 300 });
     let server = Server::start(&options);
@@ -367,7 +367,7 @@ fn half_a_request_ends_and_makes_room() {
 }
 
 #[test]
-fn whoever_asks_for_nothing_makes_room() {
+fn idle_admin_connections_are_evicted_for_new_ones() {
     let mut options = options();
     options.config["limits"] = json!({ "http_head_ms": 600_000 });
     let server = Server::start(&options);
@@ -386,7 +386,7 @@ fn whoever_asks_for_nothing_makes_room() {
 }
 
 #[test]
-fn a_crowd_that_asks_for_nothing_holds_nobody_up() {
+fn many_idle_admin_connections_delay_no_request() {
     let server = Server::start(&options());
     let admin = server.admin();
     let began = Instant::now();
@@ -402,7 +402,7 @@ fn a_crowd_that_asks_for_nothing_holds_nobody_up() {
 }
 
 #[test]
-fn whoever_takes_no_answer_ends_and_makes_room() {
+fn a_client_that_reads_no_answer_is_closed_and_frees_its_slot() {
     let mut options = options();
     options.config["limits"] =
         json!({ "admin_connections": 1, "http_head_ms": 300, "close_ms": 300 });
@@ -416,20 +416,20 @@ fn whoever_takes_no_answer_ends_and_makes_room() {
 }
 
 #[test]
-fn browsers_that_fill_the_server_do_not_lock_it() {
+fn the_admin_port_answers_when_all_browser_slots_are_taken() {
     let mut options = options();
     options.config["limits"] = json!({ "connections": 16, "control_connections": 16 });
     let server = Server::start(&options);
     let admin = server.admin();
     let _idle: Vec<_> = (0..20).map(|_| Http::connect(server.ws)).collect();
     // Connections beyond the limit are refused with an answer, and the switch has counted them.
-    shows(admin, "fws_connections_turned_away_total{reason=full}", 4.0);
-    shows(admin, "fws_sockets", 16.0);
+    wait_for_sample(admin, "fws_connections_turned_away_total{reason=full}", 4.0);
+    wait_for_sample(admin, "fws_sockets", 16.0);
     assert_eq!(get(admin, "/healthz").status, 200);
 }
 
 #[test]
-fn health_says_that_the_server_drains() {
+fn healthz_reports_that_the_server_drains() {
     let mut options = options();
     options.config["limits"] = json!({ "drain_ms": 60_000, "backlog_bytes": 1 << 30 });
     let server = Server::start(&options);
@@ -444,7 +444,7 @@ fn health_says_that_the_server_drains() {
     }
     assert!(scrape(admin)["fws_queued_bytes"] > 1e6);
     server.terminate();
-    let draining = eventually("health says so", || {
+    let draining = eventually("healthz reports it", || {
         let answer = get(admin, "/healthz");
         (answer.status == 503).then_some(answer)
     });
@@ -457,7 +457,7 @@ fn health_says_that_the_server_drains() {
 }
 
 #[test]
-fn health_says_that_the_store_fails() {
+fn healthz_reports_that_the_store_fails() {
     let dir = Dir::new();
     let command = on_small_disk(&options(), &dir, 2);
     let server = Server::spawn(command, dir, false);
@@ -486,11 +486,13 @@ fn health_says_that_the_store_fails() {
     control.ask(r#"{"action":"set","channel":"d","data":1}"#);
     assert!(scrape(admin)["fws_store_refused_changes_total"] >= 1.0);
     std::fs::remove_file(filler).unwrap();
-    eventually("it is well again", || (get(admin, "/healthz").status == 200).then_some(()));
-    shows(admin, "fws_store_failing", 0.0);
+    eventually("the store works again", || (get(admin, "/healthz").status == 200).then_some(()));
+    wait_for_sample(admin, "fws_store_failing", 0.0);
     // Commands in flight when the store failed are counted for their namespace too.
     let refused = scrape(admin)["fws_commands_refused_total{code=302}"];
     server.terminate();
     let told = format!("refused: store_failure {refused}; namespace \"demo\" {refused}");
-    eventually("it tells", || server.log().iter().any(|line| line.ends_with(&told)).then_some(()));
+    eventually("it is logged", || {
+        server.log().iter().any(|line| line.ends_with(&told)).then_some(())
+    });
 }

@@ -35,7 +35,7 @@ fn figure(outcome: &Value, name: &str) -> f64 {
 }
 
 #[test]
-fn messages_to_many_over_every_transport() {
+fn messages_reach_subscribers_over_every_transport() {
     let server = Server::new();
     for to in ["fws", "sockjs", "xhr-streaming"] {
         // Enough bytes that a streamed HTTP answer ends and must be requested again.
@@ -62,7 +62,7 @@ fn messages_to_many_over_every_transport() {
 }
 
 #[test]
-fn over_unix_sockets_as_over_ports() {
+fn workloads_run_over_unix_sockets() {
     let dir = Dir::new();
     let [ws, control] =
         ["ws.sock", "control.sock"].map(|name| dir.file(name).display().to_string());
@@ -84,7 +84,7 @@ fn over_unix_sockets_as_over_ports() {
 }
 
 #[test]
-fn those_who_idle_come_and_go_or_command() {
+fn idle_churn_and_control_workloads_run() {
     let server = Server::new();
     for words in [&["idle", "--subscribers", "50"][..], &["idle", "--own-channel"]] {
         let outcome = bench(&server, words);
@@ -104,7 +104,7 @@ fn those_who_idle_come_and_go_or_command() {
 
 /// More connections than may be unauthenticated at a time.
 #[test]
-fn many_connections_that_command() {
+fn control_runs_with_hundreds_of_connections() {
     let server = Server::new();
     let outcome = bench(&server, &["control", "--command", "emit", "--connections", "300"]);
     assert_eq!(figure(&outcome, "connections"), 300.0, "{outcome}");
@@ -112,7 +112,7 @@ fn many_connections_that_command() {
 }
 
 #[test]
-fn a_server_may_be_silent_where_nothing_is_to_be_said() {
+fn an_idle_run_accepts_a_silent_server() {
     let server = Server::new();
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
     let place = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
@@ -122,7 +122,7 @@ fn a_server_may_be_silent_where_nothing_is_to_be_said() {
 }
 
 #[test]
-fn those_who_idle_hear_that_the_server_ends() {
+fn an_idle_run_fails_when_the_server_stops() {
     let server = Server::new();
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
     let place = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
@@ -133,7 +133,7 @@ fn those_who_idle_hear_that_the_server_ends() {
     };
     let ends = std::thread::scope(|scope| {
         let bench = scope.spawn(|| bad(fws(&[&words[..], &place].concat()), 1));
-        eventually("they are there", are_there);
+        eventually("they are subscribed", are_there);
         kill_process(server.pid(), Signal::TERM).unwrap();
         bench.join().unwrap()
     });
@@ -141,7 +141,7 @@ fn those_who_idle_hear_that_the_server_ends() {
 }
 
 #[test]
-fn more_a_second_than_a_clock_has_ticks() {
+fn a_rate_that_nobody_can_keep_up_with_is_an_error() {
     let server = Server::new();
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
     let place = ["--ws", &ws, "--control", &control, "--key", DEMO_KEY];
@@ -151,7 +151,7 @@ fn more_a_second_than_a_clock_has_ticks() {
 }
 
 #[test]
-fn a_table_for_a_person() {
+fn the_default_output_is_a_table() {
     let server = Server::new();
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
     let words = ["bench", "broadcast", "--ws", &ws, "--control", &control, "--key", DEMO_KEY];
@@ -165,7 +165,7 @@ fn a_table_for_a_person() {
 }
 
 #[test]
-fn what_cannot_work_is_said_in_a_sentence() {
+fn wrong_arguments_and_addresses_are_explained_in_one_line() {
     let server = Server::new();
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
     let place = ["--ws", &ws, "--control", &control];
@@ -214,7 +214,7 @@ fn what_cannot_work_is_said_in_a_sentence() {
 }
 
 #[test]
-fn those_who_stall_and_are_cut_are_counted() {
+fn stalled_subscribers_that_are_disconnected_are_counted() {
     let mut options = Options::default();
     options.config["limits"] = json!({ "backlog_bytes": 500_000, "backlog_ms": 500 });
     let server = Server::start(&options);
@@ -233,7 +233,7 @@ fn those_who_stall_and_are_cut_are_counted() {
 }
 
 #[test]
-fn subscribers_come_from_a_site_that_may_connect() {
+fn subscribers_send_the_given_origin() {
     let mut options = Options::default();
     options.config["allow_origin"] = json!(["https://shop.example"]);
     let server = Server::start(&options);
@@ -249,7 +249,7 @@ fn subscribers_come_from_a_site_that_may_connect() {
 
 /// A Redis in protected mode refuses clients that do not connect from 127.0.0.1.
 #[test]
-fn whoever_commands_comes_from_the_usual_address() {
+fn control_connections_come_from_127_0_0_1() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap().to_string();
     let server = std::thread::spawn(move || {
@@ -273,7 +273,7 @@ fn against(misbehaviour: Misbehaviour, number: u64, words: &[&str]) -> std::proc
 }
 
 #[test]
-fn a_server_that_does_wrong_has_no_figures() {
+fn a_misbehaving_server_fails_the_run() {
     let words = ["broadcast", "--subscribers", "2", "--in-flight", "4", "--seconds", "0.1"];
     for (misbehaviour, part) in [
         (Misbehaviour::Loses, "message 2 came to subscriber 1 too early: one is lost (not 1)"),
@@ -293,7 +293,7 @@ fn a_server_that_does_wrong_has_no_figures() {
 
 /// Pings do not count as messages.
 #[test]
-fn a_server_that_forgets_but_says_that_it_is_there() {
+fn a_server_that_only_pings_fails_the_run() {
     let check = |workload| {
         let words = [workload, "--subscribers", "2", "--in-flight", "4", "--seconds", "0.5"];
         let line = bad(against(Misbehaviour::Pings, 5, &words), 1);
@@ -307,7 +307,7 @@ fn a_server_that_forgets_but_says_that_it_is_there() {
 }
 
 #[test]
-fn what_is_lost_for_those_who_stall_is_missed() {
+fn messages_lost_for_stalled_subscribers_are_noticed() {
     let words = ["slow", "--subscribers", "2", "--stalled", "1", "--per-second", "100"];
     let misbehaviour =
         against(Misbehaviour::Forgets, 150, &[&words[..], &["--seconds", "1"]].concat());
@@ -317,7 +317,7 @@ fn what_is_lost_for_those_who_stall_is_missed() {
 
 /// The run ends while the server stalls: messages in flight count, however late they arrive.
 #[test]
-fn what_comes_when_the_time_is_up_counts() {
+fn answers_after_the_end_of_the_run_count() {
     let outcome = |command| serde_json::from_str::<Value>(&good(command)).unwrap();
     let stall = Duration::from_millis(1500);
     let words = ["rate", "--subscribers", "2", "--per-second", "50", "--seconds", "0.5"];
@@ -344,7 +344,7 @@ fn what_comes_when_the_time_is_up_counts() {
 
 /// A message's latency starts when it was due, and the figures show that the publisher was late.
 #[test]
-fn a_publisher_that_is_late_is_no_excuse() {
+fn latency_counts_from_when_a_message_was_due() {
     let bench = std::sync::Arc::new(std::sync::Mutex::new(None));
     let words = ["slow", "--subscribers", "2", "--stalled", "1", "--per-second", "100"];
     let stops = Misbehaviour::Freezes(bench.clone(), Duration::from_millis(700));
@@ -360,7 +360,7 @@ fn a_publisher_that_is_late_is_no_excuse() {
 }
 
 #[test]
-fn a_reply_that_is_missing_or_too_many_is_noticed() {
+fn missing_extra_and_wrong_replies_are_noticed() {
     let server = Server::new();
     let run = |words: &[&str], at: SocketAddr| {
         let (ws, control) = (server.ws.to_string(), at.to_string());

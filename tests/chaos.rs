@@ -1,7 +1,7 @@
 //! Many peers at once on the real reactor, each with its own habits: bytes in odd pieces, deep
 //! pipelines, late reads, half-closes, resets. The simulation covers all of that for the switch;
-//! this covers the reactor, whose bugs show as connections that hang. Every dialogue must end,
-//! complete and in order. `FWS_TEST_CHAOS_SEED` replays one seed.
+//! this covers the reactor, whose bugs show as connections that hang. Every client must get
+//! all its answers, in order. `FWS_TEST_CHAOS_SEED` replays one seed.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -216,7 +216,7 @@ fn listener(server: &Server, name: usize) {
 }
 
 #[test]
-fn every_dialogue_comes_to_its_end() {
+fn every_client_gets_its_answers_under_random_timing() {
     let seed = std::env::var("FWS_TEST_CHAOS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or(1);
     // Few descriptors, so that slots are reused often; enough that no connection is refused.

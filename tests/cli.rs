@@ -62,7 +62,7 @@ fn every_command_has_help() {
 }
 
 #[test]
-fn what_is_mistyped_is_exit_2_and_the_right_name() {
+fn a_mistyped_command_or_flag_exits_with_2_and_a_suggestion() {
     for (words, line) in [
         (&["emti"][..], "there is no command \"emti\" (did you mean emit?)"),
         (&["help", "chek"], "there is no command \"chek\" (did you mean check?)"),
@@ -112,7 +112,7 @@ fn what_is_mistyped_is_exit_2_and_the_right_name() {
 }
 
 #[test]
-fn check_shows_nothing_that_a_terminal_obeys() {
+fn check_escapes_control_characters() {
     let dir = Dir::new();
     let file = dir.file("fws.json");
     let name = "a\u{9b}31m\u{1b}]0;b\nlimits:";
@@ -131,7 +131,7 @@ fn check_shows_nothing_that_a_terminal_obeys() {
 }
 
 #[test]
-fn check_shows_what_serve_would_run_with() {
+fn check_shows_the_settings_that_serve_would_use() {
     let text = good(fws(&["check"]));
     for line in [
         "ws            0.0.0.0:8080           default",
@@ -172,7 +172,7 @@ fn check_shows_what_serve_would_run_with() {
 }
 
 #[test]
-fn a_wrong_setting_is_one_line_and_exit_2() {
+fn a_wrong_setting_exits_with_2_and_one_line() {
     let dir = Dir::new();
     let file = dir.file("fws.json");
     let path = file.to_str().unwrap();
@@ -220,7 +220,7 @@ fn a_wrong_setting_is_one_line_and_exit_2() {
 }
 
 #[test]
-fn what_kubernetes_puts_there_is_passed_over() {
+fn kubernetes_service_variables_are_ignored() {
     let mut command = fws(&["check"]);
     for (name, value) in [
         ("FWS_PORT", "tcp://10.0.0.1:8080"),
@@ -271,7 +271,7 @@ fn no_key_is_ever_printed() {
 }
 
 #[test]
-fn a_closed_stream_is_no_panic() {
+fn a_closed_output_stream_causes_no_panic() {
     let mut child = fws(&["check"]).spawn().unwrap();
     drop(child.stdout.take());
     let mut err = String::new();
@@ -369,7 +369,7 @@ fn a_token_that_the_server_would_refuse_is_not_made() {
 }
 
 #[test]
-fn a_server_that_is_not_there() {
+fn an_unreachable_server_is_reported_with_its_address() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let at = free.to_string();
     let line = format!("no server at {at}: is `fws serve` running?");
@@ -386,7 +386,7 @@ fn a_server_that_is_not_there() {
 }
 
 #[test]
-fn the_port_for_back_ends_is_told_from_the_others() {
+fn a_control_port_given_as_another_port_is_recognised() {
     let server = Server::start(&Options::default());
     let port = server.control.to_string();
     let line = bad(demo(&server, &["watch", "demo", "a", "--ws", &port]), 1);
@@ -397,7 +397,7 @@ fn the_port_for_back_ends_is_told_from_the_others() {
 }
 
 #[test]
-fn a_data_folder_that_is_a_file_is_said_to_be_no_folder() {
+fn a_data_folder_that_is_a_file_is_refused() {
     let dir = Dir::new();
     let file = dir.file("file");
     std::fs::write(&file, "").unwrap();
@@ -411,7 +411,7 @@ fn a_data_folder_that_is_a_file_is_said_to_be_no_folder() {
 }
 
 #[test]
-fn a_place_without_a_port_is_said_to_be_none() {
+fn an_address_without_a_port_is_refused() {
     for (flag, words) in [
         ("control", &["emit", "a", "b", "1", "--key", "k"][..]),
         ("ws", &["watch", "a", "b", "--key", "k"]),
@@ -433,7 +433,7 @@ fn a_place_without_a_port_is_said_to_be_none() {
 }
 
 #[test]
-fn a_key_is_kept_wherever_the_server_key_comes_from() {
+fn register_keeps_the_key_wherever_the_server_key_comes_from() {
     let server = Server::new();
     let data = server.dir().file("data");
     assert_eq!(mode(&data), 0o700);
@@ -453,7 +453,7 @@ fn a_key_is_kept_wherever_the_server_key_comes_from() {
 }
 
 #[test]
-fn a_server_key_that_others_may_read_is_worth_a_word() {
+fn a_server_key_that_others_may_read_is_warned_of() {
     let dir = Server::start(&Options { key: None, ..Options::default() }).stop();
     let path = dir.file("data/server.key");
     let options = Options { key: None, ..Options::default() };
@@ -496,7 +496,7 @@ fn a_namespace_is_registered_and_its_key_is_kept() {
 }
 
 #[test]
-fn states_and_grants() {
+fn states_and_grants_are_set_and_read() {
     let server = Server::new();
     let run = |words: &[&str]| good(demo(&server, words));
     assert_eq!(run(&["get", "demo", "price"]), "null\n");
@@ -537,7 +537,7 @@ fn states_and_grants() {
 }
 
 #[test]
-fn data_comes_from_standard_input() {
+fn a_dash_reads_data_from_standard_input() {
     let server = Server::new();
     for (input, state) in
         [("two words\n", "\"two words\"\n"), ("{\"a\":\n1.0}\n", "{\"a\":\n1.0}\n")]
@@ -553,7 +553,7 @@ fn data_comes_from_standard_input() {
 }
 
 #[test]
-fn the_unix_socket_will_do() {
+fn commands_work_over_the_unix_socket() {
     let server = Server::start(&Options { unix: true, ..Options::default() });
     let mut command = fws(&["emit", "demo", "a", "b", "--count", "--key", DEMO_KEY]);
     command.arg("--control-unix").arg(server.socket());
@@ -561,7 +561,7 @@ fn the_unix_socket_will_do() {
 }
 
 #[test]
-fn the_demo_can_be_used_at_once() {
+fn commands_find_the_key_of_the_demo_namespace() {
     let server = Server::start(&Options { config: json!({ "demo": true }), ..Options::default() });
     let emitted = good(at(&server, &["emit", "demo", "news", "hello", "--count"]));
     assert_eq!(emitted, "sent to 0 connections\n");

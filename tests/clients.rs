@@ -55,20 +55,20 @@ fn run_php(address: &str) {
 }
 
 #[test]
-fn our_client_without_a_network() {
+fn our_client_passes_its_unit_tests() {
     let tests = ["fws.test.js", "module.test.js", "phone.test.js"]
         .map(|name| here("clients/js/test").join(name));
     run("node", [PathBuf::from("--test")].into_iter().chain(tests));
 }
 
 #[test]
-fn our_client_in_node() {
+fn our_client_works_in_node() {
     let server = Server::new();
     run_node("node/fws.js", &[&server.ws.to_string(), &server.control.to_string(), DEMO_KEY]);
 }
 
 #[test]
-fn sockjs_client() {
+fn sockjs_client_works_with_the_server() {
     let server = Server::new();
     let (ws, control) = (server.ws.to_string(), server.control.to_string());
     for transport in ["websocket", "xhr-streaming", "eventsource", "xhr-polling"] {
@@ -77,32 +77,32 @@ fn sockjs_client() {
 }
 
 #[test]
-fn sockjs_client_over_every_transport_in_node() {
+fn sockjs_client_works_over_every_transport_in_node() {
     let server = Conformance::new();
     run_node("node/transports.js", &[&server.address.to_string()]);
 }
 
 #[test]
-fn sockjs_clients_over_every_transport_in_chromium() {
+fn sockjs_clients_work_over_every_transport_in_chromium() {
     assert!(Path::new("/usr/bin/chromium").exists(), "Chromium is missing: run scripts/setup");
     let server = Conformance::new();
     run_node("chromium/transports.js", &[&server.address.to_string()]);
 }
 
 #[test]
-fn php_client_over_tcp() {
+fn php_client_works_over_tcp() {
     let server = Server::new();
     run_php(&format!("tcp://{}", server.control));
 }
 
 #[test]
-fn php_client_over_a_unix_socket() {
+fn php_client_works_over_a_unix_socket() {
     let server = Server::start(&Options { unix: true, ..Options::default() });
     run_php(&format!("unix://{}", server.socket().display()));
 }
 
 #[test]
-fn demo_page_in_chromium() {
+fn demo_page_works_in_chromium() {
     assert!(Path::new("/usr/bin/chromium").exists(), "Chromium is missing: run scripts/setup");
     run_node("chromium/demo.js", &[env!("CARGO_BIN_EXE_fws")]);
 }
@@ -118,7 +118,7 @@ fn code(document: &str, language: &str) -> String {
 /// The back ends shown in the documents work: each publishes, and the token that it prints last is
 /// valid.
 #[test]
-fn back_ends_as_the_documents_show_them() {
+fn documented_back_ends_publish_and_make_valid_tokens() {
     let server = Server::new();
     let folder = server.dir().file("fws-data/keys");
     std::fs::create_dir_all(&folder).expect("a folder");
@@ -147,7 +147,7 @@ fn back_ends_as_the_documents_show_them() {
 }
 
 #[test]
-fn a_back_end_whose_connection_is_gone_hears_so() {
+fn the_documented_node_back_end_reports_a_lost_connection() {
     let server = Server::new();
     let text = code("docs/protocol.md", "js");
     let (class, _) = text.split_once("async function main").expect("a part that can be copied");

@@ -49,7 +49,7 @@ fn replay(name: &str, target: fn(&[u8])) {
 }
 
 #[test]
-fn every_target_of_the_fuzzer_is_replayed() {
+fn every_fuzz_target_is_replayed() {
     let mut files: Vec<String> =
         fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets"))
             .unwrap()

@@ -101,7 +101,7 @@ impl Op {
 }
 
 /// Reads the contents of a namespace from the server.
-fn look(server: &Server, namespace: &str) -> Space {
+fn read_back(server: &Server, namespace: &str) -> Space {
     let mut control = server.controller(namespace);
     let mut space = Space::default();
     for channel in &CHANNELS[..4] {
@@ -193,7 +193,7 @@ impl Site {
     /// Checks that the contents are those last read plus a prefix of what was sent since, which
     /// includes everything acknowledged.
     fn check(&mut self, server: &Server, what: &str) {
-        let found = look(server, self.name);
+        let found = read_back(server, self.name);
         let mut model = self.seen.clone();
         let mut is_found = false;
         for count in 0..=self.sent.len() {
@@ -222,7 +222,7 @@ impl Site {
 }
 
 #[test]
-fn whatever_is_killed_comes_back() {
+fn kills_at_random_moments_lose_nothing_acknowledged() {
     let kills = number("FWS_KILLS", KILLS);
     let seed = number("FWS_CRASH_SEED", 1) as u64;
     let mut prng = Prng::new(seed);

@@ -44,13 +44,13 @@ fn built() -> Vec<Crate> {
 }
 
 #[test]
-fn they_do_not_become_more() {
+fn the_number_of_crates_does_not_grow() {
     let names: Vec<String> = built().into_iter().map(|one| one.name).collect();
     assert_eq!(names.len(), CRATES, "{names:?}");
 }
 
 #[test]
-fn none_comes_twice_and_all_come_from_the_registry() {
+fn no_crate_comes_twice_and_all_come_from_the_registry() {
     let mut names = BTreeSet::new();
     for Crate { name, version, .. } in built() {
         assert!(!version.contains(' '), "{name} is from elsewhere: {version}");
@@ -66,7 +66,7 @@ fn is_allowed(license: &str) -> bool {
 }
 
 #[test]
-fn every_licence_is_one_of_those_that_we_know() {
+fn every_licence_is_allowed() {
     assert!(is_allowed("(MIT OR GPL-2.0) AND Zlib") && is_allowed("Unlicense OR MIT"));
     assert!(!is_allowed("GPL-3.0") && !is_allowed("MIT AND GPL-3.0"));
     for Crate { name, license, .. } in built() {

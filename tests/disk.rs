@@ -29,7 +29,7 @@ enum Op {
     SetNew,
     SetAgain,
     SetLarge,
-    SetForAWhile,
+    SetWithTtl,
     Delete,
     Push,
     Grant,
@@ -43,7 +43,7 @@ const OPS: [Op; 11] = [
     Op::SetNew,
     Op::SetAgain,
     Op::SetLarge,
-    Op::SetForAWhile,
+    Op::SetWithTtl,
     Op::Delete,
     Op::Push,
     Op::Grant,
@@ -118,7 +118,7 @@ impl Source {
             Op::SetNew => set(ns, &name, Some("u"), "{\"new\":1}"),
             Op::SetAgain => set(ns, "c", None, &format!("{}", self.n)),
             Op::SetLarge => set(ns, "c", None, &format!("\"{}\"", "x".repeat(9000))),
-            Op::SetForAWhile => Change::Set {
+            Op::SetWithTtl => Change::Set {
                 ns,
                 channel: "c".into(),
                 user: None,
@@ -243,7 +243,7 @@ fn workloads(length: usize) -> Vec<Vec<Op>> {
 
 /// Cuts the power at every call, with every part of what was not synced missing.
 #[test]
-fn after_a_power_cut_all_that_was_acknowledged_is_there() {
+fn after_a_power_cut_all_acknowledged_batches_are_there() {
     let states = number("FWS_POWERCUT_STATES").unwrap_or(STATES);
     let mut all: Vec<Vec<Op>> = (0..=3).flat_map(workloads).collect();
     // A smaller run takes some; with a stride of a multiple of 11, they would all end alike.
@@ -302,7 +302,7 @@ fn cut_again(run: &Run, workload: &[Op], prng: &mut Prng) -> u64 {
 /// A call fails and the batch is refused. A process that is killed then and starts again must not
 /// find it; one that goes on writes what is missing.
 #[test]
-fn a_batch_that_failed_is_never_found() {
+fn a_failed_batch_is_never_found() {
     for op in OPS {
         // A full disk stays full, but its header can be overwritten; a broken one fails one
         // call, and then works again.
@@ -357,7 +357,7 @@ fn fail_once(op: Op, how: Failure, (at, calls): (u64, u64)) -> bool {
 /// A call fails, possibly the one that truncates the file after a commit. A refused batch is not
 /// found, and every other is.
 #[test]
-fn a_batch_that_is_durable_is_never_refused() {
+fn a_durable_batch_is_never_refused() {
     for at in 0.. {
         let (mut source, file) = store();
         let mut writer = Writer::open(file.clone(), &meta(), 0).unwrap();
@@ -387,7 +387,7 @@ fn a_batch_that_is_durable_is_never_refused() {
 /// Nothing works on the disk any more: what was there is there, and of the batch in flight all or
 /// nothing.
 #[test]
-fn a_dead_disk_makes_nothing_up() {
+fn a_dead_disk_holds_the_rows_before_or_after_a_batch() {
     for op in OPS {
         for at in 0..12 {
             let (mut source, file) = store();
@@ -405,7 +405,7 @@ fn a_dead_disk_makes_nothing_up() {
 
 /// A start that fails half-way loses nothing.
 #[test]
-fn a_start_that_fails_loses_nothing() {
+fn a_failed_start_loses_nothing() {
     let (source, file) = store();
     let (bytes, rows) = (file.bytes(), source.rows());
     for how in [Failure::Space, Failure::Broken] {
@@ -425,7 +425,7 @@ fn a_start_that_fails_loses_nothing() {
 /// A start on a full disk goes on with what it found, and refuses changes until there is space. A
 /// kill meanwhile changes nothing.
 #[test]
-fn a_start_on_a_full_disk_goes_on() {
+fn a_start_on_a_full_disk_serves_and_refuses_changes() {
     let (source, file) = store();
     let (bytes, rows, now) = (file.bytes(), source.rows(), Now { unix: AT, ..Now::default() });
     for at in 0.. {
@@ -464,7 +464,7 @@ fn a_start_on_a_full_disk_goes_on() {
 
 /// A new store counts only once it is complete: one sync, after the last write.
 #[test]
-fn a_first_start_syncs_its_store_once_and_can_fail_anywhere() {
+fn a_first_start_syncs_its_store_once_and_may_fail_at_any_call() {
     let now = Now { unix: AT, ..Now::default() };
     let folder = SimFolder::with(None, SealState::Nothing);
     let opened = Opened::verify(folder.clone(), now).unwrap();
@@ -488,10 +488,10 @@ fn a_first_start_syncs_its_store_once_and_can_fail_anywhere() {
 
 /// Every flipped bit is detected, or changes nothing.
 #[test]
-fn every_flipped_bit_is_seen_or_harmless() {
+fn every_flipped_bit_is_detected_or_harmless() {
     let (mut source, file) = store();
     let mut writer = Writer::open(file.clone(), &meta(), 0).unwrap();
-    for op in [Op::SetLarge, Op::Register, Op::Push, Op::Grant, Op::SetNew, Op::SetForAWhile] {
+    for op in [Op::SetLarge, Op::Register, Op::Push, Op::Grant, Op::SetNew, Op::SetWithTtl] {
         writer.write(&mut source.step(op)).unwrap();
     }
     let as_if_killed = file.bytes();
@@ -506,7 +506,7 @@ fn every_flipped_bit_is_seen_or_harmless() {
             // Every bit of the first 320 bytes, which hold the header; beyond, one in `step`.
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            match judged(bad, &source) {
+            match is_harmless(bad, &source) {
                 true => harmless += 1,
                 false => seen += 1,
             }
@@ -519,7 +519,7 @@ fn every_flipped_bit_is_seen_or_harmless() {
 
 /// Returns whether a damaged file reads as if it were whole; panics if it reads as anything else.
 /// An older batch counts as detected, because of the seal.
-fn judged(bytes: Vec<u8>, source: &Source) -> bool {
+fn is_harmless(bytes: Vec<u8>, source: &Source) -> bool {
     match read(bytes) {
         Err(_) => false,
         Ok((batch, _)) if batch < source.batch => false,
@@ -532,7 +532,7 @@ fn judged(bytes: Vec<u8>, source: &Source) -> bool {
 
 /// The same for a larger store: single bits, many bits, zeroed ranges and truncation.
 #[test]
-fn damage_in_a_larger_store_is_seen() {
+fn damage_in_a_larger_store_is_detected() {
     let (mut source, file) = store();
     let mut writer = Writer::open(file.clone(), &meta(), 0).unwrap();
     for _ in 0..4 {
@@ -571,7 +571,7 @@ fn damage_in_a_larger_store_is_seen() {
                 bad[bit / 8] ^= 1 << (bit % 8);
             }
         }
-        seen += usize::from(!judged(bad, &source));
+        seen += usize::from(!is_harmless(bad, &source));
     }
     println!("{seen} of {rounds} damages were seen, the others were harmless");
     assert!(seen > rounds / 4);

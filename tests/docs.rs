@@ -57,7 +57,7 @@ fn literals<'a>(code: &'a str, before: &str) -> Vec<(&'a str, &'a str)> {
 }
 
 /// Whether a text in the document matches the format, in which `{name}` stands for anything.
-fn is_told(told: &str, format: &str) -> bool {
+fn matches_format(told: &str, format: &str) -> bool {
     let mut rest = told;
     let mut pieces = format.split('{').map(|piece| piece.split_once('}').map_or(piece, |p| p.1));
     let begins = pieces.next().is_some_and(|first| {
@@ -76,16 +76,16 @@ fn is_told(told: &str, format: &str) -> bool {
 }
 
 #[test]
-fn texts_with_gaps_are_recognised() {
-    assert!(is_told("Too many WHAT, at most MAX", "Too many {what}, at most {max}"));
-    assert!(is_told("Need auth", "Need auth"));
-    assert!(!is_told("Need auth now", "Need auth"));
-    assert!(!is_told("Too many WHAT, at least MAX", "Too many {what}, at most {max}"));
-    assert!(!is_told("Far too many WHAT, at most MAX", "Too many {what}, at most {max}"));
+fn documented_texts_match_format_strings() {
+    assert!(matches_format("Too many WHAT, at most MAX", "Too many {what}, at most {max}"));
+    assert!(matches_format("Need auth", "Need auth"));
+    assert!(!matches_format("Need auth now", "Need auth"));
+    assert!(!matches_format("Too many WHAT, at least MAX", "Too many {what}, at most {max}"));
+    assert!(!matches_format("Far too many WHAT, at most MAX", "Too many {what}, at most {max}"));
 }
 
 #[test]
-fn every_error_of_the_control_port_is_told_with_its_code() {
+fn every_control_error_is_documented_with_its_code() {
     let table = rows(&part("## 3. Control port: replies and errors"));
     let files = ["command", "control", "publish_batch", "replies", "text"];
     let code = files.map(|file| source(&format!("src/switch/{file}.rs"))).concat();
@@ -100,7 +100,7 @@ fn every_error_of_the_control_port_is_told_with_its_code() {
             Some((number, text))
         })
         .collect();
-    assert!(fixed.len() >= 15, "the source is written in another way: {fixed:?}");
+    assert!(fixed.len() >= 15, "the source has another form than expected: {fixed:?}");
     for (number, text) in fixed {
         let found = table.iter().any(|row| row[0] == number && row[1] == text);
         assert!(found, "{number} {text:?} is not in the table of errors");
@@ -109,9 +109,9 @@ fn every_error_of_the_control_port_is_told_with_its_code() {
     // `reason = format!("TEXT")`, with the code somewhere near: only the text is checked.
     let mut made = literals(&code, "let reason = format!(");
     made.extend(literals(&code, "reason: format!("));
-    assert!(made.len() >= 5, "the source is written in another way: {made:?}");
+    assert!(made.len() >= 5, "the source has another form than expected: {made:?}");
     for (text, _) in made {
-        let found = table.iter().any(|row| row.len() > 1 && is_told(&row[1], text));
+        let found = table.iter().any(|row| row.len() > 1 && matches_format(&row[1], text));
         assert!(found, "{text:?} is not in the table of errors");
     }
 
@@ -123,21 +123,21 @@ fn every_error_of_the_control_port_is_told_with_its_code() {
 }
 
 #[test]
-fn every_refusal_of_a_subscribe_is_told() {
+fn every_subscribe_refusal_is_documented() {
     let events = part("## 7. WebSocket port: events");
     let code = source("src/switch/browser.rs");
     let mut reasons = literals(&code, "refuse(outlet, clb, ");
     reasons.extend(literals(&code, "refuse(outlet, clb, &format!("));
     reasons.extend(literals(&code, "let reason = format!("));
-    assert!(reasons.len() >= 5, "the source is written in another way: {reasons:?}");
+    assert!(reasons.len() >= 5, "the source has another form than expected: {reasons:?}");
     for (text, _) in reasons {
-        let found = rows(&events).iter().any(|row| is_told(&row[0], text));
-        assert!(found, "{text:?} is not told");
+        let found = rows(&events).iter().any(|row| matches_format(&row[0], text));
+        assert!(found, "{text:?} is not documented");
     }
 }
 
 #[test]
-fn every_close_code_is_told_and_no_other() {
+fn every_close_code_is_documented_and_no_other() {
     let table = rows(&part("## 10. How connections end"));
     let told: Vec<(u16, &str)> = table
         .iter()
@@ -145,7 +145,7 @@ fn every_close_code_is_told_and_no_other() {
         .collect();
     for reason in CloseReason::ALL {
         if let Some((code, text)) = reason.told() {
-            assert!(told.contains(&(code, text)), "{code} {text:?} ({reason}) is not told");
+            assert!(told.contains(&(code, text)), "{code} {text:?} ({reason}) is not documented");
         }
     }
     for entry in told {
@@ -155,7 +155,7 @@ fn every_close_code_is_told_and_no_other() {
 }
 
 #[test]
-fn what_answers_over_http_say_is_told() {
+fn http_texts_and_statuses_are_documented() {
     let http = part("## 5. WebSocket port: HTTP") + &part("## 6. WebSocket port: connections");
     let (code, reason) = sockjs::STILL_OPEN;
     let texts = [
@@ -169,7 +169,7 @@ fn what_answers_over_http_say_is_told() {
         format!("/socket/{}", sockjs::IFRAME_SCRIPT),
     ];
     for text in texts {
-        assert!(http.contains(&format!("`{text}`")), "{text:?} is not told");
+        assert!(http.contains(&format!("`{text}`")), "{text:?} is not documented");
     }
     let code = read("src/codec/http.rs");
     let statuses =
@@ -178,19 +178,19 @@ fn what_answers_over_http_say_is_told() {
     let mut count = 0;
     for status in statuses.unwrap_or_default().split("=> ").skip(1).filter_map(|rest| rest.get(..3))
     {
-        let is_told = rows.iter().any(|row| row.get(1).is_some_and(|cell| cell == status));
-        assert!(is_told, "status {status} is not told");
+        let is_documented = rows.iter().any(|row| row.get(1).is_some_and(|cell| cell == status));
+        assert!(is_documented, "status {status} is not documented");
         count += 1;
     }
-    assert!(count >= 6, "the source is written in another way");
+    assert!(count >= 6, "the source has another form than expected");
 }
 
 #[test]
-fn every_limit_that_is_named_has_the_default_that_is_named() {
+fn documented_limits_exist_with_the_documented_defaults() {
     let defaults = Limits::default();
     let table = rows(&part("## 11. Limits"));
     let named: Vec<_> = table.iter().filter(|row| row[0].contains('_')).collect();
-    assert!(named.len() >= 25, "the table of limits is written in another way");
+    assert!(named.len() >= 25, "the table of limits has another form than expected");
     for row in table.iter().filter(|row| row[0] != "limit") {
         let default = defaults.get(&row[0]).map(|value| value.to_string());
         assert_eq!(default.as_ref(), Some(&row[1]), "limit {}", row[0]);
@@ -209,7 +209,7 @@ fn every_limit_that_is_named_has_the_default_that_is_named() {
 }
 
 #[test]
-fn every_code_of_an_error_is_counted() {
+fn every_documented_error_code_is_counted() {
     let table = rows(&part("## 3. Control port: replies and errors"));
     let mut told: Vec<u16> = table.iter().filter_map(|row| row[0].parse().ok()).collect();
     told.dedup();
@@ -217,7 +217,7 @@ fn every_code_of_an_error_is_counted() {
 }
 
 #[test]
-fn every_metric_is_told_with_its_kind_and_no_other() {
+fn every_metric_is_documented_with_its_kind_and_no_other() {
     let table = part_of("docs/operations.md", "## Metrics");
     let told: Vec<Vec<String>> =
         rows(&table).into_iter().filter(|row| row[0].contains('_')).collect();
@@ -232,7 +232,7 @@ fn every_metric_is_told_with_its_kind_and_no_other() {
 
 /// Checks the operator's table of how connections end.
 #[test]
-fn every_reason_is_explained_to_operators_and_no_other() {
+fn every_close_reason_is_explained_to_operators_and_no_other() {
     let table = rows(&part_of("docs/operations.md", "### How connections end"));
     let table = &table[1..];
     for reason in CloseReason::ALL {
@@ -283,10 +283,10 @@ fn every_refusal_over_http_is_explained_to_operators_and_no_other() {
         let text = answer.split_once(".text(\"").and_then(|(_, rest)| rest.split_once('"'));
         known.extend(text.map(|(text, _)| (status.to_owned(), text_of(text))));
     }
-    assert!(known.len() >= 8, "the source is written in another way: {known:?}");
+    assert!(known.len() >= 8, "the source has another form than expected: {known:?}");
     // `HttpError::NAME => "TEXT"`; the compiler ensures that each has a status.
     let errors = literals(&code, "HttpError::Malformed => ");
-    assert_eq!(errors.len(), 1, "the source is written in another way");
+    assert_eq!(errors.len(), 1, "the source has another form than expected");
     let display = code.split("HttpError::Malformed => \"").nth(1).unwrap_or_default();
     let display = format!("x => \"{}", display.split("})").next().unwrap_or_default());
     known.extend(literals(&display, " => ").into_iter().map(|(text, _)| {
@@ -316,7 +316,7 @@ fn every_refusal_over_http_is_explained_to_operators_and_no_other() {
 
 /// Checks the operator's table of error codes.
 #[test]
-fn every_code_of_an_error_is_explained_to_operators() {
+fn every_error_code_is_explained_to_operators() {
     let table = rows(&part_of("docs/operations.md", "### What the control port answers"));
     let told: Vec<u16> = table.iter().filter_map(|row| row[0].parse().ok()).collect();
     assert_eq!(told, ERROR_CODES);
@@ -325,7 +325,7 @@ fn every_code_of_an_error_is_explained_to_operators() {
 
 /// Checks that names in `docs/security.md` are those of limits, metrics or reasons.
 #[test]
-fn every_name_in_the_threat_model_is_there() {
+fn every_name_in_the_threat_model_exists() {
     let (limits, text) = (Limits::default(), read("docs/security.md"));
     let mut count = 0;
     for word in text.split('`').skip(1).step_by(2) {
@@ -350,10 +350,10 @@ fn every_name_in_the_threat_model_is_there() {
 
 /// Checks that the texts by which the doctor recognizes our server are really ours.
 #[test]
-fn the_doctor_knows_our_words() {
+fn texts_that_the_doctor_recognises_are_really_ours() {
     let (code, ours) = (source("src/cli/doctor/answer.rs"), answering_code());
     let words = literals(&code, "is_ours(");
-    assert!(words.len() >= 5, "the source is written in another way: {words:?}");
+    assert!(words.len() >= 5, "the source has another form than expected: {words:?}");
     for (text, _) in words {
         let is_there = [format!("\"{text}\""), format!("\"{text}\\n\"")];
         assert!(is_there.iter().any(|text| ours.contains(text)), "{text:?} is not ours");
@@ -361,7 +361,7 @@ fn the_doctor_knows_our_words() {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     let folders =
         ["protocol", "store", "operations", "security"].map(|name| format!("docs/{name}.md"));
     for path in ["README.md", "CONTRIBUTING.md"].into_iter().chain(folders.iter().map(|it| &**it)) {

@@ -59,7 +59,7 @@ fn expect_only(found: &Value, check: &str, words: &str) {
 const KEY: [&str; 3] = ["demo", "--key", DEMO_KEY];
 
 #[test]
-fn the_server_itself_is_well() {
+fn all_checks_pass_without_a_proxy() {
     let server = Server::start(&Options::limits(&[("heartbeat_ms", 200)]));
     let (code, found) = doctor(server.ws, &[&KEY[..], &["--wait", "1"]].concat());
     assert_eq!(code, Some(0), "{found}");
@@ -89,7 +89,7 @@ fn the_server_itself_is_well() {
 }
 
 #[test]
-fn for_people_each_check_is_a_line() {
+fn the_default_output_has_a_line_for_each_check() {
     let server = Server::new();
     let ran = run(fws(&["doctor", &format!("ws://{}/socket/", server.ws)]));
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
@@ -101,27 +101,27 @@ fn for_people_each_check_is_a_line() {
 }
 
 #[test]
-fn nobody_listens_or_somebody_else() {
+fn a_wrong_address_or_port_is_recognised() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (code, found) = doctor(free, &[]);
     assert_eq!(code, Some(1));
     expect_only(&found, "connection", "nothing listens at 127.0.0.1:");
     let server = Server::start(&Options::limits(&[("http_head_ms", 200)]));
     expect_only(&doctor(server.control, &[]).1, "path", "closes without an answer");
-    expect(&found_at_none(&server), "connection", "wrong", "nothing listens at unix:");
+    expect(&found_at_missing_socket(&server), "connection", "wrong", "nothing listens at unix:");
     // TLS to a port without it.
     let ran = run(fws(&["doctor", &format!("https://{}", server.ws), "--json"]));
     let found: Value = serde_json::from_str(&ran.out).unwrap();
     expect_only(&found, "tls", "no TLS connection: ");
 }
 
-fn found_at_none(server: &Server) -> Value {
+fn found_at_missing_socket(server: &Server) -> Value {
     let none = server.dir().file("none.sock").display().to_string();
     doctor(server.ws, &["--ws-unix", &none]).1
 }
 
 #[test]
-fn a_handshake_that_does_not_end_is_no_good_certificate() {
+fn an_unfinished_tls_handshake_is_reported() {
     for is_silent in [true, false] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
@@ -141,7 +141,7 @@ fn a_handshake_that_does_not_end_is_no_good_certificate() {
 }
 
 #[test]
-fn an_upgrade_that_is_lost_on_the_way() {
+fn a_proxy_that_breaks_upgrades_is_reported() {
     let server = Server::new();
     let strip: Request = |head| with(&head, &["Upgrade:", "Connection:"], "Connection: close");
     let (_, found) = doctor(proxy(server.ws, strip, at_once), &KEY);
@@ -169,7 +169,7 @@ fn an_upgrade_that_is_lost_on_the_way() {
 }
 
 #[test]
-fn answers_that_are_kept_back() {
+fn a_proxy_that_buffers_answers_is_reported() {
     let server = Server::new();
     // Everything is held back until the answer ends.
     let whole: Answer = |server, client| {
@@ -222,7 +222,7 @@ fn answers_that_are_kept_back() {
 }
 
 /// Marks a streamed answer as compressed, and makes its contents unrecognisable.
-fn packed(text: String) -> String {
+fn as_gzip(text: String) -> String {
     match text.split_once("Transfer-Encoding") {
         Some((head, rest)) => format!("{head}Content-Encoding: gzip\r\nTransfer-Encoding{rest}"),
         None if text.starts_with("HTTP/1.1 ") => text,
@@ -233,10 +233,10 @@ fn packed(text: String) -> String {
 }
 
 #[test]
-fn answers_that_are_packed_up_are_judged_by_their_time() {
+fn compressed_streams_are_judged_by_when_they_arrive() {
     let server = Server::start(&Options::limits(&[("heartbeat_ms", 400)]));
     // As nginx with `gzip on` and `proxy_buffering off`: piece by piece.
-    let pack: Answer = |server, client| changed(server, client, packed);
+    let pack: Answer = |server, client| changed(server, client, as_gzip);
     let words = [&KEY[..], &["--wait", "2"]].concat();
     let (code, found) = doctor(proxy(server.ws, as_it_is, pack), &words);
     assert_eq!(code, Some(0), "{found}");
@@ -250,7 +250,7 @@ fn answers_that_are_packed_up_are_judged_by_their_time() {
         let count = server.read(&mut piece).unwrap();
         let text = String::from_utf8_lossy(&piece[..count]).into_owned();
         let is_stream = text.contains("Transfer-Encoding");
-        let _ = client.write_all(packed(text).as_bytes());
+        let _ = client.write_all(as_gzip(text).as_bytes());
         match is_stream {
             true => drop(server.read_to_end(&mut Vec::new())),
             false => at_once(server, client),
@@ -265,7 +265,7 @@ fn answers_that_are_packed_up_are_judged_by_their_time() {
     let nothing: Answer = |server, client| {
         let mut piece = [0; 65536];
         let count = server.read(&mut piece).unwrap();
-        let text = packed(String::from_utf8_lossy(&piece[..count]).into_owned());
+        let text = as_gzip(String::from_utf8_lossy(&piece[..count]).into_owned());
         let end = text.find("\r\n\r\n").map_or(text.len(), |at| at + 4);
         if text.contains("Content-Encoding") {
             let _ = client.write_all(&text.as_bytes()[..end]);
@@ -280,7 +280,7 @@ fn answers_that_are_packed_up_are_judged_by_their_time() {
 }
 
 #[test]
-fn silent_connections_that_are_cut() {
+fn a_proxy_that_cuts_idle_connections_is_reported() {
     let server = Server::new();
     let words = [&KEY[..], &["--wait", "30"]].concat();
     let (_, found) = doctor(proxy(server.ws, as_it_is, impatient::<1500>), &words);
@@ -307,7 +307,7 @@ fn silent_connections_that_are_cut() {
 }
 
 #[test]
-fn a_path_that_is_changed_on_the_way() {
+fn a_wrong_path_in_proxy_or_url_is_reported() {
     let server = Server::new();
     let cut: Request = |head| head.replacen(" /socket", " /", 1);
     let found = doctor(proxy(server.ws, cut, at_once), &[]).1;
@@ -329,7 +329,7 @@ fn a_path_that_is_changed_on_the_way() {
 }
 
 #[test]
-fn a_path_that_is_left_out() {
+fn a_url_without_the_path_is_reported() {
     let server = Server::new();
     for slash in ["", "/"] {
         let (code, found) = doctor_at(&format!("http://{}{slash}", server.ws), &KEY);
@@ -348,7 +348,7 @@ fn a_path_that_is_left_out() {
 }
 
 #[test]
-fn a_redirect_that_no_client_meets() {
+fn only_redirects_that_clients_meet_are_reported() {
     let server = Server::new();
     let bare: Request = |head| away(head, "/socket HTTP/1.1");
     let (absolute, relative): (Answer, Answer) = (
@@ -384,7 +384,7 @@ fn a_redirect_that_no_client_meets() {
 }
 
 #[test]
-fn what_we_must_read_is_asked_for_unpacked() {
+fn the_doctor_asks_for_uncompressed_answers() {
     let server = Server::new();
     // Answers that are not streams would be compressed, which only browsers can read.
     let pack: Request = |head| {
@@ -400,7 +400,7 @@ fn what_we_must_read_is_asked_for_unpacked() {
 }
 
 #[test]
-fn a_proxy_that_lets_through_so_many() {
+fn a_rate_limit_of_the_proxy_is_recognised() {
     let server = Server::new();
     let crowd: Request = |head| away(head, "/socket/info HTTP/1.1");
     let busy: Answer = |server, client| {
@@ -415,7 +415,7 @@ fn a_proxy_that_lets_through_so_many() {
 }
 
 #[test]
-fn another_server_of_sockjs() {
+fn another_sockjs_server_is_recognised() {
     for echo in ["", "a[\"{\\\"event\\\":\\\"ping\\\",\\\"clb\\\":1}\"]\n"] {
         let found = doctor(another(echo), &[]).1;
         expect_only(&found, "path", "it is another one");
@@ -424,13 +424,13 @@ fn another_server_of_sockjs() {
 }
 
 #[test]
-fn a_unix_socket_past_the_proxy() {
+fn checks_run_over_a_unix_socket() {
     let dir = Dir::new();
     let path = dir.file("ws.sock").display().to_string();
     let mut options = Options::limits(&[("heartbeat_ms", 200)]);
     options.config["ws_unix"] = json!(path);
     let server = Server::start_in(dir, &options);
-    eventually("the door opens", || server.dir().file("ws.sock").exists().then_some(()));
+    eventually("the listener opens", || server.dir().file("ws.sock").exists().then_some(()));
     let words = [&KEY[..], &["--wait", "1", "--ws-unix", &path]].concat();
     // The name does not resolve, and TLS is up to the proxy.
     let (code, found) = doctor_at("https://push.example/socket", &words);
@@ -442,7 +442,7 @@ fn a_unix_socket_past_the_proxy() {
 }
 
 #[test]
-fn without_openssl_it_cannot_tell() {
+fn without_openssl_tls_is_not_judged() {
     let server = Server::new();
     let mut command = fws(&["doctor", &format!("https://{}/socket", server.ws), "--json"]);
     command.env("PATH", "/nowhere");
@@ -454,7 +454,7 @@ fn without_openssl_it_cannot_tell() {
 }
 
 #[test]
-fn what_proxies_answer_in_place_of_the_server() {
+fn answers_in_place_of_the_server_are_recognised() {
     for (answer, words) in [
         (
             "HTTP/1.1 502 Bad Gateway\r\nServer: nginx\r\n\r\nx",
@@ -485,7 +485,7 @@ fn what_proxies_answer_in_place_of_the_server() {
 }
 
 #[test]
-fn hosts_and_addresses_that_a_proxy_gets_wrong() {
+fn wrong_hosts_and_client_addresses_are_reported() {
     let server = Server::start(&Options::limits(&[("connections_per_address", 1)]));
     let held = common::browser::Browser::raw(server.ws);
     let (_, found) = doctor(server.ws, &[]);
@@ -500,7 +500,7 @@ fn hosts_and_addresses_that_a_proxy_gets_wrong() {
 }
 
 #[test]
-fn sites_that_may_not_connect() {
+fn refused_origins_are_reported() {
     let mut options = Options::default();
     options.config["allow_origin"] = json!(["https://shop.example"]);
     let server = Server::start(&options);
@@ -529,13 +529,13 @@ fn sites_that_may_not_connect() {
 }
 
 #[test]
-fn cookies_that_find_no_room() {
+fn a_head_limit_too_low_for_cookies_is_reported() {
     let server = Server::start(&Options::limits(&[("http_head_bytes", 2048)]));
     expect_only(&doctor(server.ws, &[]).1, "headers", "431");
 }
 
 #[test]
-fn a_server_that_is_full() {
+fn a_full_server_is_reported() {
     let server = Server::start(&Options::limits(&[("connections", 16)]));
     let held: Vec<_> = (0..16).map(|_| common::browser::Browser::raw(server.ws)).collect();
     expect_only(&doctor(server.ws, &[]).1, "path", "there is no room for one more");
@@ -543,7 +543,7 @@ fn a_server_that_is_full() {
 }
 
 #[test]
-fn tokens_that_are_refused() {
+fn refused_tokens_are_reported_with_the_cause() {
     let server = Server::new();
     let ask = |words: &[&str]| doctor(server.ws, words).1;
     expect_only(&ask(&["demo", "--key", "other"]), "token", "not signed with a key of \"demo\"");
@@ -560,7 +560,7 @@ fn tokens_that_are_refused() {
 }
 
 #[test]
-fn clocks_that_differ() {
+fn clocks_that_differ_are_reported() {
     let server = Server::new();
     // The server reports less than 400 s left of a token of 600 s.
     let late: Answer = |server, client| {
@@ -580,7 +580,7 @@ fn clocks_that_differ() {
 }
 
 #[test]
-fn what_cannot_work_is_said_at_once() {
+fn wrong_arguments_are_refused() {
     for (words, part) in [
         (&["doctor"][..], "usage: fws doctor URL [NAME]"),
         (&["doctor", "localhost:8080"], "write http://localhost:8080"),

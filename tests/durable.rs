@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Builds a library that records what a program syncs.
-fn watcher(dir: &Dir) -> PathBuf {
+fn sync_recorder(dir: &Dir) -> PathBuf {
     let library = dir.file("syncs.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/syncs.c");
     let mut compiler = Command::new("cc");
@@ -22,15 +22,15 @@ fn watcher(dir: &Dir) -> PathBuf {
 }
 
 /// The same command, recording its syncs in a file.
-fn watched(mut command: Command, library: &Path, notes: &Path) -> Command {
+fn with_recorder(mut command: Command, library: &Path, notes: &Path) -> Command {
     command.env("LD_PRELOAD", library).env("SYNCS", notes);
     command
 }
 
 #[test]
-fn what_is_made_keeps_its_name() {
+fn new_files_and_their_folders_are_synced() {
     let (tools, dir) = (Dir::new(), Dir::new());
-    let library = watcher(&tools);
+    let library = sync_recorder(&tools);
     let (started, registered, exported) =
         (tools.file("started"), tools.file("registered"), tools.file("exported"));
     let was_synced = |notes: &Path, path: &Path| {
@@ -39,20 +39,20 @@ fn what_is_made_keeps_its_name() {
     };
     // The server makes its folder and its key.
     let options = Options { key: None, ..Options::default() };
-    let command = watched(options.command(&dir), &library, &started);
+    let command = with_recorder(options.command(&dir), &library, &started);
     let server = Server::spawn(command, dir, false);
     let data = server.dir().file("data");
     was_synced(&started, data.parent().unwrap());
     was_synced(&started, &data);
     let control = server.control.to_string();
     let register = fws(&["register", "shop", "--control", &control]);
-    let mut register = watched(register, &library, &registered);
+    let mut register = with_recorder(register, &library, &registered);
     assert!(register.arg("--data").arg(&data).status().unwrap().success());
     was_synced(&registered, &data);
     was_synced(&registered, &data.join("keys"));
     let dir = server.stop();
     let backup = dir.file("backup.jsonl");
-    let mut export = watched(fws(&["store", "export"]), &library, &exported);
+    let mut export = with_recorder(fws(&["store", "export"]), &library, &exported);
     assert!(export.arg(&backup).arg("--data").arg(&data).status().unwrap().success());
     was_synced(&exported, &backup);
     was_synced(&exported, backup.parent().unwrap());

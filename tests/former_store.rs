@@ -147,7 +147,7 @@ fn start(folder: &SimFolder) -> Option<Hub> {
 }
 
 #[test]
-fn a_start_takes_all_of_it_over() {
+fn a_start_converts_all_rows_to_the_current_format() {
     for is_clean in [true, false] {
         let folder = folder(former(is_clean));
         let content = Content::read(folder.read().unwrap()).unwrap();
@@ -165,7 +165,7 @@ fn a_start_takes_all_of_it_over() {
 }
 
 #[test]
-fn the_log_says_that_there_is_no_way_back() {
+fn the_log_says_that_the_conversion_is_irreversible() {
     let dir = Dir::new();
     let data = dir.file("data");
     fs::DirBuilder::new().mode(0o700).create(&data).unwrap();
@@ -179,7 +179,7 @@ fn the_log_says_that_there_is_no_way_back() {
 }
 
 #[test]
-fn a_kill_at_any_moment_of_it_loses_nothing() {
+fn a_kill_at_any_call_of_the_conversion_loses_nothing() {
     let bytes = former(true);
     let (mut kills, mut renewed) = (0, 0);
     for after in 0.. {
@@ -200,7 +200,7 @@ fn a_kill_at_any_moment_of_it_loses_nothing() {
 }
 
 #[test]
-fn what_is_left_of_a_damaged_one_can_be_read() {
+fn a_damaged_former_store_can_be_salvaged() {
     let read = |bytes: &[u8]| {
         let salvage = Salvage::open(|| Ok(SimFile::new(bytes.to_vec())), Some(KEY)).unwrap();
         let mut keys = Vec::new();

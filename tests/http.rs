@@ -28,7 +28,7 @@ fn refused(server: SocketAddr, bytes: impl AsRef<[u8]>) -> u16 {
 }
 
 #[test]
-fn what_is_ambiguous_is_refused_and_ends_the_connection() {
+fn ambiguous_requests_are_refused_and_close_the_connection() {
     let mut server = Server::new();
     let ws = server.ws;
     let post = |headers: &str, body: &str| {
@@ -75,7 +75,7 @@ fn what_is_ambiguous_is_refused_and_ends_the_connection() {
 }
 
 #[test]
-fn a_line_that_ends_otherwise_is_refused_at_once() {
+fn line_ends_other_than_crlf_are_refused_at_once() {
     let server = Server::start(&Options::limits(&[("http_head_ms", 60_000)]));
     for head in ["GET / HTTP/1.1\n\n", "GET / HTTP/1.1\r\nHost: a\n", "GET / HTTP/1.1\rHost: a"] {
         assert_eq!(refused(server.ws, head), 400, "{head:?}");
@@ -93,7 +93,7 @@ fn a_line_that_ends_otherwise_is_refused_at_once() {
 }
 
 #[test]
-fn what_is_no_http_is_refused_at_once() {
+fn bytes_that_are_not_http_are_refused_at_once() {
     let mut server = Server::start(&Options::limits(&[("http_head_ms", 60_000)]));
     // A control frame, a TLS ClientHello, a PROXY header, other invalid bytes.
     let frame: &[u8] = b"\x31\0\0\0{\"action\":\"auth\"";
@@ -104,7 +104,7 @@ fn what_is_no_http_is_refused_at_once() {
 }
 
 #[test]
-fn what_is_too_much_is_refused_with_its_own_status() {
+fn oversized_and_unsupported_requests_have_their_own_status() {
     let server = Server::new();
     let ws = server.ws;
     let get = |headers: String| refused(ws, format!("GET /socket HTTP/1.1\r\n{HOST}{headers}\r\n"));
@@ -131,7 +131,7 @@ fn what_is_too_much_is_refused_with_its_own_status() {
 }
 
 #[test]
-fn requests_follow_each_other_on_one_connection() {
+fn pipelined_requests_are_answered_in_order() {
     let server = Server::new();
     let mut http = Http::connect(server.ws);
     let place = session();
@@ -164,7 +164,7 @@ fn requests_follow_each_other_on_one_connection() {
 }
 
 #[test]
-fn a_body_that_is_announced_is_asked_for() {
+fn expect_100_continue_is_answered() {
     let server = Server::new();
     let place = session();
     ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "");
@@ -187,7 +187,7 @@ fn a_body_that_is_announced_is_asked_for() {
 }
 
 #[test]
-fn a_half_request_is_not_waited_for() {
+fn an_incomplete_request_times_out() {
     let limits = [("http_head_ms", 150), ("http_body_ms", 150)];
     let server = Server::start(&Options::limits(&limits));
     for half in [
@@ -203,7 +203,7 @@ fn a_half_request_is_not_waited_for() {
 }
 
 #[test]
-fn a_short_body_may_come_some_seconds_behind_its_head() {
+fn a_short_body_may_arrive_seconds_after_its_head() {
     let server = Server::new();
     let mut control = server.controller("demo");
     let mut http = Http::connect(server.ws);
@@ -215,7 +215,7 @@ fn a_short_body_may_come_some_seconds_behind_its_head() {
 }
 
 #[test]
-fn a_request_behind_a_pause_has_all_of_its_time() {
+fn a_request_after_a_pause_has_its_full_time() {
     let server = Server::start(&Options::limits(&[("http_head_ms", 600)]));
     let mut control = server.controller("demo");
     let mut http = Http::connect(server.ws);
@@ -249,12 +249,12 @@ fn a_request_behind_a_pause_has_all_of_its_time() {
         let _ = wire.write_all(b"\n\r");
     }
     drop(wire);
-    assert!(reader.is_finished(), "it has time without end");
+    assert!(reader.is_finished(), "its time was extended without end");
     assert_eq!(reader.join().unwrap(), 408);
 }
 
 /// The log of a stopped server that had one connection which timed out.
-fn told_of(first: impl Fn(&mut Http)) -> String {
+fn log_after(first: impl Fn(&mut Http)) -> String {
     let server = Server::start(&Options::limits(&[("http_head_ms", 150)]));
     let mut http = Http::connect(server.ws);
     first(&mut http);
@@ -265,11 +265,11 @@ fn told_of(first: impl Fn(&mut Http)) -> String {
 }
 
 #[test]
-fn only_half_a_request_is_told_as_such() {
-    let answered = told_of(|http| assert_eq!(http.ask("GET /socket", &[], "").status, 200));
+fn only_incomplete_requests_are_counted_as_half_requests() {
+    let answered = log_after(|http| assert_eq!(http.ask("GET /socket", &[], "").status, 200));
     assert!(!answered.contains("half_request"), "{answered}");
     for half in ["", "GET "] {
-        let told = told_of(|http| {
+        let told = log_after(|http| {
             http.raw(half);
             if !half.is_empty() {
                 assert_eq!(http.answer().status, 408);
@@ -280,7 +280,7 @@ fn only_half_a_request_is_told_as_such() {
 }
 
 #[test]
-fn what_is_glued_to_an_upgrade_is_used_or_refused() {
+fn bytes_right_behind_an_upgrade_are_used_or_refused() {
     let mut server = Server::new();
     let ping = masked(0x89, b"glued");
     let mut http = Http::connect(server.ws);
@@ -296,7 +296,7 @@ fn what_is_glued_to_an_upgrade_is_used_or_refused() {
 }
 
 #[test]
-fn only_pages_of_the_sites_that_are_named_may_connect() {
+fn only_allowed_origins_may_connect() {
     let mut options = Options::default();
     options.config["allow_origin"] = serde_json::json!(["https://a.example", "http://b:3000"]);
     let server = Server::start(&options);
@@ -351,7 +351,7 @@ fn only_pages_of_the_sites_that_are_named_may_connect() {
 }
 
 #[test]
-fn nothing_hangs_and_paths_stay_as_they_are() {
+fn unknown_paths_get_404_and_paths_are_not_normalised() {
     let server = Server::new();
     for path in
         ["/", "/favicon.ico", "/socketx", "/socket/../socket", "//socket", "/SOCKET", "/%73"]
@@ -360,7 +360,7 @@ fn nothing_hangs_and_paths_stay_as_they_are() {
             assert_eq!(ask(server.ws, &format!("{method} {path}"), &[], "").status, 404, "{path}");
         }
     }
-    // A person who opens the port in a browser is told what it is for.
+    // A person who opens the port in a browser sees what it is for.
     let words = "404 Error: Page not found\n";
     assert_eq!(ask(server.ws, "GET /nothing", &[], "").body, words);
     let root = ask(server.ws, "GET /", &[], "").body;
@@ -394,7 +394,7 @@ fn long_page(limits: &[(&str, u64)]) -> (Server, Http) {
 }
 
 #[test]
-fn a_long_page_has_the_time_that_it_takes() {
+fn a_long_answer_is_not_cut_while_it_is_read() {
     let (server, mut http) = long_page(&[]);
     let mut clock = server.control();
     clock.auth_as("demo", KEY);
@@ -419,7 +419,7 @@ fn a_long_page_has_the_time_that_it_takes() {
 }
 
 #[test]
-fn a_long_page_that_is_not_taken_has_its_time_and_no_more() {
+fn a_long_answer_that_is_not_read_times_out() {
     let (server, mut http) = long_page(&[("heartbeat_ms", 600)]);
     let mut clock = server.control();
     clock.auth_as("demo", KEY);

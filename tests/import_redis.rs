@@ -107,7 +107,7 @@ fn states(data: &Path) -> Vec<String> {
 }
 
 #[test]
-fn an_original_server_is_taken_over() {
+fn data_of_an_original_server_is_imported() {
     let dir = Dir::new();
     let mut redis = Redis::start(&dir);
     redis.namespace("shop", "22222222-2222-4222-8222-222222222222");
@@ -127,7 +127,7 @@ fn an_original_server_is_taken_over() {
     for i in 0..3000 {
         redis.state(&format!("shop:many{i}"), &i.to_string());
     }
-    eventually("the state ends", || {
+    eventually("the state expires", || {
         (redis.ask(&[b"EXISTS", &key("shop:soon")]) == ":0").then_some(())
     });
 
@@ -167,7 +167,7 @@ fn an_original_server_is_taken_over() {
 }
 
 /// Ambiguous keys (reference part 10), and some that no server would have written.
-fn fill_with_riddles(redis: &mut Redis) {
+fn fill_with_ambiguous_keys(redis: &mut Redis) {
     for (rest, value) in [
         ("shop:news", "1"),
         // User 1 in channel x, or channel 1:x.
@@ -191,14 +191,14 @@ fn fill_with_riddles(redis: &mut Redis) {
 }
 
 #[test]
-fn what_may_mean_two_things_is_left_out_and_told() {
+fn ambiguous_keys_are_left_out_and_reported() {
     let dir = Dir::new();
     let mut redis = Redis::start(&dir);
     redis.namespace("shop", "k");
     redis.namespace("a", "k");
     redis.namespace("a:b", "k");
     redis.namespace("none", "");
-    fill_with_riddles(&mut redis);
+    fill_with_ambiguous_keys(&mut redis);
 
     let data = dir.file("data");
     let ran = run(import(&redis.url(), &[], &data));
@@ -250,7 +250,7 @@ fn what_may_mean_two_things_is_left_out_and_told() {
 }
 
 #[test]
-fn what_does_not_fit_changes_nothing() {
+fn a_conflicting_import_changes_nothing() {
     let dir = Dir::new();
     let mut redis = Redis::start(&dir);
     redis.namespace("shop", "one");
@@ -283,23 +283,23 @@ fn what_does_not_fit_changes_nothing() {
     let none = dir.file("none.sock");
     let line = bad(import(&format!("unix://{}", none.display()), &[], &dir.file("new")), 1);
     assert!(line.starts_with(&format!("Redis at unix:{}: ", none.display())), "{line}");
-    assert!(!dir.file("new").exists(), "without a Redis nothing is made");
+    assert!(!dir.file("new").exists(), "without a Redis nothing is created");
 }
 
 #[test]
-fn a_redis_with_nothing_in_it_is_the_wrong_one() {
+fn a_redis_without_data_of_an_original_server_is_refused() {
     let dir = Dir::new();
     let mut redis = Redis::start(&dir);
     redis.set(b"unrelated", b"x");
     let data = dir.file("data");
     let line = bad(import(&redis.url(), &[], &data), 1);
     assert!(line.contains("there is nothing of an original server in database 0"), "{line}");
-    assert!(!data.join("store.redb").exists(), "nothing is taken in");
+    assert!(!data.join("store.redb").exists(), "nothing is imported");
 }
 
 /// If a refusal were ignored, the state would be missing once the original is gone.
 #[test]
-fn what_redis_refuses_ends_the_import() {
+fn a_command_that_redis_refuses_ends_the_import() {
     let dir = Dir::new();
     let mut redis = Redis::start(&dir);
     redis.namespace("shop", "k");
@@ -311,6 +311,6 @@ fn what_redis_refuses_ends_the_import() {
         let data = dir.file(command);
         let line = bad(import(&redis.url(), &[], &data), 1);
         assert!(line.starts_with("Redis: NOPERM ") && line.contains(command), "{line}");
-        assert!(!data.join("store.redb").exists(), "nothing is taken in");
+        assert!(!data.join("store.redb").exists(), "nothing is imported");
     }
 }

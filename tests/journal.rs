@@ -112,7 +112,7 @@ impl Loop {
             let is_due = self.journal.due().is_some_and(|at| at <= Millis(self.mono))
                 || self.hub.next_end().is_some_and(|at| at <= self.at());
             let is_woken = is_due || self.woken.recv_timeout(DEADLINE).is_ok();
-            assert!(is_woken, "in vain: {what}");
+            assert!(is_woken, "timed out: {what}");
             self.turn();
         }
     }
@@ -120,7 +120,7 @@ impl Loop {
     /// Whether a change was kept; waits until that is known.
     #[track_caller]
     fn is_kept(&mut self, mark: Mark) -> bool {
-        self.until("its fate", |this| this.journal.durable() >= mark);
+        self.until("it is durable or lost", |this| this.journal.durable() >= mark);
         !self.lost.iter().any(|(from, upto)| *from < mark && mark <= *upto)
     }
 
@@ -172,7 +172,7 @@ impl Loop {
 }
 
 #[test]
-fn a_fault_at_any_call_takes_back_what_it_must_and_nothing_else() {
+fn a_fault_at_any_disk_call_undoes_exactly_what_was_refused() {
     for how in [Failure::Space, Failure::Broken] {
         for call in 0..40 {
             let mut this = Loop::new(SyncPolicy::Always);
@@ -203,7 +203,7 @@ fn a_fault_at_any_call_takes_back_what_it_must_and_nothing_else() {
 }
 
 #[test]
-fn all_that_waits_is_undone_together_and_in_reverse() {
+fn all_pending_changes_are_undone_together_in_reverse_order() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let before = this.rows();
@@ -233,12 +233,12 @@ fn all_that_waits_is_undone_together_and_in_reverse() {
 }
 
 #[test]
-fn the_end_of_a_namespace_comes_when_it_is_durable() {
+fn a_namespace_ends_once_its_removal_is_durable() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let ns = this.ns();
     let Proposal::Later(_) = this.journal.propose(this.at(), &Change::Remove { ns }) else {
-        panic!("the end of a namespace cannot be undone");
+        panic!("a removal must wait until it is durable");
     };
     assert!(this.hub.namespace("a").is_some());
     this.until("it is gone", |this| this.hub.namespace("a").is_none());
@@ -246,7 +246,7 @@ fn the_end_of_a_namespace_comes_when_it_is_durable() {
 }
 
 #[test]
-fn what_was_acknowledged_before_its_sync_is_written_when_the_disk_works_again() {
+fn acknowledged_unsynced_changes_are_written_after_the_disk_recovers() {
     for how in [Failure::Space, Failure::Broken] {
         let mut this = Loop::new(SyncPolicy::Every(1000));
         this.begin();
@@ -266,7 +266,7 @@ fn what_was_acknowledged_before_its_sync_is_written_when_the_disk_works_again() 
 }
 
 #[test]
-fn a_state_that_ends_leaves_the_disk_and_takes_nothing_with_it() {
+fn an_expired_state_and_nothing_else_leaves_the_disk() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let (ns, channel) = (this.ns(), "short".into());
@@ -285,7 +285,7 @@ fn a_state_that_ends_leaves_the_disk_and_takes_nothing_with_it() {
 
 /// A value expires while the change that set its expiry is in flight, and that change fails.
 #[test]
-fn what_a_failed_change_would_have_ended_comes_back() {
+fn a_failed_change_that_expired_meanwhile_is_undone() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     this.folder.store().fail(0, 1, Failure::Broken);
@@ -304,7 +304,7 @@ fn what_a_failed_change_would_have_ended_comes_back() {
 }
 
 #[test]
-fn a_stopped_server_has_written_everything() {
+fn stopping_writes_all_pending_changes() {
     for sync in [SyncPolicy::Always, SyncPolicy::Every(60_000)] {
         let mut this = Loop::new(sync);
         this.begin();
@@ -321,12 +321,12 @@ fn a_stopped_server_has_written_everything() {
 /// The removal of a namespace becomes durable during the stop, while another change of it is still
 /// to be written.
 #[test]
-fn a_stopped_server_leaves_no_part_of_a_namespace() {
+fn stopping_leaves_no_row_of_a_removed_namespace() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let (ns, at, now) = (this.ns(), this.at(), this.now());
     let Proposal::Later(_) = this.journal.propose(at, &Change::Remove { ns }) else {
-        panic!("the end of a namespace cannot be undone");
+        panic!("a removal must wait until it is durable");
     };
     this.journal.commit(&this.hub, at, now);
     this.propose(Change::Rotate { ns, key: "new".into(), grace_ms: 5 }).unwrap();
@@ -337,11 +337,11 @@ fn a_stopped_server_leaves_no_part_of_a_namespace() {
 
 /// Many states that expire at once are dropped in parts; none can be read meanwhile.
 #[test]
-fn a_crowd_of_ends_takes_its_turns() {
+fn many_expired_states_are_dropped_over_several_turns() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let ns = this.ns();
-    (0..3000).for_each(|i| this.set_for_a_while(&i.to_string(), 100));
+    (0..3000).for_each(|i| this.set_with_ttl(&i.to_string(), 100));
     this.mono += 100;
     this.turn();
     assert_eq!(this.hub.sizes()[4], 2001, "a thousand of them, and the one that stays");
@@ -352,7 +352,7 @@ fn a_crowd_of_ends_takes_its_turns() {
     let push =
         Change::Push { ns, channel, user: None, data: "2".into(), ttl_ms: None, emit: false };
     this.propose(push).unwrap();
-    assert_eq!(this.get("2999").as_deref(), Some("[2]"), "not onto what has ended");
+    assert_eq!(this.get("2999").as_deref(), Some("[2]"), "not onto the expired list");
     this.turn();
     this.turn();
     this.turn();
@@ -364,7 +364,7 @@ fn a_crowd_of_ends_takes_its_turns() {
 
 /// The states of a removed namespace are unreachable at once, and dropped in parts.
 #[test]
-fn a_large_namespace_is_buried_bit_by_bit() {
+fn a_removed_large_namespace_is_dropped_over_several_turns() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     let ns = this.ns();
@@ -374,10 +374,10 @@ fn a_large_namespace_is_buried_bit_by_bit() {
         this.propose(Change::Set { ns, channel, user: None, data, ttl_ms, emit: false }).unwrap();
     }
     let Proposal::Later(_) = this.journal.propose(this.at(), &Change::Remove { ns }) else {
-        panic!("the end of a namespace cannot be undone");
+        panic!("a removal must wait until it is durable");
     };
     this.until("it is gone", |this| this.hub.namespace("a").is_none());
-    assert_eq!(this.hub.sizes()[4], 0, "who is out of reach does not count");
+    assert_eq!(this.hub.sizes()[4], 0, "unreachable states do not count");
     this.hub.check_invariants();
     assert!(this.hub.next_end().is_some_and(|end| end <= this.at()), "the others are due");
     let register = Change::Register { name: "a".into(), key: "k".into() };
@@ -393,7 +393,7 @@ fn a_large_namespace_is_buried_bit_by_bit() {
 /// After a fault the file is not trusted again, even if there is no space to write the one that
 /// replaces it.
 #[test]
-fn a_broken_file_is_not_used_again_because_the_disk_is_full() {
+fn a_broken_file_is_not_reused_even_if_the_disk_is_full() {
     for call in 0..30 {
         let mut this = Loop::new(SyncPolicy::Always);
         this.begin();
@@ -414,11 +414,11 @@ fn a_broken_file_is_not_used_again_because_the_disk_is_full() {
 
 /// The rows of states that expired while the disk failed are removed when it works again.
 #[test]
-fn what_ended_while_the_disk_failed_is_not_forgotten() {
+fn states_expired_while_the_disk_failed_are_removed_later() {
     for how in [Failure::Space, Failure::Broken] {
         let mut this = Loop::new(SyncPolicy::Always);
         this.begin();
-        (0..200).for_each(|i| this.set_for_a_while(&i.to_string(), 100));
+        (0..200).for_each(|i| this.set_with_ttl(&i.to_string(), 100));
         assert!(this.is_kept(this.journal.mark()));
         assert_eq!(this.on_disk().len(), 202);
         let store = this.folder.store();
@@ -435,7 +435,7 @@ fn what_ended_while_the_disk_failed_is_not_forgotten() {
 }
 
 impl Loop {
-    fn set_for_a_while(&mut self, channel: &str, ttl_ms: u64) {
+    fn set_with_ttl(&mut self, channel: &str, ttl_ms: u64) {
         let (ns, channel, ttl_ms) = (self.ns(), Cow::from(channel), Some(ttl_ms));
         let change =
             Change::Set { ns, channel, user: None, data: "[1]".into(), ttl_ms, emit: false };
@@ -462,13 +462,13 @@ impl Loop {
 /// A turn gathers only a part of a large batch, and the batch contains what was recorded when it
 /// began, whatever changes meanwhile.
 #[test]
-fn a_large_batch_is_gathered_bit_by_bit_and_is_of_one_moment() {
+fn a_large_batch_is_one_snapshot_gathered_over_several_turns() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     for i in 0..7000 {
         match i % 3 {
             0 => drop(this.set(&i.to_string(), "[0]")),
-            1 => this.set_for_a_while(&i.to_string(), 10),
+            1 => this.set_with_ttl(&i.to_string(), 10),
             _ => this.push(&i.to_string()),
         }
     }
@@ -482,7 +482,7 @@ fn a_large_batch_is_gathered_bit_by_bit_and_is_of_one_moment() {
                 0 => drop(this.set(&i.to_string(), "null")),
                 1 => drop(this.set(&i.to_string(), "[2,2]")),
                 2 => this.push(&i.to_string()),
-                _ => this.set_for_a_while(&i.to_string(), 5),
+                _ => this.set_with_ttl(&i.to_string(), 5),
             }
         }
         this.grant(&turns.to_string(), true);
@@ -502,19 +502,19 @@ fn a_large_batch_is_gathered_bit_by_bit_and_is_of_one_moment() {
     }
     assert_eq!(this.on_disk(), recorded);
     this.mono += 10_000;
-    this.until("all have ended", |this| this.hub.next_end().is_none());
+    this.until("all have expired", |this| this.hub.next_end().is_none());
     this.mono += 10_000;
     this.until("all is written", |this| this.on_disk() == this.rows());
 }
 
 /// Short-lived states are removed as fast as they come, in memory and on disk.
 #[test]
-fn states_that_have_ended_do_not_pile_up() {
+fn expired_states_do_not_accumulate() {
     let mut this = Loop::new(SyncPolicy::Every(1000));
     this.begin();
     for round in 0..4 {
         for i in 0..22_000 {
-            this.set_for_a_while(&format!("{round} {i}"), 100);
+            this.set_with_ttl(&format!("{round} {i}"), 100);
         }
         this.turn();
         this.mono += 1000;
@@ -530,7 +530,7 @@ fn states_that_have_ended_do_not_pile_up() {
 
 /// The configuration may declare another namespace while the store is being rewritten.
 #[test]
-fn what_is_declared_while_all_is_written_anew_is_written_too() {
+fn a_namespace_declared_during_a_rewrite_is_written_too() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     for i in 0..5000 {
@@ -553,7 +553,7 @@ fn what_is_declared_while_all_is_written_anew_is_written_too() {
 }
 
 #[test]
-fn namespaces_that_are_written_anew_go_together() {
+fn rewritten_namespaces_share_batches() {
     let mut this = Loop::new(SyncPolicy::Always);
     this.begin();
     for i in 0..100 {
@@ -572,7 +572,7 @@ fn namespaces_that_are_written_anew_go_together() {
 
 /// Names count towards the changes that wait for the disk.
 #[test]
-fn long_names_count_as_what_waits_for_the_disk() {
+fn names_count_towards_the_pending_bytes() {
     for (sync, kept) in [(SyncPolicy::Always, 2), (SyncPolicy::Every(60_000), 1)] {
         let mut this = Loop::new(sync);
         this.begin();

@@ -1,5 +1,5 @@
-//! Connections that lose a grant, their namespace or their place lose it at once, however many they
-//! are and however long it takes to tell them. Uses the real binary, from outside, limited to so
+//! Connections that lose a grant, their namespace or their slot lose it at once, however many they
+//! are and however long it takes to notify them. Uses the real binary, from outside, limited to so
 //! little per turn that everything takes many turns.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
@@ -28,7 +28,7 @@ fn crowd(server: &Server, count: usize, channels: &[&str]) -> Vec<Browser> {
 const NOBODY: &str = r#"{"countUser":0,"countConnection":0,"connId_UserId":{}}"#;
 
 #[test]
-fn a_grant_withdrawn_from_a_crowd_holds_from_the_answer_on() {
+fn a_revoked_grant_of_many_is_ineffective_from_the_reply_on() {
     let server = server();
     let mut control = server.controller("demo");
     let grant = r##"{"action":"subscribe","channel":"#vip","params":{"userId":"guest"}}"##;
@@ -64,7 +64,7 @@ fn a_grant_withdrawn_from_a_crowd_holds_from_the_answer_on() {
 }
 
 #[test]
-fn a_namespace_that_is_removed_is_gone_before_its_browsers_are_told() {
+fn a_removed_namespace_is_gone_before_its_browsers_are_closed() {
     let server = server();
     let crowd = crowd(&server, 200, &["c"]);
     let mut control = server.control();
@@ -91,7 +91,7 @@ fn a_namespace_that_is_removed_is_gone_before_its_browsers_are_told() {
 }
 
 #[test]
-fn a_user_who_is_disconnected_is_gone_before_all_are_told() {
+fn a_disconnected_user_is_gone_before_all_connections_are_closed() {
     let server = server();
     let crowd = crowd(&server, 200, &["c"]);
     let mut control = server.controller("demo");
@@ -110,7 +110,7 @@ fn a_user_who_is_disconnected_is_gone_before_all_are_told() {
 }
 
 #[test]
-fn a_crowd_that_closes_at_once_leaves_nobody_behind() {
+fn many_connections_that_close_at_once_leave_all_channels() {
     let mut server = server();
     let channels: Vec<String> = (0..20).map(|i| i.to_string()).collect();
     let channels: Vec<&str> = channels.iter().map(String::as_str).collect();

@@ -24,7 +24,7 @@ fn with_shop() -> (Server, String) {
 }
 
 #[test]
-fn another_key_takes_the_place_of_the_first() {
+fn rotate_replaces_the_key() {
     let (server, first) = with_shop();
     let path = server.dir().file("data/keys/shop");
     let ran = run(at(&server, &["rotate", "shop"]));
@@ -59,7 +59,7 @@ fn another_key_takes_the_place_of_the_first() {
 }
 
 #[test]
-fn a_namespace_is_removed_when_it_is_meant() {
+fn remove_needs_confirmation() {
     let (server, key) = with_shop();
     let mut browser = server.browser_of("shop", &key, r#"{"i":5}"#);
     let line = bad(at(&server, &["remove", "shop"]), 2);
@@ -86,7 +86,7 @@ fn a_namespace_is_removed_when_it_is_meant() {
 
 /// Of several concurrent rotations, the last one's key is valid: that one is stored.
 #[test]
-fn the_key_that_is_kept_is_the_last_one() {
+fn concurrent_rotations_keep_the_last_key() {
     let (server, _) = with_shop();
     for _ in 0..12 {
         let rotate = || at(&server, &["rotate", "shop"]).stdout(Stdio::null()).spawn().unwrap();
@@ -104,7 +104,7 @@ fn folder(server: &Server) -> PathBuf {
 }
 
 /// Fills the server's disk, and waits until it has noticed.
-fn let_fail(server: &Server, control: &mut Control) {
+fn fill_until_the_store_fails(server: &Server, control: &mut Control) {
     fill(&folder(server));
     let mut number = 0;
     eventually("the store fails", || {
@@ -126,15 +126,15 @@ fn assert_cannot_write(server: &Server, name: &str) {
     assert!(told.contains("nothing is changed") && told.ends_with(&why), "{told}");
 }
 
-/// What cannot be recorded does not happen, whoever asks for it.
+/// A change that cannot be recorded is refused, for commands and reloads alike.
 #[test]
-fn what_was_removed_does_not_come_back_while_the_store_fails() {
+fn a_removed_namespace_stays_removed_while_the_store_fails() {
     let (dir, mut options) = (Dir::new(), Options::default());
     let server = Server::spawn(on_small_disk(&options, &dir, 2), dir, false);
     let mut control = server.controller("demo");
     control
         .ok(&json!({"action": "removeNameSpace", "name": "other", "key": SERVER_KEY}).to_string());
-    let_fail(&server, &mut control);
+    fill_until_the_store_fails(&server, &mut control);
     let reload = |options: &Options| reload(&server, options);
     options.config["limits"] = json!({ "name_bytes": 20 });
     reload(&options);
@@ -153,7 +153,7 @@ fn what_was_removed_does_not_come_back_while_the_store_fails() {
 
 /// Nor does a key from the file or the data folder replace one set by a command.
 #[test]
-fn a_key_that_a_command_gave_stays_while_the_store_fails() {
+fn a_key_set_by_a_command_stays_while_the_store_fails() {
     let (dir, mut options) = (Dir::new(), Options::default());
     let server = Server::spawn(on_small_disk(&options, &dir, 2), dir, false);
     let mut control = server.controller("demo");
@@ -165,7 +165,7 @@ fn a_key_that_a_command_gave_stays_while_the_store_fails() {
     };
     manage("removeNameSpace", "other");
     let key = manage("registerNameSpace", "other");
-    let_fail(&server, &mut control);
+    fill_until_the_store_fails(&server, &mut control);
     options.config["limits"] = json!({ "name_bytes": 20 });
     reload(&server, &options);
     assert_cannot_write(&server, "other");
@@ -182,7 +182,7 @@ fn a_key_that_a_command_gave_stays_while_the_store_fails() {
     let reply: Value = serde_json::from_str(&control.ask(&rotate.to_string())).unwrap();
     let path = folder(&server).join("keys/demo");
     fs::write(&path, reply["secretKey"].as_str().unwrap()).unwrap();
-    let_fail(&server, &mut control);
+    fill_until_the_store_fails(&server, &mut control);
     options.config["limits"] = json!({ "name_bytes": 20 });
     reload(&server, &options);
     assert_cannot_write(&server, "demo");
@@ -190,13 +190,13 @@ fn a_key_that_a_command_gave_stays_while_the_store_fails() {
     fs::remove_file(&path).unwrap();
     reload(&server, &options);
     let refused = |log: Vec<String>| log.iter().filter(|it| it.contains("is changed")).count();
-    eventually("it is refused as well", || (refused(server.log()) == 2).then_some(()));
+    eventually("the second reload is refused", || (refused(server.log()) == 2).then_some(()));
     assert!(!path.exists());
 }
 
 /// A command that has its key does not block others while it waits for a reader of its output.
 #[test]
-fn a_command_that_cannot_print_keeps_out_no_other() {
+fn a_command_that_cannot_print_does_not_block_others() {
     let (server, _) = with_shop();
     let (_reader, writer) = std::io::pipe().unwrap();
     // Fill the pipe.
@@ -207,18 +207,20 @@ fn a_command_that_cannot_print_keeps_out_no_other() {
         |words: &[&str]| at(&server, words).stdout(writer.try_clone().unwrap()).spawn().unwrap();
     let registers = || {
         let mut child = at(&server, &["register", "blog"]).stdout(Stdio::null()).spawn().unwrap();
-        assert!(eventually("it ends", || child.try_wait().unwrap()).success());
+        assert!(eventually("the command ends", || child.try_wait().unwrap()).success());
     };
     let [shop, blog] = ["shop", "blog"].map(|name| server.dir().file("data/keys").join(name));
     let before = fs::read_to_string(&shop).unwrap();
     let rotates = stuck(&["rotate", "shop"]);
-    eventually("it has another key", || (fs::read_to_string(&shop).ok()? != before).then_some(()));
+    eventually("the key file has changed", || {
+        (fs::read_to_string(&shop).ok()? != before).then_some(())
+    });
     registers();
     let removes = stuck(&["remove", "blog", "--yes"]);
-    eventually("its key is gone", || (!blog.exists()).then_some(()));
+    eventually("the key file is removed", || (!blog.exists()).then_some(()));
     registers();
     for mut child in [rotates, removes] {
-        assert!(child.try_wait().unwrap().is_none(), "it has printed");
+        assert!(child.try_wait().unwrap().is_none(), "it is not blocked");
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -226,7 +228,7 @@ fn a_command_that_cannot_print_keeps_out_no_other() {
 
 /// The output of the removal has no reader; the namespace is removed all the same, and its key.
 #[test]
-fn the_key_of_what_was_removed_goes_though_nobody_listens() {
+fn remove_deletes_the_key_file_even_if_it_cannot_print() {
     let (server, _) = with_shop();
     let mut command = at(&server, &["remove", "shop", "--yes"]);
     command.stdout(File::options().write(true).open("/dev/full").unwrap());
@@ -235,7 +237,7 @@ fn the_key_of_what_was_removed_goes_though_nobody_listens() {
 }
 
 #[test]
-fn a_user_is_disconnected() {
+fn disconnect_closes_the_connections_of_a_user() {
     let server = Server::new();
     let disconnect = |user: &str| good(demo(&server, &["disconnect", "demo", user]));
     let mut browsers =
@@ -254,7 +256,7 @@ fn a_user_is_disconnected() {
 
 /// A state that no subscriber would ever be sent is set, but with a warning.
 #[test]
-fn a_state_that_nobody_is_sent_is_worth_a_word() {
+fn a_state_that_no_subscriber_is_sent_is_warned_of() {
     let server = Server::new();
     let warnings = |words: &[&str]| {
         let ran = run(demo(&server, words));
@@ -274,7 +276,7 @@ fn a_state_that_nobody_is_sent_is_worth_a_word() {
 }
 
 #[test]
-fn a_list_grows() {
+fn push_appends_to_a_list() {
     let server = Server::new();
     let run = |words: &[&str]| good(demo(&server, words));
     assert_eq!(run(&["push", "demo", "log", "door opened"]), "appended\n");
@@ -296,7 +298,7 @@ fn a_list_grows() {
 /// Temporary files that `kill -9` left are removed by the next write in the folder, and by the next
 /// start; other files are not, whatever their names.
 #[test]
-fn what_was_left_half_way_is_taken_away() {
+fn temporary_files_left_by_a_kill_are_removed() {
     let (server, _) = with_shop();
     let [data, keys] = ["data", "data/keys"].map(|folder| server.dir().file(folder));
     let left = |folder: &std::path::Path| folder.join(".new-0123456789abcdef");
@@ -333,7 +335,7 @@ fn what_was_left_half_way_is_taken_away() {
 }
 
 #[test]
-fn what_a_command_tells_it_tells_a_script_as_well() {
+fn commands_print_json_for_scripts() {
     let (server, _) = with_shop();
     let object = |words: &[&str]| -> Value {
         let ran = run(at(&server, &[words, &["--json"]].concat()));
@@ -368,7 +370,7 @@ fn what_a_command_tells_it_tells_a_script_as_well() {
 }
 
 #[test]
-fn a_token_and_a_store_are_explained_to_a_script() {
+fn token_and_store_checks_print_json_for_scripts() {
     let check = |words: &[&str]| {
         let ran = run(fws(&[&["token", "--json", "--check"], words].concat()));
         (ran.code, serde_json::from_str::<Value>(&ran.out).unwrap(), ran.err)

@@ -19,13 +19,13 @@ use common::web::{Http, session_on};
 use serde_json::{Value, json};
 
 /// A server with an address space of `kib` KiB.
-fn in_little(dir: Dir, kib: u32, options: &Options) -> Server {
-    let command = little(&options.command(&dir), kib);
+fn start_limited(dir: Dir, kib: u32, options: &Options) -> Server {
+    let command = limited(&options.command(&dir), kib);
     Server::spawn(command, dir, false)
 }
 
 /// The same command with an address space of `kib` KiB.
-fn little(server: &Command, kib: u32) -> Command {
+fn limited(server: &Command, kib: u32) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!(r#"ulimit -v {kib} && exec "$0" "$@""#));
     command.arg(server.get_program()).args(server.get_args());
@@ -40,7 +40,7 @@ fn little(server: &Command, kib: u32) -> Command {
 }
 
 /// Requests whose second half never comes.
-const HALVES: [(&str, usize); 3] = [
+const INCOMPLETE_REQUESTS: [(&str, usize); 3] = [
     (
         "POST /socket/000/abcdefgh/xhr_send HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n\
       Content-Length: 65000\r\n\r\n",
@@ -56,9 +56,9 @@ const HALVES: [(&str, usize); 3] = [
 ];
 
 #[test]
-fn a_flood_of_halves_does_not_end_a_server_with_little_memory() {
+fn incomplete_requests_do_not_exhaust_little_memory() {
     let limits = [("http_body_ms", 60_000), ("http_head_ms", 60_000), ("auth_ms", 60_000)];
-    let mut server = in_little(Dir::new(), 262_144, &Options::limits(&limits));
+    let mut server = start_limited(Dir::new(), 262_144, &Options::limits(&limits));
     let log = server.log().join("\n");
     assert!(log.contains("warning: this process may have 256 MiB of memory, so "), "{log}");
     let flood = |half: &(&str, usize), count: usize| -> Vec<TcpStream> {
@@ -72,14 +72,17 @@ fn a_flood_of_halves_does_not_end_a_server_with_little_memory() {
         (0..count).filter_map(send).collect()
     };
     // Without such limits, as many of the first kind alone took 200 MB.
-    let _held: Vec<Vec<TcpStream>> =
-        HALVES.iter().zip([3200, 1000, 1000]).map(|(half, count)| flood(half, count)).collect();
+    let _held: Vec<Vec<TcpStream>> = INCOMPLETE_REQUESTS
+        .iter()
+        .zip([3200, 1000, 1000])
+        .map(|(half, count)| flood(half, count))
+        .collect();
     server.assert_alive();
 }
 
 #[test]
-fn a_list_of_millions_does_not_end_a_server_with_little_memory() {
-    let mut server = in_little(Dir::new(), 262_144, &Options::default());
+fn a_list_of_millions_does_not_exhaust_little_memory() {
+    let mut server = start_limited(Dir::new(), 262_144, &Options::default());
     let mut control = server.controller("demo");
     let ones = format!("[{}1]", "1,".repeat(4_190_000));
     control.ok(&format!(r#"{{"action":"set","channel":"log","data":{ones}}}"#));
@@ -92,7 +95,7 @@ fn a_list_of_millions_does_not_end_a_server_with_little_memory() {
 }
 
 #[test]
-fn a_store_with_more_than_there_is_room_for_is_served_and_told_of() {
+fn a_store_above_its_limits_is_served_with_a_warning() {
     let server = Server::start(&Options::default());
     let mut control = server.controller("demo");
     control.ok(r##"{"action":"subscribe","channel":"#vip","params":{"userId":5}}"##);
@@ -126,12 +129,12 @@ fn large() -> Vec<u8> {
 }
 
 #[test]
-fn halves_of_large_commands_are_read_one_after_the_other() {
+fn incomplete_large_commands_stay_within_the_input_budget() {
     // The default would allow one of them at a time.
     let limits = [("control_frame_ms", 20_000), ("control_input_bytes", 20_000_000)];
     let mut options = Options::limits(&limits);
     options.config["admin"] = json!("127.0.0.1:0");
-    let mut server = in_little(Dir::new(), 262_144, &options);
+    let mut server = start_limited(Dir::new(), 262_144, &options);
     let (before, large) = (server.peak_memory_bytes(), large());
     let half = |_| {
         let mut stream = TcpStream::connect(server.control).unwrap();
@@ -166,7 +169,7 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
     };
     let threads: Vec<_> = wholes.map(ask).collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    eventually("nothing is left", || {
+    eventually("no input is held", || {
         (metric(&server, "fws_control_input_bytes") == 0.0).then_some(())
     });
     // Whether they timed out, or were evicted because others waited.
@@ -177,11 +180,11 @@ fn halves_of_large_commands_are_read_one_after_the_other() {
 }
 
 #[test]
-fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
+fn unread_answers_do_not_exhaust_little_memory() {
     // The default would be lower, and serve fewer of them at a time.
     let mut options = Options::limits(&[("answers_bytes", 46_000_000)]);
     options.config["admin"] = serde_json::json!("127.0.0.1:0");
-    let mut server = in_little(Dir::new(), 262_144, &options);
+    let mut server = start_limited(Dir::new(), 262_144, &options);
     let mut control = server.controller("demo");
     let set = |control: &mut Control, number: usize, bytes: usize| {
         let data = format!("\"{number:04}{}\"", "x".repeat(bytes));
@@ -225,10 +228,10 @@ fn answers_that_nobody_reads_do_not_end_a_server_with_little_memory() {
 }
 
 #[test]
-fn answers_to_polls_wait_for_room() {
+fn answers_to_polls_wait_for_the_answer_budget() {
     // The last ones to be read stall until all others have been read.
     let patient = Options::limits(&[("stall_ms", 120_000)]);
-    let mut server = in_little(Dir::new(), 262_144, &patient);
+    let mut server = start_limited(Dir::new(), 262_144, &patient);
     let polls: Vec<Http> = (0..120)
         .map(|number| {
             let mut http = Http::connect(server.ws);
@@ -251,7 +254,7 @@ fn answers_to_polls_wait_for_room() {
 }
 
 #[test]
-fn what_is_left_of_a_sockjs_frame_waits_in_the_memory_that_it_came_in() {
+fn the_rest_of_a_paused_sockjs_frame_takes_no_extra_memory() {
     const CROWD: usize = 60;
     let mut options = Options::limits(&[("kernel_send_bytes", 16_384)]);
     options.config["admin"] = json!("127.0.0.1:0");
@@ -272,18 +275,20 @@ fn what_is_left_of_a_sockjs_frame_waits_in_the_memory_that_it_came_in() {
         browser.send(&frame);
     }
     let counted = || metric(&server, "fws_input_bytes");
-    eventually("all waits and is counted", || (counted() >= (CROWD * 15_900) as f64).then_some(()));
+    eventually("all input is held and counted", || {
+        (counted() >= (CROWD * 15_900) as f64).then_some(())
+    });
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 4_000_000, "{grown} bytes");
     drop(crowd);
-    eventually("nothing is left", || (counted() == 0.0).then_some(()));
+    eventually("no input is held", || (counted() == 0.0).then_some(()));
     // Queued messages are handled once, and in order.
     let mut browser = browser(CROWD + 1);
     let ping = |clb: usize| json!({ "event": "ping", "clb": clb }).to_string();
     let mut messages = vec![subscribe];
     messages.extend((0..100).map(ping));
     browser.send(&json!(messages).to_string());
-    eventually("it waits", || (counted() > 2000.0).then_some(()));
+    eventually("the input is held", || (counted() > 2000.0).then_some(()));
     browser.expect(&format!(r#"{{"event":"c","data":{state}}}"#));
     for clb in 0..100 {
         browser
@@ -294,8 +299,8 @@ fn what_is_left_of_a_sockjs_frame_waits_in_the_memory_that_it_came_in() {
 }
 
 #[test]
-fn what_escapes_make_of_a_message_does_not_end_a_server_with_little_memory() {
-    let mut server = in_little(Dir::new(), 262_144, &Options::default());
+fn escaping_a_large_message_does_not_exhaust_little_memory() {
+    let mut server = start_limited(Dir::new(), 262_144, &Options::default());
     let mut control = server.controller("demo");
     let mut raw = server.browser("demo", r#"{"i":"raw"}"#);
     raw.join("x");
@@ -336,7 +341,7 @@ fn pour(port: std::net::SocketAddr, bytes: &[u8]) -> TcpStream {
 }
 
 #[test]
-fn subscriptions_do_not_end_a_server_with_little_memory() {
+fn subscriptions_do_not_exhaust_little_memory() {
     let limits = [
         ("channels_per_connection", 2000),
         ("messages_burst", 3000),
@@ -344,7 +349,7 @@ fn subscriptions_do_not_end_a_server_with_little_memory() {
     ];
     let mut options = Options::limits(&limits);
     options.config["admin"] = json!("127.0.0.1:0");
-    let mut server = in_little(Dir::new(), 131_072, &options);
+    let mut server = start_limited(Dir::new(), 131_072, &options);
     let token = token(r#"{"i":1}"#, key_of("demo"));
     // All of these would take 90 MB.
     let _held: Vec<TcpStream> = (0..160)
@@ -368,11 +373,11 @@ fn subscriptions_do_not_end_a_server_with_little_memory() {
 }
 
 #[test]
-fn grants_do_not_end_a_server_with_little_memory() {
+fn grants_do_not_exhaust_little_memory() {
     let mut options = Options::default();
     options.config["store"] = json!("none");
     options.config["admin"] = json!("127.0.0.1:0");
-    let mut server = in_little(Dir::new(), 49_152, &options);
+    let mut server = start_limited(Dir::new(), 49_152, &options);
     let mut control = server.controller("demo");
     let mut full = 0;
     // All of these would take 52 MB.
@@ -393,19 +398,19 @@ fn grants_do_not_end_a_server_with_little_memory() {
 }
 
 #[test]
-fn what_is_set_stays_as_it_is() {
+fn limits_that_are_set_are_not_lowered_for_little_memory() {
     let limits = [("http_body_bytes", 50_000)];
-    let server = in_little(Dir::new(), 262_144, &Options::limits(&limits));
+    let server = start_limited(Dir::new(), 262_144, &Options::limits(&limits));
     let log = server.log().join("\n");
     assert!(!log.contains("http_body_bytes is"), "{log}");
     assert!(log.contains("states_bytes is"), "{log}");
 }
 
 #[test]
-fn the_check_shows_what_the_server_would_run_with() {
+fn check_shows_the_limits_lowered_for_little_memory() {
     let mut check = common::command::fws(&["check", "--json", "--limit", "sessions=99999"]);
     let ample = serde_json::from_slice::<Value>(&check.output().unwrap().stdout).unwrap();
-    let check = little(&check, 262_144).output().unwrap();
+    let check = limited(&check, 262_144).output().unwrap();
     let err = String::from_utf8(check.stderr).unwrap();
     assert!(err.contains("warning: this process may have 256 MiB of memory, so "), "{err}");
     let little: Value = serde_json::from_slice(&check.stdout).unwrap();
@@ -415,12 +420,12 @@ fn the_check_shows_what_the_server_would_run_with() {
     // The replies of all these back ends share their budget, and each gets at least the minimum.
     let mut check =
         common::command::fws(&["check", "--json", "--limit", "control_connections=1000"]);
-    let check = little_of(&mut check, 160_000);
+    let check = check_limited(&mut check, 160_000);
     assert_eq!(limit(&check, "control_connections"), 1000);
-    assert_eq!(limit(&check, "control_replies_pause_bytes"), 1024, "the least of it");
+    assert_eq!(limit(&check, "control_replies_pause_bytes"), 1024, "the minimum");
 }
 
 /// The output of `fws check --json` in so much address space.
-fn little_of(check: &mut Command, kib: u32) -> Value {
-    serde_json::from_slice(&little(check, kib).output().unwrap().stdout).unwrap()
+fn check_limited(check: &mut Command, kib: u32) -> Value {
+    serde_json::from_slice(&limited(check, kib).output().unwrap().stdout).unwrap()
 }

@@ -1,7 +1,7 @@
-//! Browsers that speak too fast: held back, and nothing of what they say is lost. The real binary,
-//! from outside.
+//! Browsers that exceed their message rate are throttled, and none of their messages is lost. Uses
+//! the real binary, from outside.
 
-// A test that cannot go on panics, in its helpers as in itself.
+// Test helpers panic on failure, like tests.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -14,7 +14,7 @@ use common::web::{Http, ask, session};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-fn slow() -> Options {
+fn low_rate() -> Options {
     Options::limits(&[("messages_per_second", 50), ("messages_burst", 20)])
 }
 
@@ -27,18 +27,18 @@ fn answer(clb: usize) -> String {
 }
 
 #[test]
-fn whoever_speaks_too_fast_is_heard_in_time_and_in_full() {
-    let server = Server::start(&slow());
+fn a_browser_above_its_rate_is_slowed_and_loses_no_message() {
+    let server = Server::start(&low_rate());
     let mut control = server.controller("demo");
     let mut browser = server.browser("demo", r#"{"i":1}"#);
     browser.say(r#"{"event":"subscribe","data":"c"}"#);
     let start = Instant::now();
     (0..100).for_each(|clb| browser.say(&ping(clb)));
-    let (mut heard, mut others_at) = (0, None);
+    let (mut heard, mut emit_at) = (0, None);
     while heard < 100 {
         let text = browser.hear();
         if text == r#"{"event":"c","data":1}"# {
-            others_at = Some(heard);
+            emit_at = Some(heard);
             continue;
         }
         assert_eq!(text, answer(heard));
@@ -47,28 +47,28 @@ fn whoever_speaks_too_fast_is_heard_in_time_and_in_full() {
             control.ok(r#"{"action":"emit","channel":"c","data":1}"#);
         }
     }
-    // What others say to it is not held back.
-    assert!(others_at.is_some_and(|heard| heard < 60), "{others_at:?}");
-    // Twenty at once, and fifty a second.
+    // Messages to the browser are not throttled.
+    assert!(emit_at.is_some_and(|heard| heard < 60), "{emit_at:?}");
+    // A burst of twenty, then fifty a second.
     assert!(start.elapsed().as_millis() >= 1500, "{:?}", start.elapsed());
     browser.nothing();
 }
 
 #[test]
-fn whoever_is_held_back_is_pinged_all_the_same() {
+fn a_throttled_browser_is_still_pinged() {
     let limits = [("messages_per_second", 1), ("messages_burst", 1), ("heartbeat_ms", 200)];
     let server = Server::start(&Options::limits(&limits));
     let mut browser = Browser::raw(server.ws);
-    // As many as its tokens let in within ten seconds: meanwhile nothing else is heard of it.
+    // Ten seconds' worth of tokens: meanwhile the server reads nothing else from it.
     browser.send_raw(&masked(0x8A, b"").repeat(10));
     for _ in 0..4 {
-        assert!(matches!(browser.next(), Ok(Heard::Ping)), "it is not asked");
+        assert!(matches!(browser.next(), Ok(Heard::Ping)), "no ping");
     }
 }
 
 #[test]
 fn frames_count_like_messages() {
-    let server = Server::start(&slow());
+    let server = Server::start(&low_rate());
     for frames in [
         masked(0x89, b"").repeat(60),
         masked(0x8A, b"").repeat(60),
@@ -90,8 +90,8 @@ fn frames_count_like_messages() {
 }
 
 #[test]
-fn what_is_posted_too_fast_is_answered_later() {
-    let server = Server::start(&slow());
+fn a_post_above_the_rate_is_answered_later() {
+    let server = Server::start(&low_rate());
     let (ws, place) = (server.ws, session());
     assert_eq!(ask(ws, &format!("POST /socket/{place}/xhr"), &[], "").body, "o\n");
     let mut messages = vec![auth_message("demo", &token(r#"{"i":1}"#, common::server::DEMO_KEY))];
@@ -113,8 +113,8 @@ fn what_is_posted_too_fast_is_answered_later() {
 }
 
 #[test]
-fn a_client_that_comes_back_subscribes_to_all_at_once() {
-    // Whoever had to wait for tokens here would wait for longer than the test does.
+fn a_returning_client_subscribes_within_the_default_burst() {
+    // At this rate, a burst below 128 would make the test time out.
     let server = Server::start(&Options::limits(&[("messages_per_second", 1)]));
     let mut browser = server.browser("demo", r#"{"i":1}"#);
     for number in 0..128 {
@@ -125,7 +125,7 @@ fn a_client_that_comes_back_subscribes_to_all_at_once() {
 }
 
 #[test]
-fn whoever_is_held_back_is_alive() {
+fn a_throttled_browser_is_not_closed_as_dead() {
     let limits = [
         ("messages_per_second", 1),
         ("messages_burst", 4),
@@ -149,7 +149,7 @@ fn whoever_is_held_back_is_alive() {
 }
 
 #[test]
-fn whoever_is_held_back_and_goes_is_gone_at_once() {
+fn a_throttled_browser_that_disconnects_leaves_at_once() {
     let limits = [("messages_per_second", 1), ("messages_burst", 5)];
     let server = Server::start(&Options::limits(&limits));
     let mut control = server.controller("demo");
@@ -158,7 +158,7 @@ fn whoever_is_held_back_and_goes_is_gone_at_once() {
         browser.join("c");
         let channel_info = r#"{"action":"channelInfo","channel":"c"}"#;
         assert!(control.ask(channel_info).contains(r#""countConnection":1"#));
-        // A minute's worth; half of it is there before the server stops reading, and half behind.
+        // A minute's worth of tokens; one half arrives before the server stops reading, one after.
         (0..30).for_each(|clb| browser.say(&ping(clb)));
         (0..3).for_each(|clb| browser.expect(&answer(clb)));
         (0..30).for_each(|clb| browser.say(&ping(clb)));
@@ -176,7 +176,7 @@ fn whoever_is_held_back_and_goes_is_gone_at_once() {
 }
 
 #[test]
-fn whoever_goes_with_its_last_words_too_fast_is_gone_at_once() {
+fn a_half_close_behind_throttled_messages_is_noticed_at_once() {
     let limits = [("messages_per_second", 1), ("messages_burst", 5)];
     let server = Server::start(&Options::limits(&limits));
     let mut browser = server.browser("demo", r#"{"i":1}"#);
@@ -191,7 +191,7 @@ fn whoever_goes_with_its_last_words_too_fast_is_gone_at_once() {
 }
 
 #[test]
-fn tokens_come_back_one_by_one() {
+fn rate_tokens_refill_one_by_one() {
     let limits = [("messages_per_second", 10), ("messages_burst", 10)];
     let server = Server::start(&Options::limits(&limits));
     let mut browser = Browser::raw(server.ws);
@@ -203,7 +203,7 @@ fn tokens_come_back_one_by_one() {
         browser.expect(&answer(clb));
         longest = longest.max(before.elapsed());
     }
-    // Ten at once, and then one each 100 ms: not ten each second.
+    // Ten at once, then one every 100 ms, rather than ten every second.
     assert!(longest < Duration::from_millis(500), "{longest:?}");
     let elapsed = start.elapsed();
     assert!(elapsed >= Duration::from_millis(1390), "{elapsed:?}");
@@ -211,7 +211,7 @@ fn tokens_come_back_one_by_one() {
 }
 
 #[test]
-fn what_is_posted_too_fast_is_heard_as_tokens_come_back() {
+fn posted_messages_are_handled_as_rate_tokens_refill() {
     let limits = [("messages_per_second", 10), ("messages_burst", 10)];
     let server = Server::start(&Options::limits(&limits));
     let place = session();

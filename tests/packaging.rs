@@ -1,4 +1,4 @@
-//! What is installed: the package for Debian, made by `scripts/deb`.
+//! The Debian package that `scripts/deb` builds.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 use std::fs;
@@ -9,43 +9,43 @@ use common::server::Dir;
 
 mod common;
 
-fn said(command: &mut Command) -> String {
+fn output_of(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A package of a program that is small and there on every machine: what it is does not matter.
-fn packed(folder: &Path) -> PathBuf {
+/// Builds a package around `/bin/true`, which is small and on every machine.
+fn build_package(folder: &Path) -> PathBuf {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/deb");
-    said(Command::new(script).arg("/bin/true").arg(folder)).trim_end().into()
+    output_of(Command::new(script).arg("/bin/true").arg(folder)).trim_end().into()
 }
 
 #[test]
-fn a_package_has_all_that_its_unit_and_its_scripts_speak_of() {
+fn a_package_contains_all_that_its_unit_and_scripts_name() {
     let dir = Dir::new();
-    let package = packed(&dir.file("packages"));
+    let package = build_package(&dir.file("packages"));
     let root = dir.file("root");
-    said(Command::new("dpkg-deb").arg("--raw-extract").arg(&package).arg(&root));
+    output_of(Command::new("dpkg-deb").arg("--raw-extract").arg(&package).arg(&root));
     let text = |path: &str| fs::read_to_string(root.join(path)).unwrap();
 
-    // The unit of the package is that of the repository, with its binary in another place.
+    // The package's unit is the repository's, except for the path of the binary.
     let unit = text("usr/lib/systemd/system/fws.service");
     let ours = include_str!("../packaging/fws.service");
     let ours = &ours[ours.find("[Unit]").unwrap()..];
     assert_eq!(unit, ours.replace("/usr/local/bin/fws", "/usr/bin/fws"));
     assert_eq!(fs::read(root.join("usr/bin/fws")).unwrap(), fs::read("/bin/true").unwrap());
 
-    // Settings are a file that an upgrade leaves alone and others cannot read.
+    // The settings file is kept by upgrades, and other users cannot read it.
     assert_eq!(text("DEBIAN/conffiles"), "/etc/fws.json\n");
     assert!(unit.contains("--config /etc/fws.json"), "{unit}");
     assert_eq!(text("etc/fws.json"), "{}\n");
-    let listed = said(Command::new("dpkg-deb").arg("--contents").arg(&package));
+    let listed = output_of(Command::new("dpkg-deb").arg("--contents").arg(&package));
     let settings = listed.lines().find(|line| line.ends_with("./etc/fws.json")).unwrap();
     assert!(settings.starts_with("-rw------- root/root "), "{settings}");
 
     for script in ["postinst", "prerm", "postrm"] {
-        said(Command::new("sh").arg("-n").arg(root.join("DEBIAN").join(script)));
+        output_of(Command::new("sh").arg("-n").arg(root.join("DEBIAN").join(script)));
         assert!(text(&format!("DEBIAN/{script}")).contains("fws.service"), "{script}");
     }
     let control = text("DEBIAN/control");
@@ -57,9 +57,11 @@ fn a_package_has_all_that_its_unit_and_its_scripts_speak_of() {
 }
 
 #[test]
-fn two_packages_of_one_tree_are_the_same() {
+fn package_builds_are_reproducible() {
     let (one, other) = (Dir::new(), Dir::new());
-    let (one, other) =
-        (fs::read(packed(&one.file("packages"))), fs::read(packed(&other.file("packages"))));
+    let (one, other) = (
+        fs::read(build_package(&one.file("packages"))),
+        fs::read(build_package(&other.file("packages"))),
+    );
     assert!(one.unwrap() == other.unwrap());
 }

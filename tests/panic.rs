@@ -1,6 +1,5 @@
-//! A panic, which no input may cause, ends the process with a line that tells its place: whoever
-//! supervises it starts it again. The server here runs in this very binary, on a journal that
-//! panics.
+//! A panic, which no input may cause, ends the process with a line that names its place, and a
+//! supervisor restarts it. The server here runs in the test binary, with a journal that panics.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -13,10 +12,10 @@ use fws::hub::{Change, Hub, Undo};
 use fws::journal::{Event, Journal, Mark, MemoryJournal, Proposal};
 use fws::time::{Now, UnixMillis};
 
-/// Panics at a state, and tells what is in it.
-struct Panicky(MemoryJournal);
+/// Panics when a state is set, with the state's data in its message.
+struct PanickingJournal(MemoryJournal);
 
-impl Journal for Panicky {
+impl Journal for PanickingJournal {
     fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
         if let Change::Set { data, .. } = &change {
             panic!("cannot keep {data}");
@@ -45,37 +44,37 @@ impl Journal for Panicky {
     }
 }
 
-/// The variable that makes a server of the test below: its configuration file.
-const FILE: &str = "FWS_TEST_PANIC_CONFIG";
+/// The environment variable with the configuration file that makes the test below a server.
+const CONFIG_VARIABLE: &str = "FWS_TEST_PANIC_CONFIG";
 
-/// Nothing, unless the other test has started this one as a process of its own.
+/// Does nothing unless the other test runs it in a process of its own.
 #[test]
 fn serve_until_it_panics() {
-    let Ok(file) = std::env::var(FILE) else { return };
+    let Ok(file) = std::env::var(CONFIG_VARIABLE) else { return };
     let flags = [("config", file.as_str()), ("ws", "127.0.0.1:0"), ("control", "127.0.0.1:0")];
     let config = Config::load(&flags, &[], ConfigFile::read).unwrap();
-    let journal = Panicky(MemoryJournal::new(1));
+    let journal = PanickingJournal(MemoryJournal::new(1));
     fws::server::run_with(config, journal, &|| Err("no other".into())).unwrap();
 }
 
 #[test]
-fn a_panic_is_one_line_with_its_place_and_ends_the_process() {
+fn a_panic_logs_one_line_with_its_place_and_ends_the_process() {
     let dir = Dir::new();
     let mut options = Options::default();
     options.config["data"] = dir.file("data").to_string_lossy().into();
     drop(options.command(&dir));
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "serve_until_it_panics", "--nocapture"]);
-    command.env(FILE, dir.file("config.json"));
+    command.env(CONFIG_VARIABLE, dir.file("config.json"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut server = Server::spawn(command, dir, false);
     let mut control = server.controller("demo");
-    control.send(r#"{"action":"set","channel":"c","data":"what a tenant has said"}"#);
+    control.send(r#"{"action":"set","channel":"c","data":"a tenant's data"}"#);
     control.expect_closed();
     let code = common::eventually("it ends", || server.exit_code());
     assert_eq!(code, Some(101));
     let line = server.told("error: panic at tests/panic.rs:");
     assert!(line.ends_with("; this is a fault of fws, please report it"), "{line}");
     let log = server.log().join("\n");
-    assert!(!log.contains("a tenant has said"), "{log}");
+    assert!(!log.contains("a tenant's data"), "{log}");
 }

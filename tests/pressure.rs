@@ -1,7 +1,7 @@
-//! What happens when somebody does not read: back ends that do not take their replies, browsers
-//! that do not take what they asked for, large messages. The real binary, from outside.
+//! Clients that do not read: back ends with unread replies, browsers with unread messages, large
+//! messages, and full limits. Uses the real binary, from outside.
 
-// A test that cannot go on panics, in its helpers as in itself.
+// Test helpers panic on failure, like tests.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -37,8 +37,8 @@ fn message(channel: &str, data: &str) -> String {
 const GET: &str = r#"{"action":"get","channel":"c"}"#;
 
 #[test]
-fn a_reply_leaves_in_one_piece() {
-    // The PHP client loses its place if a reply comes in several.
+fn a_reply_arrives_in_one_piece() {
+    // The PHP client loses track of the stream if a reply arrives in several pieces.
     let server = Server::new();
     let mut control = server.controller("demo");
     for bytes in [2, 1019, 1020, 1024, 4096, 16_000] {
@@ -60,13 +60,13 @@ fn a_back_end_that_reads_late_loses_no_reply() {
         let mut control = server.controller("demo");
         let state = text(1 << 20);
         control.ok(&set("c", &state));
-        // Far more than the kernel holds between us.
+        // Far more than the kernel buffers on both sides.
         let count = 100;
         control.send_raw(&frame(GET.as_bytes()).repeat(count));
         if half_close {
             control.wire.half_close();
         }
-        // Meanwhile the server is there for others.
+        // Meanwhile the server serves others.
         server.assert_alive();
         for _ in 0..count {
             assert_eq!(control.recv(), state);
@@ -80,18 +80,18 @@ fn a_back_end_that_reads_late_loses_no_reply() {
 }
 
 #[test]
-fn a_back_end_that_never_reads_is_given_up() {
+fn a_back_end_that_never_reads_is_closed() {
     let mut server = Server::start(&Options::limits(&[("control_replies_ms", 100)]));
     let mut control = server.controller("demo");
     control.ok(&set("c", &text(1 << 20)));
     control.send_raw(&frame(GET.as_bytes()).repeat(100));
-    // Nothing is read here, so that writing is the only way to notice.
+    // The test reads nothing, so only a failing write shows that the connection is closed.
     eventually("it is closed", || control.wire.write_all(&frame(b"null")).err());
     server.assert_alive();
 }
 
 #[test]
-fn a_browser_gets_all_the_states_it_asked_for_at_its_own_pace() {
+fn a_browser_receives_all_subscribed_states_at_its_own_pace() {
     let mut server = Server::new();
     let mut control = server.controller("demo");
     let count = 60;
@@ -115,7 +115,7 @@ fn a_browser_gets_all_the_states_it_asked_for_at_its_own_pace() {
 }
 
 #[test]
-fn a_large_state_is_there_once_however_many_have_not_taken_it() {
+fn a_large_state_is_held_once_for_all_subscribers_that_wait() {
     let server = Server::new();
     let mut control = server.controller("demo");
     let state = text(8_000_000);
@@ -125,13 +125,13 @@ fn a_large_state_is_there_once_however_many_have_not_taken_it() {
     let before = server.peak_memory_bytes();
     for browser in &mut browsers {
         browser.say(r#"{"event":"subscribe","data":"c"}"#);
-        // The first bytes show that it is there, or on its way.
+        // The first byte shows that the state is queued.
         browser.wire().read_exact(&mut [0; 1]).unwrap();
     }
-    // A few copies while it is encoded. Not 160 MB.
+    // A few copies during encoding, not one for each browser (160 MB).
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 60_000_000, "{grown} bytes");
-    // Whoever comes when it has changed gets what it is then.
+    // A browser that subscribes after a change receives the new state.
     control.ok(&set("c", "1"));
     let mut browser = server.browser("demo", r#"{"i":"late"}"#);
     browser.say(r#"{"event":"subscribe","data":"c"}"#);
@@ -139,7 +139,7 @@ fn a_large_state_is_there_once_however_many_have_not_taken_it() {
 }
 
 #[test]
-fn the_size_of_one_message_is_no_reason_to_cut() {
+fn one_large_message_disconnects_no_browser() {
     let server = Server::new();
     let mut control = server.controller("demo");
     let mut browser = server.browser("demo", r#"{"i":1}"#);
@@ -152,7 +152,7 @@ fn the_size_of_one_message_is_no_reason_to_cut() {
 }
 
 #[test]
-fn what_is_queued_arrives_before_the_server_goes() {
+fn queued_messages_arrive_before_the_server_stops() {
     let server = Server::new();
     let mut control = server.controller("demo");
     let mut browser = server.browser("demo", r#"{"i":1}"#);
@@ -171,7 +171,7 @@ fn what_is_queued_arrives_before_the_server_goes() {
 }
 
 #[test]
-fn a_pushed_list_is_bounded() {
+fn a_pushed_list_keeps_only_its_last_items() {
     let server = Server::start(&Options::limits(&[("list_items", 3)]));
     let mut control = server.controller("demo");
     for number in 0..5 {
@@ -181,7 +181,7 @@ fn a_pushed_list_is_bounded() {
 }
 
 #[test]
-fn messages_in_a_row_reach_a_browser_that_reads() {
+fn consecutive_large_messages_reach_a_browser_that_reads() {
     let server = Server::new();
     let mut control = server.controller("demo");
     let mut browser = server.browser("demo", r#"{"i":1}"#);
@@ -202,19 +202,19 @@ fn messages_in_a_row_reach_a_browser_that_reads() {
 }
 
 #[test]
-fn a_full_server_serves_again_when_there_is_room() {
+fn a_full_server_answers_503_and_recovers() {
     let mut server = Server::start(&Options::limits(&[("connections", 16)]));
     let ws = server.ws;
     let is_let_in =
         || (common::web::ask(ws, "GET /socket/info", &[], "").status == 200).then_some(());
     for _ in 0..3 {
-        // More than fit: the rest is turned away, or waits for that.
+        // More than fit: the rest is refused, or waits to be.
         let waiting: Vec<_> = (0..40).map(|_| common::wire::Wire::tcp(server.ws)).collect();
         drop(waiting);
         eventually("there is room again", is_let_in);
     }
     server.assert_alive();
-    // And with all places taken by browsers that are there to stay.
+    // And with all slots taken by browsers that stay.
     let mut browsers: Vec<_> =
         (0..16).map(|number| server.browser("demo", &format!(r#"{{"i":"{number}"}}"#))).collect();
     let full = |http: &mut common::web::Http| {
@@ -223,14 +223,14 @@ fn a_full_server_serves_again_when_there_is_room() {
         assert_eq!(answer.header("retry-after"), Some("5"));
         http.expect_end();
     };
-    // Whoever asks, whoever does not, and many more than can be told at a time.
+    // Clients with and without a request, many more than can be answered at a time.
     let mut late: Vec<_> = (0..60).map(|_| common::web::Http::connect(server.ws)).collect();
     for (number, http) in late.iter_mut().enumerate().filter(|(number, _)| number % 3 > 0) {
         let body = "x".repeat(number * 1000);
         http.send("POST /socket/a/b/xhr_send", &[], &body);
     }
     late.iter_mut().for_each(full);
-    // Back ends are let in, and nobody who was there notices.
+    // Back ends are still accepted, and connected browsers are not affected.
     server.controller("demo").ok(r#"{"action":"ping"}"#);
     for browser in &mut browsers {
         browser.nothing();
@@ -241,39 +241,39 @@ fn a_full_server_serves_again_when_there_is_room() {
 }
 
 #[test]
-fn what_is_large_silences_nobody_who_says_little() {
+fn a_full_queue_delays_no_small_publication() {
     let server = Server::start(&Options::limits(&[("queued_bytes", 7_800_000)]));
     let mut reader = server.browser("demo", r#"{"i":1}"#);
     reader.subscribe("c");
-    let mut near = server.browser("other", r#"{"i":1}"#);
-    near.subscribe("d");
+    let mut listener = server.browser("other", r#"{"i":1}"#);
+    listener.subscribe("d");
     let (mut control, mut other) = (server.controller("demo"), server.controller("other"));
     let data = text(8_000_000);
     control.ok(&emit("c", &data));
-    // More waits than may, and the reader may take its time.
+    // More is queued than the limit allows, and the reader has time left.
     control.send(&emit("c", &text(100_000)));
     control.wire.set_deadline(std::time::Duration::from_millis(50));
-    assert!(control.wire.read(&mut [0]).is_err(), "what is long waits");
+    assert!(control.wire.read(&mut [0]).is_err(), "a large publication waits");
     control.wire.set_deadline(common::DEADLINE);
     other.ok(&emit("d", "1"));
-    near.expect(&message("d", "1"));
+    listener.expect(&message("d", "1"));
     reader.expect(&message("c", &data));
     assert_eq!(control.recv(), r#"{"success":true}"#);
 }
 
 #[test]
-fn back_ends_are_heard_as_soon_as_what_waits_has_gone_out() {
+fn back_ends_are_read_again_as_soon_as_the_queue_drains() {
     let server = Server::start(&Options::limits(&[("queued_bytes", 65_536)]));
     let (mut control, mut other) = (server.controller("demo"), server.controller("demo"));
     let data = text(8_000_000);
     let mut waited_ms = 0;
     for _ in 0..5 {
-        // A new one each time: for one that has read much the kernel would keep much.
+        // A new one each time, because the kernel enlarges the buffers of one that has read much.
         let mut reader = server.browser("demo", r#"{"i":1}"#);
         reader.subscribe("c");
         control.ok(&emit("c", &data));
         other.send(r#"{"action":"ping"}"#);
-        // It is not heard meanwhile: far more waits than may.
+        // Commands are not read meanwhile: far more is queued than the limit allows.
         other.wire.set_deadline(std::time::Duration::from_millis(50));
         assert!(other.wire.read(&mut [0]).is_err());
         other.wire.set_deadline(common::DEADLINE);
@@ -282,13 +282,13 @@ fn back_ends_are_heard_as_soon_as_what_waits_has_gone_out() {
         assert_eq!(other.recv(), r#"{"success":true}"#);
         waited_ms += began.elapsed().as_millis();
     }
-    // Each would wait for the next look at who takes nothing, most of a second.
+    // Otherwise each would wait for the next check for stalled connections, most of a second.
     assert!(waited_ms < 2000, "{waited_ms} ms");
 }
 
 #[test]
-fn what_a_back_end_said_before_it_reset_the_connection_is_heard() {
-    // Closing with unread replies sends a reset right behind the last command.
+fn commands_sent_before_a_reset_are_carried_out() {
+    // Closing a connection with unread replies sends a reset right behind the last command.
     let server = Server::new();
     let mut browser = server.browser("demo", r#"{"i":"u"}"#);
     browser.subscribe("c");
@@ -296,7 +296,7 @@ fn what_a_back_end_said_before_it_reset_the_connection_is_heard() {
         let mut control = server.controller("demo");
         control.send(&emit("c", "1"));
         assert_eq!(browser.hear(), message("c", "1"));
-        // The reply is there, and stays unread.
+        // The reply has arrived, and most of it stays unread.
         let mut one = [0; 1];
         control.wire.read_exact(&mut one).unwrap();
         control.send(&emit("c", "2"));
@@ -305,7 +305,7 @@ fn what_a_back_end_said_before_it_reset_the_connection_is_heard() {
     }
 }
 
-/// One command that gives a message to many channels.
+/// A command that emits a message to many channels.
 fn emit_to(channels: &[String], data: &str) -> String {
     format!(r#"{{"action":"emit","channels":{},"data":{data}}}"#, json!(channels))
 }
@@ -315,10 +315,10 @@ fn channels(count: usize) -> Vec<String> {
 }
 
 #[test]
-fn what_is_published_at_one_moment_cuts_nobody_who_reads() {
+fn one_emit_to_many_channels_disconnects_no_browser_that_reads() {
     let server = Server::new();
     let mut control = server.controller("demo");
-    // Each time more than the limit, in one turn, and far less than the kernel takes.
+    // Each time more than the backlog limit in one turn, but far less than the kernel buffers.
     for (count, bytes) in [(3, 200_000), (100, 3000)] {
         let (channels, data) = (channels(count), text(bytes));
         let mut browser = server.browser("demo", r#"{"i":1}"#);
@@ -332,14 +332,14 @@ fn what_is_published_at_one_moment_cuts_nobody_who_reads() {
 }
 
 #[test]
-fn back_ends_that_speak_at_once_cut_nobody_who_reads() {
+fn simultaneous_emits_disconnect_no_browser_that_reads() {
     let server = Server::new();
     let mut browser = server.browser("demo", r#"{"i":1}"#);
     browser.subscribe("c");
     let mut controls: Vec<_> = (0..10).map(|_| server.controller("demo")).collect();
     let data = text(10_000);
     let emits = frame(emit("c", &data).as_bytes()).repeat(6);
-    // All is there when the server wakes up, so that it is one turn.
+    // Everything has arrived when the server wakes up, so it is handled in one turn.
     server.freeze();
     controls.iter_mut().for_each(|control| control.send_raw(&emits));
     server.thaw();
@@ -350,7 +350,7 @@ fn back_ends_that_speak_at_once_cut_nobody_who_reads() {
 }
 
 #[test]
-fn one_command_cannot_fill_the_memory_for_one_that_does_not_read() {
+fn one_emit_to_a_stalled_browser_does_not_fill_the_memory() {
     let server = Server::start(&Options::limits(&[
         ("backlog_bytes", 1_000_000),
         ("queued_bytes", 8_000_000),
@@ -364,11 +364,11 @@ fn one_command_cannot_fill_the_memory_for_one_that_does_not_read() {
     let data = text(2_000_000);
     let before = server.peak_memory_bytes();
     control.ok(&emit_to(&channels, &data));
-    eventually("the one that does not read is cut", || {
+    eventually("the stalled browser is disconnected", || {
         control.ask(r#"{"action":"channelInfo","channel":"c0"}"#).contains(":0,").then_some(())
     });
-    // The command itself, twice; what is being sent, what waited until the kernel refused, and
-    // what came until it was too much, each with a message over its bound. Not 256 MB.
+    // Two copies of the command; what is being sent, what was queued until the kernel's buffer was
+    // full, and what was queued until the limit, each plus one message. Not 256 MB.
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 32_000_000, "{grown} bytes");
 }
@@ -379,7 +379,7 @@ fn replies_that_wait_for_the_disk_are_bounded_in_bytes() {
     let mut control = server.controller("demo");
     control.ok(&set("c", &text(1_000_000)));
     let before = server.peak_memory_bytes();
-    // Each `get` shows what may not be on disk yet, and so waits for it.
+    // Each `get` may show a change that is not on disk yet, so its reply waits for the disk.
     let get = frame(br#"{"action":"get","channel":"c"}"#);
     let mut frames = frame(set("c", &text(1_000_001)).as_bytes());
     (0..200).for_each(|_| frames.extend_from_slice(&get));
@@ -393,12 +393,12 @@ fn replies_that_wait_for_the_disk_are_bounded_in_bytes() {
 }
 
 #[test]
-fn whoever_does_not_say_who_it_is_makes_room() {
+fn unauthenticated_back_ends_are_evicted_and_time_out() {
     let limits = [("control_auth_ms", 300), ("control_unauthenticated_connections", 3)];
     let server = Server::start(&Options::limits(&limits));
     let mut known = server.controller("demo");
     let mut unauthenticated: Vec<_> = (0..4).map(|_| server.control()).collect();
-    // The oldest goes for the fourth, and the others when their time is over.
+    // The fourth evicts the oldest, and the others time out.
     unauthenticated.remove(0).expect_closed();
     let ping = r#"{"action":"ping"}"#;
     unauthenticated[2].ok(ping);
@@ -407,12 +407,12 @@ fn whoever_does_not_say_who_it_is_makes_room() {
 }
 
 #[test]
-fn who_comes_fastest_takes_places_from_nobody_else() {
+fn a_flood_of_back_ends_evicts_only_those_of_its_address() {
     let limits = [("control_unauthenticated_connections", 3)];
     let server = Server::start(&Options { unix: true, ..Options::limits(&limits) });
     let mut near = Control::unix(&server.socket());
     let mut far = Control { wire: Wire::from_ip([127, 0, 0, 2], server.control) };
-    // So fast that whoever is a little slower to say who it is would be pushed out.
+    // Without a share for each address, these would evict the two before they authenticate.
     let mut crowd: Vec<_> = (0..10).map(|_| server.control()).collect();
     crowd.drain(..9).for_each(|mut unauthenticated| unauthenticated.expect_closed());
     near.auth("demo");
@@ -421,7 +421,7 @@ fn who_comes_fastest_takes_places_from_nobody_else() {
 }
 
 #[test]
-fn when_all_places_are_taken_strangers_make_room() {
+fn a_full_control_port_evicts_unauthenticated_back_ends() {
     let server = Server::start(&Options::limits(&[("control_connections", 4)]));
     let ping = r#"{"action":"ping"}"#;
     let mut known = vec![server.controller("demo")];
@@ -429,7 +429,7 @@ fn when_all_places_are_taken_strangers_make_room() {
     far.ok(ping);
     let mut crowd: Vec<_> = (0..2).map(|_| server.control()).collect();
     crowd.iter_mut().for_each(|unauthenticated| unauthenticated.ok(ping));
-    // The oldest goes of those who are most at one place, while there is any.
+    // The oldest connection of the address with the most unauthenticated ones is evicted.
     known.push(server.controller("demo"));
     crowd.remove(0).expect_closed();
     far.ok(ping);
@@ -438,10 +438,10 @@ fn when_all_places_are_taken_strangers_make_room() {
     far.ok(ping);
     known.push(server.controller("demo"));
     far.expect_closed();
-    // Nobody goes who has said who it is.
+    // Authenticated connections are never evicted.
     server.control().expect_closed();
     known.iter_mut().for_each(|known| known.ok(ping));
-    // Nor anybody at the socket of this machine for who is not there.
+    // Nor are connections of the unix socket, for a remote one.
     let limits = Options::limits(&[("control_connections", 1)]);
     let server = Server::start(&Options { unix: true, ..limits });
     let mut near = Control::unix(&server.socket());
@@ -453,7 +453,7 @@ fn when_all_places_are_taken_strangers_make_room() {
 }
 
 #[test]
-fn whoever_guesses_keys_is_closed() {
+fn five_wrong_keys_close_the_connection() {
     let server = Server::new();
     let mut control = server.control();
     let guess = r#"{"action":"auth","name":"demo","sKey":"guess"}"#;
@@ -469,7 +469,7 @@ fn whoever_guesses_keys_is_closed() {
 }
 
 #[test]
-fn half_commands_of_one_namespace_keep_nobody_else_out() {
+fn incomplete_commands_of_one_namespace_do_not_block_others() {
     let mut server = Server::new();
     let half = |_| {
         let mut control = server.controller("demo");
@@ -478,7 +478,7 @@ fn half_commands_of_one_namespace_keep_nobody_else_out() {
         control.send_raw(&half);
         control
     };
-    // Each would have 10 s, and there is room for eight.
+    // Each may take 10 s, and there is room for eight.
     let halves: Vec<_> = (0..40).map(half).collect();
     let mut other = server.controller("other");
     for _ in 0..3 {
@@ -491,8 +491,8 @@ fn half_commands_of_one_namespace_keep_nobody_else_out() {
 }
 
 #[test]
-fn whoever_polls_and_has_asked_for_more_gets_what_is_there_all_the_same() {
-    // The last of them leaves no room.
+fn a_poll_gets_queued_states_while_a_later_one_waits_for_room() {
+    // The last one fills the budget.
     const CROWD: usize = 8;
     let server = Server::start(&Options::limits(&[("answers_bytes", 300_000)]));
     let mut control = server.controller("demo");
@@ -510,7 +510,7 @@ fn whoever_polls_and_has_asked_for_more_gets_what_is_there_all_the_same() {
         let said = json!([auth, subscribe(number)]).to_string();
         assert_eq!(post(server.ws, &format!("/socket/{id}/xhr_send"), &said).0, 204);
     }
-    // There is no room for more: its answer waits.
+    // There is no room for more: these answers wait.
     let mut senders: Vec<Http> = sessions.iter().map(|_| Http::connect(server.ws)).collect();
     for (number, (sender, id)) in senders.iter_mut().zip(&sessions).enumerate() {
         let said = json!([subscribe(number + 1)]).to_string();
@@ -534,9 +534,9 @@ fn whoever_polls_and_has_asked_for_more_gets_what_is_there_all_the_same() {
 }
 
 #[test]
-fn whoever_polls_gets_states_that_leave_no_room_for_anybody_else() {
-    // What waits for polls is all that takes the room: that none of them got anything while there
-    // was none left them, and all others, waiting for ever.
+fn polls_are_answered_when_their_states_fill_the_answer_budget() {
+    // Only states queued for polls fill the budget. Once, polls were not answered while it was
+    // full, so they and all others waited for ever.
     const CROWD: usize = 3;
     let server = Server::start(&Options::limits(&[("answers_bytes", 1_000_000)]));
     let mut control = server.controller("demo");

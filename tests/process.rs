@@ -1,4 +1,4 @@
-//! The server as a process: signals, descriptors, doors, what it prints.
+//! The server as a process: signals, descriptors, listeners, and its log.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -22,7 +22,7 @@ const PING: &str = r#"{"action":"ping"}"#;
 const DONE: &str = r#"{"success":true}"#;
 
 #[test]
-fn at_sigterm_everybody_is_told_and_the_exit_is_clean() {
+fn a_stop_signal_notifies_all_clients_and_exits_cleanly() {
     for signal in [Signal::TERM, Signal::INT] {
         let server = Server::start(&Options { unix: true, ..Options::default() });
         let mut raw = server.browser("demo", r#"{"i":1}"#);
@@ -33,9 +33,9 @@ fn at_sigterm_everybody_is_told_and_the_exit_is_clean() {
         assert_eq!(unix.ask(PING), DONE);
         let half_open = TcpStream::connect(server.ws).unwrap();
         kill_process(server.pid(), signal).unwrap();
-        // Both are a crowd of two, who need not wait long for the next server.
-        let back = [raw.expect_going_away(), sockjs.expect_going_away()];
-        assert!(back.iter().all(|ms| (1000..2000).contains(ms)), "{back:?}");
+        // Two browsers need only a short delay before they reconnect.
+        let delays_ms = [raw.expect_going_away(), sockjs.expect_going_away()];
+        assert!(delays_ms.iter().all(|ms| (1000..2000).contains(ms)), "{delays_ms:?}");
         tcp.expect_closed();
         unix.expect_closed();
         let socket = server.socket();
@@ -46,11 +46,11 @@ fn at_sigterm_everybody_is_told_and_the_exit_is_clean() {
 }
 
 #[test]
-fn signals_that_come_together_are_one() {
+fn simultaneous_stop_signals_count_as_one() {
     let server = Server::new();
     let mut browsers: Vec<Browser> =
         (1..=40).map(|n| server.browser("demo", &format!(r#"{{"i":{n}}}"#))).collect();
-    // The first wakes the server, and the others meet it at work.
+    // The first one wakes the server, the others arrive while it works.
     (0..3).for_each(|_| server.terminate());
     for browser in &mut browsers {
         browser.expect_going_away();
@@ -59,7 +59,7 @@ fn signals_that_come_together_are_one() {
 }
 
 #[test]
-fn whoever_stops_it_while_it_starts_need_not_wait_and_sees_no_failure() {
+fn a_stop_signal_during_the_start_exits_cleanly() {
     for signal in [Signal::TERM, Signal::INT] {
         let dir = Dir::new();
         let mut command = Options::default().command(&dir);
@@ -71,14 +71,14 @@ fn whoever_stops_it_while_it_starts_need_not_wait_and_sees_no_failure() {
             assert!(log.read_line(&mut line).unwrap() > 0, "it has not started");
         }
         kill_process(Pid::from_child(&process), signal).unwrap();
-        // The rest of what it says, which holds it up nowhere.
+        // Read the rest of its log, so that a full pipe does not block it.
         std::io::copy(&mut log, &mut std::io::sink()).unwrap();
         assert!(process.wait().unwrap().success());
     }
 }
 
 #[test]
-fn a_stray_signal_ends_nothing() {
+fn other_signals_do_not_stop_the_server() {
     let server = Server::new();
     let mut control = server.controller("demo");
     for signal in [Signal::USR1, Signal::USR2, Signal::PIPE] {
@@ -89,12 +89,12 @@ fn a_stray_signal_ends_nothing() {
 }
 
 #[test]
-fn what_had_arrived_at_sigterm_is_carried_out() {
+fn commands_that_arrived_before_sigterm_are_carried_out() {
     let server = Server::new();
     let mut browser = server.browser("demo", r#"{"i":1}"#);
     browser.subscribe("c");
     let mut control = server.controller("demo");
-    // Far more than one turn carries out, and all of it there before the signal is.
+    // Far more than one turn carries out, all received before the signal.
     let push =
         |n: usize| frame(format!(r#"{{"action":"push","channel":"l","data":{n}}}"#).as_bytes());
     let mut commands: Vec<u8> = (0..2000).flat_map(push).collect();
@@ -113,7 +113,7 @@ fn what_had_arrived_at_sigterm_is_carried_out() {
 }
 
 #[test]
-fn what_a_back_end_said_is_carried_out_though_it_takes_no_answer() {
+fn many_commands_before_a_reset_are_all_carried_out() {
     let server = Server::new();
     let mut watcher = server.controller("demo");
     for n in 0..5 {
@@ -122,7 +122,7 @@ fn what_a_back_end_said_is_carried_out_though_it_takes_no_answer() {
             frame(format!(r#"{{"action":"push","channel":"l{n}","data":{i}}}"#).as_bytes())
         };
         let commands: Vec<u8> = (0..500).flat_map(push).collect();
-        // More than a turn carries out is there, and behind it the reset.
+        // More than a turn carries out has arrived, and the reset behind it.
         server.freeze();
         control.send_raw(&commands);
         control.reset();
@@ -134,7 +134,7 @@ fn what_a_back_end_said_is_carried_out_though_it_takes_no_answer() {
 }
 
 #[test]
-fn what_arrives_after_sigterm_does_not_hold_it_up() {
+fn commands_that_arrive_after_sigterm_do_not_delay_the_stop() {
     let server = Server::start(&Options::limits(&[("drain_ms", 600_000)]));
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -154,20 +154,20 @@ fn what_arrives_after_sigterm_does_not_hold_it_up() {
 }
 
 #[test]
-fn who_lingers_already_does_not_hold_a_stop_up() {
+fn a_lingering_connection_does_not_delay_the_stop() {
     let limits = [("close_ms", 600_000), ("drain_ms", 600_000)];
     let server = Server::start(&Options::limits(&limits));
     let mut refused = Browser::raw(server.ws);
     refused.say(r#"{"event":"auth","data":{"i":"demo","s":"a.b.c"}}"#);
-    // It has been told, and does not go.
+    // It has received its close frame, and stays connected.
     assert_eq!(refused.next().unwrap(), Heard::Close(3404, "invalid JWT".into()));
     server.stop();
 }
 
 #[test]
-fn no_new_connection_while_it_drains() {
+fn no_connection_is_accepted_during_the_drain() {
     let mut server = Server::new();
-    // Holds the drain up: it neither reads nor goes.
+    // Delays the drain: it neither reads nor disconnects.
     let mut silent = server.browser("demo", r#"{"i":1}"#);
     silent.subscribe("big");
     let mut control = server.controller("demo");
@@ -175,9 +175,9 @@ fn no_new_connection_while_it_drains() {
     control.ok(&format!(r#"{{"action":"emit","channel":"big","data":"{data}","params":{{}}}}"#));
     server.terminate();
     control.expect_closed();
-    eventually("the doors are closed", || TcpStream::connect(server.ws).err());
-    eventually("the doors are closed", || TcpStream::connect(server.control).err());
-    // A second signal waits for nobody. What comes right behind the first is no second one.
+    eventually("the listeners are closed", || TcpStream::connect(server.ws).err());
+    eventually("the listeners are closed", || TcpStream::connect(server.control).err());
+    // A second signal ends the drain. One right behind the first does not count as a second.
     let start = Instant::now();
     eventually("it ends", || {
         server.terminate();
@@ -187,7 +187,7 @@ fn no_new_connection_while_it_drains() {
 }
 
 #[test]
-fn the_drain_has_an_end() {
+fn the_drain_has_a_deadline() {
     let server = Server::start(&Options::limits(&[("drain_ms", 300)]));
     let mut silent = server.browser("demo", r#"{"i":1}"#);
     silent.subscribe("big");
@@ -198,7 +198,7 @@ fn the_drain_has_an_end() {
 }
 
 #[test]
-fn who_finds_it_full_is_told_so_and_let_in_when_somebody_has_left() {
+fn a_full_server_answers_503_until_a_connection_closes() {
     let mut server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
     let room = "room for 16 connections (80 descriptors)";
     assert!(server.log().iter().any(|line| line.ends_with(room)), "{:#?}", server.log());
@@ -207,7 +207,7 @@ fn who_finds_it_full_is_told_so_and_let_in_when_somebody_has_left() {
     let answer = ask();
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
     let full = |line: &&String| line.contains("full: 16 connections are open");
-    eventually("it says so", || server.log().iter().find(full).cloned());
+    eventually("it is logged", || server.log().iter().find(full).cloned());
     inside.iter_mut().for_each(Browser::nothing);
     inside.pop();
     eventually("there is room", || (ask().status == 200).then_some(()));
@@ -216,7 +216,7 @@ fn who_finds_it_full_is_told_so_and_let_in_when_somebody_has_left() {
 }
 
 #[test]
-fn too_few_descriptors_are_one_clear_line() {
+fn too_few_descriptors_are_refused_in_one_line() {
     for count in [12, 60, 79] {
         let dir = Dir::new();
         let options = Options { descriptors: Some(count), ..Options::default() };
@@ -226,12 +226,12 @@ fn too_few_descriptors_are_one_clear_line() {
              that limit (ulimit -n)"
         );
         assert_eq!((code, said), (Some(1), line));
-        assert!(!dir.file("data").exists(), "nothing is made before");
+        assert!(!dir.file("data").exists(), "nothing is created before");
     }
 }
 
 #[test]
-fn browsers_do_not_lock_the_back_ends_out() {
+fn browsers_do_not_take_the_slots_of_back_ends() {
     let server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
     let mut browsers: Vec<Browser> =
         (1..=16).map(|n| server.browser("demo", &format!(r#"{{"i":{n}}}"#))).collect();
@@ -243,7 +243,7 @@ fn browsers_do_not_lock_the_back_ends_out() {
     }
     controls[19].ok(r#"{"action":"emit","channel":"c","data":1}"#);
     browsers[0].expect(r#"{"event":"c","data":1}"#);
-    // That room is not without end either.
+    // Slots of back ends are limited too.
     let mut late = server.control();
     late.send(PING);
     controls[0].nothing();
@@ -252,7 +252,7 @@ fn browsers_do_not_lock_the_back_ends_out() {
 }
 
 #[test]
-fn a_door_that_is_full_over_and_over_does_not_flood_the_log() {
+fn a_listener_that_is_often_full_does_not_flood_the_log() {
     let mut server = Server::start(&Options { descriptors: Some(80), ..Options::default() });
     let start = Instant::now();
     let full = |line: &&String| line.contains("full: 16 connections are open");
@@ -260,7 +260,7 @@ fn a_door_that_is_full_over_and_over_does_not_flood_the_log() {
         let crowd: Vec<_> = (0..20).map(|_| Wire::tcp(server.ws)).collect();
         crowd.into_iter().for_each(Wire::reset);
     }
-    // On a busy machine many of them are still in the kernel's queue, and there is no room behind.
+    // On a busy machine many of them are still in the kernel's accept queue, which is full.
     eventually("the crowd has gone", || {
         let mut newcomer = Http::connect(server.ws);
         newcomer.send("GET /socket/info", &[], "");
@@ -272,9 +272,9 @@ fn a_door_that_is_full_over_and_over_does_not_flood_the_log() {
     assert!((1..=1 + start.elapsed().as_secs() / 10).contains(&told), "{told} times");
 }
 
-/// Of the 64 that are kept 36 are for connections, and three for files of a moment.
+/// Of the 64 reserved descriptors, 36 are for connections, and three for files opened briefly.
 #[test]
-fn what_is_open_at_rest_fits_into_what_is_kept() {
+fn descriptors_open_at_rest_fit_into_the_reserve() {
     let dir = Dir::new();
     let mut options = Options { unix: true, ..Options::default() };
     options.config["admin"] = "127.0.0.1:0".into();
@@ -285,8 +285,8 @@ fn what_is_open_at_rest_fits_into_what_is_kept() {
     let server = Server::spawn(command, dir, false);
     server.controller("demo").ok(r#"{"action":"set","channel":"c","data":1}"#);
     let path = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
-    // Besides three standard streams and four that are spare, which are pipes and devices, as is
-    // what it may have from whoever has started the tests.
+    // Except for three standard streams and four spare ones, which are pipes and devices, like any
+    // that the parent of the tests may have passed on.
     let is_own = |link: &std::path::PathBuf| {
         let link = link.to_string_lossy();
         !link.starts_with("pipe:") && !link.starts_with("/dev/")
@@ -301,16 +301,16 @@ fn what_is_open_at_rest_fits_into_what_is_kept() {
 }
 
 #[test]
-fn it_survives_running_out_of_descriptors_and_accepts_again() {
+fn the_server_runs_out_of_descriptors_and_accepts_again() {
     let mut options = Options::default();
     options.config["admin"] = json!("127.0.0.1:0");
     let mut server = Server::start(&options);
     let mut first = server.controller("demo");
-    // The soft limit alone, which may be raised again; the hard one is inherited from us.
+    // Only the soft limit, which can be raised again; the hard one is inherited.
     let generous = getrlimit(Resource::Nofile);
     let tight = Rlimit { current: Some(8), ..generous };
     prlimit(Some(server.pid()), Resource::Nofile, tight).unwrap();
-    // A browser waits at its door, and back ends get in all the same, as far as there are spares.
+    // A browser waits to be accepted; back ends still are, as long as there are spare descriptors.
     let browser = Wire::tcp(server.ws);
     for _ in 0..4 {
         server.controller("demo").ok(r#"{"action":"ping"}"#);
@@ -319,9 +319,9 @@ fn it_survives_running_out_of_descriptors_and_accepts_again() {
     let mut waiting = server.control();
     waiting.send(PING);
     let starved = |line: &&String| line.contains("cannot accept:");
-    eventually("it says so", || server.log().iter().find(starved).cloned());
-    assert_eq!(first.ask(PING), DONE, "who is inside is served");
-    assert_eq!(inside[3].ask(PING), DONE, "and who got in since");
+    eventually("it is logged", || server.log().iter().find(starved).cloned());
+    assert_eq!(first.ask(PING), DONE, "open connections are served");
+    assert_eq!(inside[3].ask(PING), DONE, "and those accepted since");
     for _ in 0..3 {
         assert_eq!(http::request(server.admin(), "GET /healthz", &[]).unwrap().status, 200);
     }
@@ -331,12 +331,12 @@ fn it_survives_running_out_of_descriptors_and_accepts_again() {
     assert_eq!(waiting.recv(), DONE);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     drop(browser);
-    assert_eq!(server.log().iter().filter(starved).count(), 1, "said once");
+    assert_eq!(server.log().iter().filter(starved).count(), 1, "logged once");
     server.assert_alive();
 }
 
 #[test]
-fn the_kernel_has_room_for_all_descriptors_before_it_has_them() {
+fn the_descriptor_table_has_its_full_size_from_the_start() {
     let server = Server::start(&Options { descriptors: Some(3000), ..Options::default() });
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
@@ -344,15 +344,15 @@ fn the_kernel_has_room_for_all_descriptors_before_it_has_them() {
 }
 
 #[test]
-fn those_who_gave_up_while_there_were_no_descriptors_hold_up_nobody() {
+fn connections_given_up_without_descriptors_delay_no_newcomer() {
     let mut server = Server::new();
-    // Room for a few at a time, behind whom hundreds wait in the kernel's queue.
+    // Room for a few at a time, while hundreds wait in the kernel's accept queue.
     let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count() as u64;
     let tight = Rlimit { current: Some(open + 8), ..getrlimit(Resource::Nofile) };
     prlimit(Some(server.pid()), Resource::Nofile, tight).unwrap();
     let crowd: Vec<Wire> = (0..600).map(|_| Wire::tcp(server.ws)).collect();
     let starved = |line: &String| line.contains("cannot accept:");
-    eventually("it says so", || server.log().iter().any(starved).then_some(()));
+    eventually("it is logged", || server.log().iter().any(starved).then_some(()));
     drop(crowd);
     let start = Instant::now();
     let mut newcomer = Http::connect(server.ws);
@@ -363,7 +363,7 @@ fn those_who_gave_up_while_there_were_no_descriptors_hold_up_nobody() {
 }
 
 #[test]
-fn out_of_descriptors_the_loop_knocks_ten_times_a_second_and_no_more() {
+fn without_descriptors_accept_is_retried_ten_times_a_second() {
     let mut options = Options::default();
     options.config["admin"] = serde_json::json!("127.0.0.1:0");
     let server = Server::start(&options);
@@ -377,12 +377,12 @@ fn out_of_descriptors_the_loop_knocks_ten_times_a_second_and_no_more() {
     let tight = Rlimit { current: Some(8), ..getrlimit(Resource::Nofile) };
     count("fws_turn_seconds_count");
     prlimit(Some(server.pid()), Resource::Nofile, tight).unwrap();
-    // Crowds at both doors, and more than there are spares for.
+    // Many connections at both listeners, more than there are spare descriptors for.
     let _crowd: Vec<Wire> = (0..50).map(|_| Wire::tcp(server.ws)).collect();
     let _others: Vec<Wire> = (0..50).map(|_| Wire::tcp(server.control)).collect();
     let starved = |line: &String| line.contains("cannot accept:");
-    eventually("it says so", || server.log().iter().any(starved).then_some(()));
-    // What tells this is open from the start.
+    eventually("it is logged", || server.log().iter().any(starved).then_some(()));
+    // The files that these metrics are read from are open from the start.
     let cpu_before = count("process_cpu_seconds_total");
     assert!(count("process_resident_memory_bytes") > 1e6 && count("process_open_fds") >= 3.0);
     let turns = count("fws_turn_seconds_count");
@@ -390,14 +390,14 @@ fn out_of_descriptors_the_loop_knocks_ten_times_a_second_and_no_more() {
     eventually("two seconds have passed", || (start.elapsed().as_secs() >= 2).then_some(()));
     let seconds = start.elapsed().as_secs_f64();
     let turns = count("fws_turn_seconds_count") - turns;
-    // Ten a second, those of the two questions, and of strangers whose time is over.
+    // Ten a second, those of the two scrapes, and those of unauthenticated clients that time out.
     assert!(turns < 12.0 * seconds + 20.0, "{turns} turns in {seconds} s");
     let cpu = (count("process_cpu_seconds_total") - cpu_before) / seconds;
     assert!(cpu <= 0.05, "{cpu} of a core");
 }
 
 #[test]
-fn the_unix_socket_is_for_the_group_and_no_further() {
+fn the_unix_socket_is_open_to_owner_and_group_only() {
     let server = Server::start(&Options { unix: true, key: None, ..Options::default() });
     assert_eq!(mode(&server.socket()), 0o660);
     assert_eq!(mode(&server.dir().file("data")), 0o700);
@@ -407,7 +407,7 @@ fn the_unix_socket_is_for_the_group_and_no_further() {
 }
 
 #[test]
-fn a_door_in_use_is_one_clear_line() {
+fn an_address_that_cannot_be_bound_is_reported_in_one_line() {
     let server = Server::new();
     let dir = Dir::new();
     let mut command = Options::default().command(&dir);
@@ -426,7 +426,7 @@ fn a_door_in_use_is_one_clear_line() {
     assert!(
         line.ends_with("; `ss -ltnp` shows who listens there: stop it, or choose another port")
     );
-    // Addresses that are kept for documentation are nobody's; and there is no such folder.
+    // An address reserved for documentation, and a folder that does not exist.
     let folder = dir.file("nothing").join("fws.sock");
     for (flag, place, hint) in [
         ("--ws", "192.0.2.1:8080", "; `ip address` shows the addresses of this machine"),
@@ -449,7 +449,7 @@ fn a_door_in_use_is_one_clear_line() {
 }
 
 #[test]
-fn a_closed_standard_error_is_no_reason_to_stop() {
+fn a_closed_standard_error_does_not_stop_the_server() {
     let dir = Dir::new();
     let mut child = Options::default().command(&dir).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -460,7 +460,7 @@ fn a_closed_standard_error_is_no_reason_to_stop() {
     let control = address("listening control=");
     let ws = address("listening ws=");
     drop(lines);
-    // A refusal is told at the end: into a pipe that nobody reads any more.
+    // A refusal is logged at the stop, into a pipe that nobody reads any more.
     let mut browser = Browser::raw(ws);
     browser.say(r#"{"event":"auth","data":{"i":"demo","s":"a.b.c"}}"#);
     browser.expect_closed(3404, "invalid JWT");
@@ -471,7 +471,7 @@ fn a_closed_standard_error_is_no_reason_to_stop() {
 }
 
 #[test]
-fn refusals_are_counted_and_told_at_the_end() {
+fn refusals_are_counted_and_logged_at_the_stop() {
     let server = Server::new();
     for _ in 0..3 {
         let mut browser = Browser::raw(server.ws);
@@ -484,7 +484,7 @@ fn refusals_are_counted_and_told_at_the_end() {
     http::request(server.ws, "no request at all", &[]).unwrap();
     server.terminate();
     let told = |line: &&String| line.contains("refused: ");
-    let line = eventually("it tells", || server.log().iter().find(told).cloned());
+    let line = eventually("it is logged", || server.log().iter().find(told).cloned());
     let told =
         "refused: invalid_token 3, bad_http 1, wrong_key 1; namespace \"demo\" 3, \"other\" 1";
     assert!(line.ends_with(told), "{line}");
@@ -495,7 +495,7 @@ fn refusals_are_counted_and_told_at_the_end() {
 }
 
 #[test]
-fn the_journal_learns_what_is_a_warning_and_no_time_twice() {
+fn lines_for_journald_have_a_priority_and_no_timestamp() {
     for is_journal in [true, false] {
         let dir = Dir::new();
         let file = std::fs::File::create(dir.file("journal")).unwrap();
@@ -519,21 +519,21 @@ fn the_journal_learns_what_is_a_warning_and_no_time_twice() {
 }
 
 #[test]
-fn a_service_manager_hears_that_it_is_ready_alive_and_stopping() {
+fn the_service_manager_is_notified_of_each_state() {
     let dir = Dir::new();
     let path = dir.file("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(DEADLINE)).unwrap();
     let hear = || {
         let mut bytes = [0; 64];
-        let count = manager.recv(&mut bytes).expect("a word");
+        let count = manager.recv(&mut bytes).expect("a notification");
         String::from_utf8(bytes[..count].to_vec()).unwrap()
     };
     let mut command = Options::default().command(&dir);
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000");
     let server = Server::spawn(command, dir, false);
     assert_eq!(hear(), "READY=1");
-    // An idle server wakes up to say so.
+    // An idle server wakes up to notify the watchdog.
     for _ in 0..3 {
         assert_eq!(hear(), "WATCHDOG=1");
     }

@@ -34,7 +34,7 @@ fn b22_frames_that_arrive_together_are_all_answered() {
 }
 
 #[test]
-fn b23_a_frame_of_length_0_swallows_nothing_in_silence() {
+fn b23_a_frame_of_length_0_closes_the_connection() {
     let server = Server::new();
     let mut control = server.controller("demo");
     let bytes = [&frame(b"")[..], &frame(set("c", "1", "{}").as_bytes())].concat();
@@ -91,7 +91,7 @@ fn b25_a_half_close_loses_no_reply() {
 }
 
 #[test]
-fn b26_a_set_is_done_when_it_is_answered() {
+fn b26_a_set_is_visible_once_it_is_answered() {
     let server = Server::new();
     let mut writer = server.controller("demo");
     let mut reader = server.controller("demo");
@@ -106,7 +106,7 @@ fn b26_a_set_is_done_when_it_is_answered() {
     writer.ok(&set("kept", "2", "{}"));
     writer.ok(&set("later", "1", r#"{"ttl":1}"#));
     for channel in ["short", "later"] {
-        eventually("it is gone", || (reader.ask(&get(channel)) == "null").then_some(()));
+        eventually("the state has expired", || (reader.ask(&get(channel)) == "null").then_some(()));
     }
     assert_eq!(reader.ask(&get("kept")), "2");
 }
@@ -208,7 +208,7 @@ fn b30_the_unsubscribe_event_leaves_the_channel() {
 }
 
 #[test]
-fn b31_an_empty_channel_has_one_answer_and_no_ghosts() {
+fn b31_an_empty_channel_has_no_members_whatever_its_name() {
     let server = Server::new();
     let mut control = server.controller("demo");
     for channel in ["c", "__proto__", "constructor", "hasOwnProperty", "toString"] {
@@ -221,7 +221,7 @@ fn b31_an_empty_channel_has_one_answer_and_no_ghosts() {
         control.ok(&emit(channel, "1"));
         browser.expect(&message(channel, "1"));
         browser.drop_connection(false);
-        eventually("no ghost stays", || (control.ask(&command) == empty).then_some(()));
+        eventually("the channel is empty", || (control.ask(&command) == empty).then_some(()));
     }
 }
 
@@ -236,7 +236,9 @@ fn b32_the_raw_endpoint_has_a_heartbeat() {
     // It subscribes but answers no ping, like a machine that is gone.
     let joined = br#"{"event":"callBackAnswer","clb":1,"data":{"ok":true}}"#;
     while dead.next_frame().unwrap().1 != joined {}
-    eventually("it is given up", || (connections(&mut control, "c") == 0).then_some(()));
+    eventually("the dead connection is closed", || {
+        (connections(&mut control, "c") == 0).then_some(())
+    });
 
     let server = Server::start(&Options::limits(&[("heartbeat_ms", 100)]));
     let mut alive = server.browser("demo", r#"{"i":1}"#);
@@ -260,7 +262,7 @@ fn b33_requests_outside_the_prefix_are_answered() {
 }
 
 #[test]
-fn b34_states_do_not_collide() {
+fn b34_states_with_similar_names_do_not_collide() {
     let mut options = Options::default();
     options.config["namespaces"] = json!({ "a": OTHER_KEY, "a:b": OTHER_KEY });
     let server = Server::start(&options);
@@ -283,7 +285,7 @@ fn b34_states_do_not_collide() {
 
 /// Grants are kept (`tests/store.rs`); a server told to keep nothing says so at its start.
 #[test]
-fn b35_that_grants_end_with_the_server_is_said() {
+fn b35_a_server_without_a_store_warns_that_grants_are_lost() {
     let mut options = Options::default();
     options.config["store"] = "none".into();
     let server = Server::start(&options);
@@ -299,7 +301,7 @@ fn b35_that_grants_end_with_the_server_is_said() {
 }
 
 #[test]
-fn b36_a_user_id_beside_the_channel_counts() {
+fn b36_a_user_id_beside_the_channel_limits_the_message() {
     let server = Server::new();
     let mut control = server.controller("demo");
     let mut one = server.browser("demo", r#"{"i":1}"#);
@@ -343,7 +345,7 @@ fn b37_numbers_keep_their_digits() {
 }
 
 #[test]
-fn b38_a_stale_unix_socket_is_no_hindrance() {
+fn b38_a_stale_unix_socket_is_replaced() {
     let options = Options { unix: true, ..Options::default() };
     let serves = |server: &Server| Control::unix(&server.socket()).auth("demo");
     let server = Server::start(&options);
@@ -362,7 +364,7 @@ fn b38_a_stale_unix_socket_is_no_hindrance() {
 }
 
 #[test]
-fn b38_a_socket_in_use_is_not_taken_away() {
+fn b38_a_unix_socket_in_use_is_not_replaced() {
     let options = Options { unix: true, ..Options::default() };
     let mut server = Server::start(&options);
     let (code, output) = run_to_end(options.command(server.dir()));

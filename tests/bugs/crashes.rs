@@ -32,7 +32,7 @@ fn b01_a_frame_may_begin_with_fewer_than_four_bytes() {
 }
 
 #[test]
-fn b02_a_body_that_is_no_json_ends_its_connection_only() {
+fn b02_invalid_json_closes_only_its_connection() {
     let mut server = Server::new();
     let bodies: [&[u8]; 8] = [
         b"hello",
@@ -87,7 +87,7 @@ fn b03_params_and_channel_may_be_absent_or_null() {
 }
 
 #[test]
-fn b04_a_ttl_that_is_none_is_refused() {
+fn b04_an_invalid_ttl_is_refused() {
     let mut server = Server::new();
     let mut control = server.controller("demo");
     control.ok(&set("c", "\"before\"", "{}"));
@@ -169,7 +169,7 @@ fn b07_odd_payloads_are_invalid() {
 }
 
 #[test]
-fn b08_subscribe_before_auth_and_right_behind_it() {
+fn b08_subscribe_counts_right_behind_auth_and_not_before() {
     let mut server = Server::new();
     let mut control = server.controller("demo");
     control.ok(&set("c", "\"state\"", "{}"));
@@ -231,7 +231,7 @@ fn b09_another_identity_leaves_all_channels() {
 }
 
 #[test]
-fn b10_an_upgrade_on_a_wrong_path_then_a_reset() {
+fn b10_a_reset_after_an_upgrade_on_a_wrong_path_is_survived() {
     let mut server = Server::new();
     for path in ["/", "/other", "/socket/nope", "/socket/a/b/nope", "/socketx/websocket"] {
         let mut wire = Wire::tcp(server.ws);

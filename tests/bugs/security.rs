@@ -68,7 +68,7 @@ fn b14_withdrawing_a_grant_makes_that_user_leave() {
 }
 
 #[test]
-fn b15_a_key_is_one_string_and_that_string() {
+fn b15_only_the_exact_string_is_accepted_as_a_key() {
     let server = Server::new();
     let mut control = server.control();
     let near = &DEMO_KEY[..35];
@@ -97,7 +97,7 @@ fn b15_a_key_is_one_string_and_that_string() {
 }
 
 #[test]
-fn b16_a_key_that_was_replaced_opens_nothing() {
+fn b16_a_replaced_key_opens_nothing() {
     let server = Server::new();
     let mut inside = server.controller("demo");
     let mut control = server.control();
@@ -142,7 +142,7 @@ fn b17_frames_have_a_limit_before_auth_and_after_it() {
 }
 
 #[test]
-fn b17_half_requests_and_idle_strangers_are_sent_away() {
+fn b17_incomplete_requests_and_unauthenticated_clients_time_out() {
     let limits = [("control_frame_ms", 100), ("http_head_ms", 100), ("auth_ms", 100)];
     let server = Server::start(&Options::limits(&limits));
     // Between frames, a back end may idle.
@@ -221,7 +221,7 @@ fn b17_channels_connections_and_namespaces_have_a_limit() {
 }
 
 #[test]
-fn b17_subscriptions_of_all_together_have_a_limit() {
+fn b17_all_subscriptions_together_have_a_limit() {
     let limits = [("subscriptions", 3), ("connections_per_user", 3)];
     let server = Server::start(&Options::limits(&limits));
     let mut control = server.controller("demo");
@@ -245,7 +245,7 @@ fn b17_subscriptions_of_all_together_have_a_limit() {
     two.expect(&message("b", "1"));
     // So does a connection that closes.
     drop(two);
-    eventually("it is gone", || (connections(&mut control, "b") == 0).then_some(()));
+    eventually("it has left", || (connections(&mut control, "b") == 0).then_some(()));
     ask(&mut one, "subscribe", "a", ok);
     ask(&mut one, "subscribe", "b", ok);
     ask(&mut one, "subscribe", "d", full);
@@ -255,7 +255,7 @@ fn b17_subscriptions_of_all_together_have_a_limit() {
 }
 
 #[test]
-fn one_namespace_leaves_something_of_all_for_the_next() {
+fn one_namespace_cannot_use_up_the_limits_of_all() {
     let (most, bytes) = (20, 2000);
     let limits = [("states", most), ("states_bytes", bytes), ("grants", most)];
     let server = Server::start(&Options::limits(&limits));
@@ -289,7 +289,7 @@ fn one_namespace_leaves_something_of_all_for_the_next() {
 }
 
 #[test]
-fn the_first_of_a_crowd_leave_something_for_the_others() {
+fn the_first_connections_cannot_use_up_all_subscriptions() {
     let limits = [("subscriptions", 720), ("channels_per_connection", 128)];
     let server = Server::start(&Options::limits(&limits));
     let subscribe = |browser: &mut Browser, channel: usize| {
@@ -318,7 +318,7 @@ fn b17_a_slow_subscriber_is_cut_off() {
     quick.subscribe("c");
     // It never reads: once the kernel's buffers are full, the rest would queue in the server.
     let data = format!("\"{}\"", "x".repeat(1 << 20));
-    eventually("the slow one is gone", || {
+    eventually("the slow one is disconnected", || {
         control.ok(&emit("c", &data));
         quick.expect(&message("c", &data));
         (connections(&mut control, "c") == 1).then_some(())
@@ -344,7 +344,7 @@ fn b18_a_hostile_length_ends_the_connection_at_once() {
 }
 
 #[test]
-fn b19_there_is_no_default_key_and_none_is_shown() {
+fn b19_there_is_no_default_key_and_no_key_is_logged() {
     let options = Options { key: None, ..Options::default() };
     let server = Server::start(&options);
     let file = server.dir().file("data/server.key");
@@ -385,13 +385,13 @@ fn b19_the_sample_key_is_refused() {
 }
 
 #[test]
-fn b19_the_control_port_is_for_this_machine_unless_told_otherwise() {
+fn b19_the_control_port_listens_on_loopback_by_default() {
     let config = fws::config::Config::default();
     assert_eq!(config.control, "127.0.0.1:8085".parse().unwrap());
 }
 
 #[test]
-fn b20_a_message_for_user_0_goes_to_nobody_by_accident() {
+fn b20_a_falsy_user_id_is_refused_and_does_not_mean_everybody() {
     let server = Server::new();
     let mut control = server.controller("demo");
     let mut browser = server.browser("demo", r#"{"i":1}"#);
@@ -432,7 +432,7 @@ fn unix_seconds() -> u64 {
 }
 
 #[test]
-fn b21_a_token_ends_when_it_says_so() {
+fn b21_a_token_and_its_connections_expire_on_time() {
     let server = Server::new();
     for claim in ["\"exp\":1000000000", "\"nbf\":9999999999", "\"exp\":\"9999999999\""] {
         let payload = format!(r#"{{"i":1,{claim}}}"#);

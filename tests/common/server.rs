@@ -275,7 +275,7 @@ impl Server {
             let stat = std::fs::read_to_string(task.expect("a task").path().join("stat"));
             stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, it)| it.starts_with('T')))
         };
-        super::eventually("it stands still", || {
+        super::eventually("the process is stopped", || {
             std::fs::read_dir(&tasks).expect("Linux tells").all(is_still).then_some(())
         });
     }

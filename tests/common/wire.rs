@@ -24,7 +24,7 @@ pub struct Wire {
 impl Wire {
     /// Connects; every write is sent as its own segment.
     pub fn tcp(address: SocketAddr) -> Wire {
-        Wire::over(TcpStream::connect(address).expect("the door is open"))
+        Wire::over(TcpStream::connect(address).expect("the port accepts connections"))
     }
 
     /// The same from another local address.
@@ -32,7 +32,7 @@ impl Wire {
         let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None);
         let socket = socket.expect("a socket");
         net::bind(&socket, &SocketAddr::from((ip, 0))).expect("an address of this machine");
-        net::connect(&socket, &address).expect("the door is open");
+        net::connect(&socket, &address).expect("the port accepts connections");
         Wire::over(TcpStream::from(socket))
     }
 
@@ -45,7 +45,7 @@ impl Wire {
 
     /// Connects to a Unix socket.
     pub fn unix(path: &Path) -> Wire {
-        let stream = UnixStream::connect(path).expect("the door is open");
+        let stream = UnixStream::connect(path).expect("the port accepts connections");
         stream.set_read_timeout(Some(DEADLINE)).expect("a read deadline");
         stream.set_write_timeout(Some(DEADLINE)).expect("a write deadline");
         Wire { socket: Socket::Unix(stream), held: None }

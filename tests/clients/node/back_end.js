@@ -1,5 +1,5 @@
-// What the scripts beside this file share: a control connection (protocol parts 2 to 4), tokens
-// (part 8), and waiting with a deadline.
+// Shared by the scripts beside this file: a control connection (protocol parts 2 to 4), tokens
+// (part 8), and waits with a deadline.
 'use strict';
 
 const crypto = require('node:crypto');

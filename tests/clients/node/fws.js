@@ -57,7 +57,7 @@ test('channels, states, ping, unsubscribe, close', async () => {
   await backEnd.set('weather', null);
 });
 
-test('a refused channel says so, a granted one does not', async () => {
+test('a refused subscription is reported, a granted one is not', async () => {
   const fws = open('demo', token(key, 'bob'));
   const heard = new Inbox();
   const refused = (reason) => heard.put({ reason });
@@ -76,7 +76,7 @@ test('a refused channel says so, a granted one does not', async () => {
 });
 
 test('a token is renewed on the open connection before it ends', async () => {
-  // 6 s: `expiresIn` is rounded to whole seconds, and 80 % of it must lie before the end.
+  // 6 s: `expiresIn` is rounded to whole seconds, and 80 % of it must be before the expiry.
   let calls = 0;
   const fws = open('demo', () => {
     calls += 1;
@@ -87,7 +87,7 @@ test('a token is renewed on the open connection before it ends', async () => {
   fws.on('disconnect', heard.put);
   fws.channel('renewal', heard.put);
   const cid = await heard.next();
-  // A second connection whose token ends at the same moment tells when that moment has passed.
+  // A second connection, whose token expires at the same time, shows when that time has passed.
   const other = open('demo', token(key, 6, { exp: seconds() + 6 }));
   const ends = new Inbox();
   other.on('disconnect', ends.put);
@@ -100,7 +100,7 @@ test('a token is renewed on the open connection before it ends', async () => {
   fws.close();
 });
 
-test('a refused token: a function is asked for another, a fixed one is the end', async () => {
+test('after a refused token a function is asked for another; a fixed token ends it', async () => {
   const heard = new Inbox();
   const tokens = ['garbage', token(key, 5)];
   const fws = open('demo', async () => tokens.shift());
@@ -136,7 +136,7 @@ async function slowly(bytes) {
   return proxy;
 }
 
-test('a page that is shown again while a large state is on its way waits for it', async (t) => {
+test('a page that is shown again waits for a large state that is arriving', async (t) => {
   await backEnd.set('large', 'x'.repeat(400000));
   const proxy = await slowly(100000);
   let show;

@@ -180,7 +180,7 @@ test('events that the server does not know are ignored in silence', async () => 
   fws.sock.close();
 });
 
-test('user channels: who gets what', async () => {
+test('user channels: each message reaches its user', async () => {
   const [first, second, other] = [
     await Original.ready(5), await Original.ready('5'), await Original.ready('bob')];
   await backEnd.set('@inbox', 'state of 5', 5);
@@ -201,7 +201,7 @@ test('user channels: who gets what', async () => {
   [first, second, other].forEach((fws) => fws.sock.close());
 });
 
-test('private channels: silence without a grant, and again after it is withdrawn', async () => {
+test('private channels: no message without a grant, nor after it is revoked', async () => {
   const fws = await Original.ready('bob');
   const heard = new Inbox();
   await backEnd.set('#team', 'secret');

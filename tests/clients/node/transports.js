@@ -32,7 +32,7 @@ test('without WebSocket on the server another transport is used', async () => {
   socket.close();
 });
 
-test('an answer of a quarter of a megabyte comes whole over each', async () => {
+test('an answer of a quarter of a megabyte arrives complete over each transport', async () => {
   for (const transport of ['websocket', 'xhr-streaming', 'eventsource', 'xhr-polling']) {
     const socket = new SockJS(`${base}/amplify`, null, { transports: [transport] });
     const length = await new Promise((resolve, reject) => {

@@ -57,7 +57,7 @@ pub fn check(source: &Source) -> Vec<Finding> {
         return Vec::new();
     }
     if !is_known(from) {
-        return vec![(1, format!("{from} has no place in the order of the house"))];
+        return vec![(1, format!("{from} has no place in the order of modules"))];
     }
     let uses = uses(source).into_iter();
     uses.filter(|(_, to)| !may_use(from, to))

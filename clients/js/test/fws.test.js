@@ -55,7 +55,7 @@ test('subscribes after the answer to auth, whenever channel() was called', async
   assert.deepEqual(got, [['late', 0], ['early', { ü: '😀\u2028' }]]);
 });
 
-test('two handlers of one channel are called once each; the same function counts once', async () => {
+test('two handlers of a channel are called once each; a repeated one counts once', async () => {
   const world = new World();
   const fws = await world.connected();
   const got = [];
@@ -308,7 +308,7 @@ test('registering other names on every connection leaves the old channels', asyn
   const got = [];
   let round = 0;
   const put = (data) => got.push(data);
-  fws.channel('room-1', (data) => got.push(`page ${data}`)); // registered by the page itself, so it stays
+  fws.channel('room-1', (data) => got.push(`page ${data}`)); // the page's own: it stays
   fws.on('auth', () => {
     round += 1;
     fws.channel('news', put);

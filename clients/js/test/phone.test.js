@@ -280,7 +280,7 @@ test('shown again: any incoming data is a sign of life', async () => {
   assert.equal(world.sockets.length, 2);
 });
 
-test('shown again while a state is in flight: it may take as long as the server allows', async () => {
+test('shown again while a state is in flight: the probe allows 35 s of silence', async () => {
   const world = new World();
   const fws = await world.connected();
   const states = [];
@@ -296,7 +296,7 @@ test('shown again while a state is in flight: it may take as long as the server 
   world.socket.receive({ event: 'small', data: 2 });
   world.socket.receive({ event: 'callBackAnswer', clb: 1, data: 1 });
   world.socket.receive({ event: 'callBackAnswer', clb: 2, data: 1 });
-  assert.deepEqual([states, world.sockets.length, world.timers()], [[1, 2], 1, [60000]]); // only one
+  assert.deepEqual([states, world.sockets.length, world.timers()], [[1, 2], 1, [60000]]); // alone
   world.show(); // nothing is in flight any more
   await world.pass(2000);
   assert.equal(world.sockets.length, 2);
@@ -325,7 +325,7 @@ test('shown again: a message as large as an earlier one may be in flight', async
   const fws = await world.connected();
   fws.channel('news', () => {});
   await world.pass(0);
-  world.socket.receive({ event: 'news', data: 'x'.repeat(400000) }); // a requested state does not count
+  world.socket.receive({ event: 'news', data: 'x'.repeat(400000) }); // a requested state
   world.socket.receive({ event: 'callBackAnswer', clb: 1, data: 1 });
   world.show();
   await world.pass(2000);
@@ -351,7 +351,7 @@ test('subscriptions while a state is in flight: one more ping after it', async (
   assert.equal(world.sockets.length, 2); // or never
 });
 
-test('shown again: each replacement in vain doubles the wait, until a ping is answered', async () => {
+test('shown again: each vain replacement doubles the wait, until one answers', async () => {
   const world = new World();
   await world.connected();
   for (const wait of [2000, 4000, 8000, 16000, 32000, 64000, 64000]) {

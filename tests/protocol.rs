@@ -1,9 +1,9 @@
-//! The protocol on the real binary: every transcript in `tests/transcripts/`, each control stream
-//! in it also byte by byte and in one piece, and what a transcript cannot say.
+//! The protocol on the real binary: every transcript in `tests/transcripts/`, its control streams
+//! replayed byte by byte and in one piece as well, and what a transcript cannot express.
 //!
 //! `FWS_TEST_CASE=NAME cargo test --test protocol` plays only the cases whose name contains NAME.
-//! `FWS_TEST_BINARY=PATH` drives another binary with the flags of `fws serve`: the same protocol on
-//! another journal.
+//! `FWS_TEST_BINARY=PATH` tests another binary that takes the flags of `fws serve`: the same
+//! protocol on another journal.
 
 mod common;
 
@@ -20,17 +20,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Cases that play at a time.
+/// How many cases play in parallel.
 const AT_A_TIME: usize = 4;
 
-/// Byte by byte is one system call a byte: not for megabytes.
+/// Longer streams are not replayed byte by byte, which takes one system call per byte.
 const SPLIT_BYTES: usize = 100_000;
 
 fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts")
 }
 
-/// Plays every case of a file, and replays its control streams.
+/// Plays every case of a transcript file and replays its control streams.
 fn play_file(name: &str) {
     let path = directory().join(format!("{name}.txt"));
     let cases = parse(&std::fs::read_to_string(path).expect("the transcript is there"));
@@ -80,7 +80,7 @@ transcripts! {
 }
 
 #[test]
-fn no_transcript_is_forgotten() {
+fn every_transcript_file_is_played() {
     let files = std::fs::read_dir(directory()).expect("the directory is there");
     let mut names: Vec<String> = files
         .map(|file| file.expect("a file").path())
@@ -93,7 +93,7 @@ fn no_transcript_is_forgotten() {
 }
 
 #[test]
-fn the_first_message_may_ride_with_the_handshake() {
+fn the_first_message_may_arrive_with_the_handshake() {
     let server = Server::new();
     let auth = auth_message("demo", &token(r#"{"i":1}"#, DEMO_KEY));
     let first = masked(0x81, auth.as_bytes());
@@ -108,7 +108,7 @@ fn the_first_message_may_ride_with_the_handshake() {
 }
 
 #[test]
-fn an_auth_without_data_is_none() {
+fn an_auth_with_falsy_data_is_ignored() {
     let server = Server::new();
     for data in ["null", "0", "-0.0", "false", r#""""#] {
         let mut browser = Browser::raw(server.ws);
@@ -124,22 +124,23 @@ fn an_auth_without_data_is_none() {
 }
 
 #[test]
-fn nobody_joins_a_channel_with_a_token_that_has_ended() {
+fn a_subscribe_read_after_token_expiry_closes_the_connection() {
     let server = Server::new();
     let seconds = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let mut browser = Browser::raw(server.ws);
     let end = seconds() + 2;
     browser.auth("demo", &format!(r#"{{"i":"5","exp":{end}}}"#));
-    // It asks in time, as far as it can see, and is heard later, before any deadline.
+    // The browser subscribes before expiry; the frozen server reads it after expiry, before any
+    // deadline has fired.
     server.freeze();
     browser.say(r#"{"event":"subscribe","data":"c","clb":1}"#);
-    eventually("its token has ended", || (seconds() >= end).then_some(()));
+    eventually("the token expires", || (seconds() >= end).then_some(()));
     server.thaw();
     browser.expect_closed(3401, "token expired");
 }
 
 #[test]
-fn a_browser_that_answers_its_pings_stays() {
+fn a_browser_that_answers_pings_stays_connected() {
     let limits = [("heartbeat_ms", 100), ("heartbeat_answer_ms", 10_000)];
     let server = Server::start(&Options::limits(&limits));
     for path in [RAW, SOCKJS] {
@@ -154,7 +155,7 @@ fn a_browser_that_answers_its_pings_stays() {
 }
 
 #[test]
-fn a_browser_that_answers_no_ping_is_given_up() {
+fn a_browser_that_answers_no_ping_is_closed() {
     let limits = [("heartbeat_ms", 100), ("heartbeat_answer_ms", 100)];
     let server = Server::start(&Options::limits(&limits));
     let ping = Ok((0x89, Vec::new()));
@@ -173,7 +174,7 @@ fn a_browser_that_answers_no_ping_is_given_up() {
 }
 
 #[test]
-fn sigterm_tells_everybody_and_flushes() {
+fn sigterm_sends_going_away_and_closes_all_connections() {
     let server = Server::new();
     let mut control = server.controller("demo");
     let mut raw = server.browser("demo", r#"{"i":1}"#);
@@ -188,7 +189,7 @@ fn sigterm_tells_everybody_and_flushes() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_stops_the_server_at_once() {
     let limits = [("drain_ms", 600_000), ("close_ms", 600_000)];
     let server = Server::start(&Options::limits(&limits));
     // A browser that never answers the close frame holds the server up.
@@ -200,7 +201,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn the_unix_socket_speaks_the_same() {
+fn the_control_unix_socket_speaks_the_same_protocol() {
     let server = Server::start(&Options { unix: true, ..Options::default() });
     assert_eq!(mode(&server.socket()), 0o660);
     let mut control = Control::unix(&server.socket());
@@ -211,13 +212,13 @@ fn the_unix_socket_speaks_the_same() {
 }
 
 #[test]
-fn a_connection_takes_many_requests() {
+fn many_pipelined_requests_are_all_answered() {
     let server = Server::new();
     let mut wire = common::wire::Wire::tcp(server.ws);
     let count = 20_000;
     let request = "GET /socket/info HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let last = "GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    // More answers than the kernel holds: the server must wait for us, and go on.
+    // More answers than the kernel buffers: the server must wait for this reader, then go on.
     let all = request.repeat(count) + last;
     let answers = std::thread::scope(|scope| {
         let mut sender = wire.another();
@@ -230,7 +231,7 @@ fn a_connection_takes_many_requests() {
 }
 
 #[test]
-fn a_head_may_arrive_byte_by_byte() {
+fn a_request_head_may_arrive_byte_by_byte() {
     let server = Server::new();
     let mut wire = common::wire::Wire::tcp(server.ws);
     let request = "GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";

@@ -1,5 +1,5 @@
-//! Who a browser is to the real binary: the address that it comes from, or the one that a proxy
-//! says, if that is believed; the unix socket for proxies; and how many may come from one address.
+//! The client address of a browser, on the real binary: the peer address, or the one that a trusted
+//! proxy states; the unix socket for proxies; and the limit on connections per address.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -15,20 +15,20 @@ use std::time::{Duration, Instant};
 const REQUEST: &str = "GET /socket HTTP/1.1\r\nHost: a\r\n";
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Options with a cap, and these proxies.
+/// Options with a cap on connections per address and these trusted proxies.
 fn capped(cap: u64, proxies: &[&str]) -> Options {
     let mut options = Options::limits(&[("connections_per_address", cap)]);
     options.config["trusted_proxy"] = json!(proxies);
     options
 }
 
-/// Version 2 of the PROXY protocol, for that address.
+/// A PROXY protocol header of version 2 that names this source address.
 fn proxy_header(command: u8, source: [u8; 4]) -> Vec<u8> {
     let addresses = [&source[..], &[127, 0, 0, 1, 0, 80, 0, 81], &[4, 0, 2, b'\r', b'\n']].concat();
     [SIGNATURE, &[command, 0x11, 0, addresses.len() as u8], &addresses].concat()
 }
 
-/// A connection that has asked for something with this header, and its answer.
+/// A connection that has sent a request with this header, and the answer to it.
 fn asking(server: &Server, header: &str) -> (Http, Answer) {
     let mut http = Http::connect(server.ws);
     http.raw(format!("{REQUEST}{header}\r\n"));
@@ -45,32 +45,32 @@ fn assert_refused(mut http: Http, answer: &Answer) {
 }
 
 #[test]
-fn an_address_has_so_many_connections_and_no_more() {
+fn connections_per_address_are_capped() {
     let server = Server::start(&capped(2, &[]));
     let (first, answer) = asking(&server, "");
     assert_eq!(answer.status, 200);
-    // What strangers say of others is not believed.
+    // `X-Forwarded-For` from an untrusted peer is ignored.
     let (_second, answer) = asking(&server, "X-Forwarded-For: 192.0.2.1\r\n");
     assert_eq!(answer.status, 200);
     let (third, answer) = asking(&server, "X-Forwarded-For: 192.0.2.2\r\n");
     assert_refused(third, &answer);
-    // Before it has said anything at all.
+    // A connection over the cap is refused even before it sends anything.
     let mut silent = Http::connect(server.ws);
     let answer = silent.answer();
     assert_refused(silent, &answer);
     drop(first);
-    eventually("the place is free", || {
+    eventually("the slot is free", || {
         let (_, answer) = asking(&server, "");
         (answer.status == 200).then_some(())
     });
     server.terminate();
-    eventually("it is told", || {
+    eventually("the refusal is logged", || {
         server.log().iter().any(|line| line.contains("address_full")).then_some(())
     });
 }
 
 #[test]
-fn without_a_cap_there_is_none() {
+fn connections_per_address_are_unlimited_by_default() {
     let server = Server::new();
     let all: Vec<Http> = (0..100).map(|_| Http::connect(server.ws)).collect();
     assert_eq!(asking(&server, "").1.status, 200);
@@ -78,23 +78,23 @@ fn without_a_cap_there_is_none() {
 }
 
 #[test]
-fn behind_a_proxy_the_forwarded_address_counts() {
+fn behind_a_trusted_proxy_the_forwarded_address_counts() {
     let server = Server::start(&capped(1, &["127.0.0.0/8", "10.0.0.0/8"]));
     let ask = |list: &str| asking(&server, &format!("X-Forwarded-For: {list}\r\n"));
     let (_one, answer) = ask("192.0.2.1");
     assert_eq!(answer.status, 200);
     let (_two, answer) = ask("192.0.2.1, 192.0.2.2");
-    assert_eq!(answer.status, 200, "what stands in front anybody may have written");
+    assert_eq!(answer.status, 200, "entries to the left can be forged by the client");
     let (http, answer) = ask("192.0.2.2");
     assert_refused(http, &answer);
     let (http, answer) = ask("192.0.2.9, 192.0.2.1, 10.0.0.7, 127.0.0.1");
     assert_refused(http, &answer);
-    // Two addresses of one home.
+    // Two addresses in one /64 network count as one client.
     let (_home, answer) = ask("2001:db8:1:2::1");
     assert_eq!(answer.status, 200);
     let (http, answer) = ask("2001:db8:1:2:ffff::1");
     assert_refused(http, &answer);
-    // Rubbish counts for the proxy, and so does nothing.
+    // An invalid entry and a missing header both count for the proxy's own address.
     let (_rubbish, answer) = ask("192.0.2.3, rubbish");
     assert_eq!(answer.status, 200);
     let (http, answer) = asking(&server, "");
@@ -102,7 +102,7 @@ fn behind_a_proxy_the_forwarded_address_counts() {
 }
 
 #[test]
-fn each_request_of_a_kept_connection_counts_for_its_own_client() {
+fn each_request_of_a_keep_alive_connection_counts_for_its_client() {
     let server = Server::start(&capped(1, &["127.0.0.1"]));
     let (mut kept, answer) = asking(&server, "X-Forwarded-For: 192.0.2.1\r\n");
     assert_eq!(answer.status, 200);
@@ -111,13 +111,13 @@ fn each_request_of_a_kept_connection_counts_for_its_own_client() {
     let other = kept.ask("GET /socket", &["X-Forwarded-For: 192.0.2.2"], "");
     assert_eq!(other.status, 200);
     let (_one, answer) = asking(&server, "X-Forwarded-For: 192.0.2.1\r\n");
-    assert_eq!(answer.status, 200, "the connection is the other's now");
+    assert_eq!(answer.status, 200, "the connection now counts for 192.0.2.2");
     let answer = kept.ask("GET /socket", &["X-Forwarded-For: 192.0.2.1"], "");
     assert_refused(kept, &answer);
 }
 
 #[test]
-fn who_is_refused_takes_no_room() {
+fn refused_connections_leave_descriptors_for_others() {
     let options = Options { descriptors: Some(164), ..capped(1, &["127.0.0.1"]) };
     let server = Server::start(&options);
     let crowd: Vec<Http> = (0..99)
@@ -127,7 +127,7 @@ fn who_is_refused_takes_no_room() {
             http
         })
         .collect();
-    // They take their answers never, and others come soon.
+    // The crowd never reads its answers, yet others are soon admitted.
     let start = Instant::now();
     let others = (0..50).map(|i| {
         eventually("there is room", || {
@@ -141,7 +141,7 @@ fn who_is_refused_takes_no_room() {
 }
 
 #[test]
-fn a_connection_is_introduced_in_any_pieces() {
+fn a_proxy_header_may_arrive_in_two_pieces_cut_anywhere() {
     let server = Server::start(&capped(1, &["127.0.0.1"]));
     let request = format!("{REQUEST}X-Forwarded-For: 192.0.2.250\r\n\r\n");
     let proxy_headers = [
@@ -155,15 +155,15 @@ fn a_connection_is_introduced_in_any_pieces() {
             http.wire.hold();
             http.raw(&proxy_header[..at]);
             http.wire.release();
-            // Nothing else shows that the first piece was read alone.
+            // Nothing else shows that the first piece was read on its own.
             http.expect_silence();
             http.raw([&proxy_header[at..], request.as_bytes()].concat());
             let answer = http.answer();
             assert_eq!(answer.status, 200, "cut at {at}");
             client += 1;
-            // The one place of that address is free again for the next.
+            // The only slot of that address is free again for the next connection.
             drop(http);
-            eventually("the place is free", || {
+            eventually("the slot is free", || {
                 let mut next = Http::connect(server.ws);
                 next.raw([&proxy_header[..], request.as_bytes()].concat());
                 (next.answer().status == 200).then_some(())
@@ -174,7 +174,7 @@ fn a_connection_is_introduced_in_any_pieces() {
 }
 
 #[test]
-fn who_is_introduced_counts_and_is_not_believed_himself() {
+fn a_client_named_by_a_proxy_header_cannot_forward_another_address() {
     let server = Server::start(&capped(1, &["127.0.0.1"]));
     let by = |proxy_header: &[u8], header: &str| {
         let mut http = Http::connect(server.ws);
@@ -187,7 +187,7 @@ fn who_is_introduced_counts_and_is_not_believed_himself() {
     assert_eq!(answer.status, 200);
     let (http, answer) = by(&one, "X-Forwarded-For: 192.0.2.2\r\n");
     assert_refused(http, &answer);
-    // A proxy that speaks for itself may still say so in the head.
+    // After a LOCAL header, in which the proxy speaks for itself, `X-Forwarded-For` is believed.
     let local = proxy_header(0x20, [192, 0, 2, 1]);
     let (_second, answer) = by(&local, "X-Forwarded-For: 192.0.2.2\r\n");
     assert_eq!(answer.status, 200);
@@ -196,7 +196,7 @@ fn who_is_introduced_counts_and_is_not_believed_himself() {
 }
 
 #[test]
-fn proxy_headers_of_strangers_and_broken_ones_are_bad_requests() {
+fn untrusted_and_malformed_proxy_headers_are_bad_requests() {
     let mut server = Server::start(&capped(0, &["192.0.2.0/24"]));
     let good = proxy_header(0x21, [192, 0, 2, 1]);
     let refused = |server: &Server, bytes: &[u8]| {
@@ -222,18 +222,18 @@ fn proxy_headers_of_strangers_and_broken_ones_are_bad_requests() {
     server.assert_alive();
 }
 
-/// A server that is killed at the end.
+/// A server process, killed when dropped.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It runs until it is killed.
+        // It may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Starts a server with these flags and no port for browsers.
+/// Starts a server with these flags and no TCP port for browsers.
 fn without_port(dir: &Dir, options: &Options, flags: &[&str]) -> Running {
     let usual = options.command(dir);
     let mut command = Command::new(usual.get_program());
@@ -247,14 +247,14 @@ fn without_port(dir: &Dir, options: &Options, flags: &[&str]) -> Running {
 }
 
 #[test]
-fn a_unix_socket_can_be_the_only_door_for_browsers() {
+fn a_unix_socket_can_be_the_only_browser_listener() {
     let dir = Dir::new();
     let path = dir.file("ws.sock");
-    // Left behind by a server that is dead.
+    // A stale socket, left behind by a dead server.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let flags = ["--ws-unix", path.to_str().unwrap(), "--trusted-proxy", "unix"];
     let _server = without_port(&dir, &capped(1, &[]), &flags);
-    eventually("the door opens", || std::os::unix::net::UnixStream::connect(&path).ok());
+    eventually("the socket listens", || std::os::unix::net::UnixStream::connect(&path).ok());
     assert_eq!(mode(&path), 0o660);
     let ask = |client: &str| {
         let mut http = Http::unix(&path);
@@ -273,17 +273,17 @@ fn a_unix_socket_can_be_the_only_door_for_browsers() {
 }
 
 #[test]
-fn a_unix_socket_stands_beside_the_port() {
+fn a_unix_socket_may_listen_beside_the_port() {
     let mut options = Options::default();
     let dir = Dir::new();
     let path = dir.file("ws.sock");
     options.config["ws_unix"] = json!(path);
     let mut server = Server::start_in(dir, &options);
-    let answer = eventually("the door opens", || {
+    let answer = eventually("the socket listens", || {
         path.exists().then(|| Http::unix(&path).ask("GET /socket", &[], ""))
     });
     assert_eq!(answer.status, 200);
-    // Without a cap, and not believed: an introduction is a bad request.
+    // The unix socket is not a trusted proxy here: a PROXY header is a bad request.
     let mut http = Http::unix(&path);
     http.raw(proxy_header(0x21, [192, 0, 2, 1]));
     assert_eq!(http.answer().status, 400);
@@ -293,7 +293,7 @@ fn a_unix_socket_stands_beside_the_port() {
 }
 
 #[test]
-fn a_server_without_any_door_for_browsers_does_not_start() {
+fn a_server_without_a_browser_listener_does_not_start() {
     let dir = Dir::new();
     let mut server = without_port(&dir, &Options::default(), &[]);
     let status = eventually("it ends", || server.0.try_wait().unwrap());

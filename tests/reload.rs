@@ -1,5 +1,5 @@
-//! SIGHUP on the real binary: limits and keys are read again, all of them or none, and the log says
-//! what came of it.
+//! SIGHUP on the real binary: limits and keys are read again, all of them or none, and the log
+//! states the result.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -19,18 +19,18 @@ use serde_json::{Value, json};
 const DONE: &str = r#"{"success":true}"#;
 const PING: &str = r#"{"action":"ping"}"#;
 
-/// Writes another configuration file for a server that was started with one.
+/// Replaces the configuration file of a running server.
 fn rewrite(server: &Server, config: &Value) {
     std::fs::write(server.dir().file("config.json"), config.to_string()).unwrap();
 }
 
-/// Sends SIGHUP and waits until the log says what came of it; returns what it says of this reload.
+/// Sends SIGHUP, waits until the log states the result, and returns the log lines of this reload.
 fn reload(server: &Server) -> Vec<String> {
     let told = server.log().len();
     kill_process(server.pid(), Signal::HUP).unwrap();
     let is_end =
         |line: &String| ["reload: done", "reload: nothing"].iter().any(|end| line.contains(end));
-    eventually("it says what came of it", || server.log()[told..].iter().any(is_end).then_some(()));
+    eventually("the result is logged", || server.log()[told..].iter().any(is_end).then_some(()));
     server.log()[told..].to_vec()
 }
 
@@ -48,7 +48,7 @@ fn auth(control: &mut Control, name: &str, key: &str) -> String {
 }
 
 #[test]
-fn limits_hold_from_then_on_for_what_comes_next() {
+fn reloaded_limits_apply_from_then_on() {
     let mut options = Options::limits(&[("connections_per_user", 2), ("message_bytes", 2000)]);
     let mut server = Server::start(&options);
     let mut one = server.browser("demo", r#"{"i":1}"#);
@@ -64,17 +64,17 @@ fn limits_hold_from_then_on_for_what_comes_next() {
     let said = reload(&server);
     assert_says(&said, "reload: connections_per_user is 1, was 2");
     assert_says(&said, "reload: channels_per_connection is 1, was 128");
-    // The setting of the same name has lines of its own.
+    // The limit, not the setting of the same name, whose changes have other lines.
     assert_says(&said, "reload: namespaces is 50, was 100000");
     assert_says(&said, "warning: reload: store_retry_ms stays 400: 100 needs a restart");
     assert_says(&said, "warning: reload: metrics_namespaces stays 100: 300 needs a restart");
     assert_says(&said, "reload: message_bytes is 16384, was 2000");
     assert_says(&said, "reload: message_unauthenticated_bytes is 4096, was 2000");
-    // With fewer connections there is room for more of other things, where there is little memory.
+    // Fewer connections leave room for more of other things, on a machine with little memory.
     let changes =
         said.iter().filter(|line| line.contains("fws: reload: ") && line.contains(" is "));
     assert_says(&said, &format!("reload: done, {} changes", changes.count()));
-    // Whoever was here stays, over the limit or not.
+    // Existing connections and subscriptions stay, even those over the new limit.
     let mut control = server.controller("demo");
     control.ok(r#"{"action":"emit","channel":"b","data":1}"#);
     one.expect(r#"{"event":"b","data":1}"#);
@@ -96,7 +96,7 @@ fn limits_hold_from_then_on_for_what_comes_next() {
 }
 
 #[test]
-fn a_crowd_that_came_at_a_low_pace_closes_no_door_at_a_higher_one() {
+fn a_raised_admission_rate_admits_newcomers_at_once() {
     let mut options = Options::limits(&[("admissions_per_second", 2)]);
     let mut server = Server::start(&options);
     for _ in 0..50 {
@@ -105,13 +105,13 @@ fn a_crowd_that_came_at_a_low_pace_closes_no_door_at_a_higher_one() {
     options.config["limits"] = json!({});
     rewrite(&server, &options.config);
     assert_says(&reload(&server), "reload: admissions_per_second is 20000, was 2");
-    // At 2 in a second they would have been let in one after the other in 25 seconds.
+    // At 2 per second, the 50 admissions would have delayed this one by 25 seconds.
     drop(server.browser("demo", r#"{"i":1}"#));
     server.assert_alive();
 }
 
 #[test]
-fn a_new_cap_on_one_address_counts_those_who_are_here() {
+fn a_new_address_cap_counts_open_connections() {
     let mut options = Options::default();
     let server = Server::start(&options);
     let mut here: Vec<_> = (0..60).map(|_| server.browser("demo", r#"{"i":1}"#)).collect();
@@ -129,7 +129,7 @@ fn a_new_cap_on_one_address_counts_those_who_are_here() {
 }
 
 #[test]
-fn a_new_cap_counts_the_kept_connections_of_a_proxy_for_their_clients() {
+fn a_new_address_cap_counts_proxy_connections_for_their_clients() {
     let mut options = Options::default();
     options.config["trusted_proxy"] = json!(["127.0.0.1"]);
     let server = Server::start(&options);
@@ -143,8 +143,8 @@ fn a_new_cap_counts_the_kept_connections_of_a_proxy_for_their_clients() {
     options.config["limits"] = json!({ "connections_per_address": 2 });
     rewrite(&server, &options.config);
     reload(&server);
-    // Each counts from its next request on. One that names nobody counts for nobody, not for the
-    // proxy.
+    // Each counts from its next request on. A request that names no client counts for no address,
+    // not even the proxy's.
     let [first, second, third] = &mut kept[..] else { panic!("three are kept") };
     assert_eq!([ask(first, 1), ask(second, 1)], [200, 200]);
     assert_eq!(third.ask("GET /socket", &[], "").status, 200);
@@ -154,7 +154,7 @@ fn a_new_cap_counts_the_kept_connections_of_a_proxy_for_their_clients() {
 }
 
 #[test]
-fn a_push_may_make_a_list_shorter_where_there_is_no_room_for_more() {
+fn a_push_over_a_lowered_bytes_limit_may_shorten_the_list() {
     let mut options = Options::default();
     let server = Server::start(&options);
     let mut control = server.controller("demo");
@@ -171,7 +171,7 @@ fn a_push_may_make_a_list_shorter_where_there_is_no_room_for_more() {
 }
 
 #[test]
-fn strangers_over_a_lower_limit_stay_and_the_oldest_makes_room() {
+fn a_lowered_unauthenticated_limit_evicts_only_for_newcomers() {
     let mut options = Options::limits(&[("sessions_unauthenticated", 4), ("auth_ms", 3_600_000)]);
     let server = Server::start(&options);
     let mut unauthenticated: Vec<Browser> = (0..4).map(|_| Browser::raw(server.ws)).collect();
@@ -180,7 +180,7 @@ fn strangers_over_a_lower_limit_stay_and_the_oldest_makes_room() {
     assert_says(&reload(&server), "reload: sessions_unauthenticated is 1, was 4");
     let mut newcomer = Browser::raw(server.ws);
     unauthenticated.remove(0).expect_closed(3408, "no auth in time");
-    // Whoever comes now has less time; those who were here keep theirs, and stay.
+    // A newcomer has the shorter deadline; the existing sessions keep the old one, and stay.
     newcomer.expect_closed(3408, "no auth in time");
     for browser in &mut unauthenticated {
         browser.nothing();
@@ -189,14 +189,14 @@ fn strangers_over_a_lower_limit_stay_and_the_oldest_makes_room() {
 }
 
 #[test]
-fn who_has_more_than_a_lower_backlog_is_cut_and_not_thinned() {
+fn a_backlog_over_a_lowered_limit_closes_the_slow_consumer() {
     let mut options = Options::default();
     let server = Server::start(&options);
     let mut slow = server.browser("demo", r#"{"i":1}"#);
     slow.subscribe("c");
     let mut control = server.controller("demo");
-    // The first fills what the kernel keeps, the others wait behind it.
-    // Of each a quarter of the limit counts.
+    // The first fills the kernel's buffer, the others queue behind it.
+    // Of each, a quarter of the limit counts.
     for bytes in [8_000_000, 40_000, 40_000, 40_000, 40_000, 40_000] {
         let data = "x".repeat(bytes);
         control.ok(&format!(r#"{{"action":"emit","channel":"c","data":"{data}"}}"#));
@@ -207,11 +207,11 @@ fn who_has_more_than_a_lower_backlog_is_cut_and_not_thinned() {
     control.ok(r#"{"action":"emit","channel":"c","data":"one more"}"#);
     let told = |line: &String| line.contains("refused: slow_consumer 1");
     server.terminate();
-    eventually("it is cut", || server.log().iter().any(told).then_some(()));
+    eventually("it is closed", || server.log().iter().any(told).then_some(()));
 }
 
 #[test]
-fn what_is_wrong_changes_nothing() {
+fn an_invalid_configuration_changes_nothing() {
     let mut options = Options::default();
     let mut server = Server::start(&options);
     let good = options.config.clone();
@@ -232,13 +232,13 @@ fn what_is_wrong_changes_nothing() {
     }
     std::fs::remove_file(&file).unwrap();
     assert!(reload(&server)[0].contains("cannot read"));
-    // A pipe to which nobody writes would hold up all, and this never ends.
+    // A FIFO without a writer would block the server for ever.
     rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR).unwrap();
     assert!(reload(&server)[0].contains("it is no regular file"));
     std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, vec![b' '; (16 << 20) + 1]).unwrap();
     assert!(reload(&server)[0].contains("it has more than 16 MiB"));
-    // All of it is as it was: a name of 21 bytes is none too long.
+    // Nothing has changed: a name of 21 bytes is still accepted.
     let mut control = server.control();
     control.ask(&register("a-name-of-21-bytes-xx", SERVER_KEY));
     assert!(auth(&mut control, "demo", DEMO_KEY) == DONE);
@@ -251,7 +251,7 @@ fn what_is_wrong_changes_nothing() {
 }
 
 #[test]
-fn what_is_refused_makes_no_key_for_the_demo() {
+fn a_refused_reload_creates_no_demo_key() {
     let config = json!({ "demo": true, "namespaces": { "other": OTHER_KEY } });
     let mut options = Options { config, ..Options::default() };
     let server = Server::start(&options);
@@ -266,7 +266,7 @@ fn what_is_refused_makes_no_key_for_the_demo() {
     rewrite(&server, &options.config);
     let said = reload(&server);
     assert!(said.iter().any(|line| line.contains("no room for namespace \"c\"")), "{said:#?}");
-    assert!(!key.exists(), "the server has another one");
+    assert!(!key.exists(), "a key was made for the demo, which is not in use");
     options.config["limits"] = json!({ "namespaces": 5 });
     rewrite(&server, &options.config);
     assert_says(&reload(&server), "the key of namespace \"demo\" is another one");
@@ -275,7 +275,7 @@ fn what_is_refused_makes_no_key_for_the_demo() {
 }
 
 #[test]
-fn keys_of_namespaces_follow_the_file() {
+fn namespace_keys_follow_the_configuration_file() {
     let options = Options::default();
     let server = Server::start(&options);
     let mut old = server.controller("demo");
@@ -288,7 +288,7 @@ fn keys_of_namespaces_follow_the_file() {
     assert_says(&said, "reload: namespace \"third\" is new");
     assert_says(&said, "reload: nobody can open namespace \"other\" any more");
     assert!(!said.iter().any(|line| line.contains("another key")), "{said:#?}");
-    // The old key opens nothing any more, also to those whom it had let in.
+    // The old key is invalid, also on connections that had authenticated with it.
     let refused = old.ask(r#"{"action":"emit","channel":"c","data":2}"#);
     assert!(refused.contains("\"success\":false"), "{refused}");
     assert!(auth(&mut server.control(), "demo", DEMO_KEY).contains("305"));
@@ -310,13 +310,13 @@ fn keys_of_namespaces_follow_the_file() {
 }
 
 #[test]
-fn keys_are_told_of_as_they_are_and_not_as_they_were_named() {
+fn a_reload_compares_keys_with_those_in_use() {
     let server = Server::new();
     let mut control = server.control();
     let made: Value = serde_json::from_str(&control.ask(&register("shop", SERVER_KEY))).unwrap();
     let key = made["secretKey"].as_str().expect("a key");
     assert_eq!(auth(&mut control, "shop", key), DONE);
-    // The file names it with another key, and one that is removed comes back with the file.
+    // The file gives it another key; after a removal, the next reload restores it from the file.
     let both = json!({ "namespaces": { "demo": DEMO_KEY, "other": OTHER_KEY, "shop": "k" } });
     rewrite(&server, &both);
     let said = reload(&server);
@@ -331,7 +331,7 @@ fn keys_are_told_of_as_they_are_and_not_as_they_were_named() {
 }
 
 #[test]
-fn a_namespace_that_comes_back_is_told_of_and_a_start_says_nothing_of_keys() {
+fn a_restored_namespace_is_logged_at_reload_but_not_at_start() {
     let options = Options::default();
     let server = Server::start(&options);
     let demo = json!({ "namespaces": { "demo": DEMO_KEY } });
@@ -357,7 +357,7 @@ fn rotate(server: &Server, grace: u32) -> String {
 }
 
 #[test]
-fn a_rotated_key_that_goes_into_the_file_ends_no_grace() {
+fn writing_a_rotated_key_into_the_file_keeps_the_grace_period() {
     let options = Options::default();
     let server = Server::start(&options);
     let mut old = server.controller("demo");
@@ -381,7 +381,7 @@ fn a_rotated_key_that_goes_into_the_file_ends_no_grace() {
 }
 
 #[test]
-fn a_key_that_has_left_the_file_has_no_grace() {
+fn a_key_removed_from_the_file_loses_its_grace_period() {
     let options = Options::default();
     let server = Server::start(&options);
     let mut old = server.controller("demo");
@@ -398,7 +398,7 @@ fn a_key_that_has_left_the_file_has_no_grace() {
 }
 
 #[test]
-fn many_namespaces_are_few_lines_and_no_long_time() {
+fn a_reload_of_many_namespaces_logs_few_lines() {
     let server = Server::start(&Options::limits(&[("namespaces", 30_000)]));
     let many: serde_json::Map<String, Value> =
         (0..20_000).map(|n| (format!("n{n}"), format!("key {n}").into())).collect();
@@ -408,12 +408,12 @@ fn many_namespaces_are_few_lines_and_no_long_time() {
     assert!(said.len() < 50, "{} lines", said.len());
     assert_says(&said, "warning: namespaces: and 19980 more keys like these");
     assert_says(&said, "reload: and 19982 more like these");
-    // Of as many as there are each is looked at once.
+    // A reload compares each namespace once, however many there are.
     assert_says(&reload(&server), "reload: nothing was to be changed");
 }
 
 #[test]
-fn the_server_key_is_read_again() {
+fn a_reload_reads_the_server_key_again() {
     let server = Server::start(&Options { key: None, ..Options::default() });
     let file = server.dir().file("data").join("server.key");
     let first = std::fs::read_to_string(&file).unwrap();
@@ -427,12 +427,12 @@ fn the_server_key_is_read_again() {
     let told = reload(&server).remove(0);
     assert!(told.contains("there is no server key"), "{told}");
     assert!(told.ends_with(": put it back, or restart, which makes one"), "{told}");
-    assert!(!file.exists(), "none is made");
+    assert!(!file.exists(), "no key is made");
     assert!(control.ask(&register("three", "a key of another kind")).contains("true"));
 }
 
 #[test]
-fn keys_that_may_be_guessed_are_worth_a_word_at_each_reading() {
+fn short_keys_are_warned_about_at_start_and_each_reload() {
     let mut options = Options { key: None, ..Options::default() };
     options.config = json!({ "namespaces": { "shop": "short" } });
     let dir = Dir::new();
@@ -449,14 +449,14 @@ fn keys_that_may_be_guessed_are_worth_a_word_at_each_reading() {
     let said = reload(&server);
     assert_says(&said, &namespace);
     assert_says(&said, &key);
-    // With keys that are good there is nothing to be said.
+    // With good keys there is no warning.
     std::fs::write(&file, "0123456789abcdef\n").unwrap();
     rewrite(&server, &json!({ "namespaces": { "shop": "744099b2-3fcf-4f3b-8364" } }));
     assert!(!reload(&server).iter().any(|line| line.contains("warning")), "{:#?}", server.log());
 }
 
 #[test]
-fn what_needs_a_restart_is_named() {
+fn settings_that_need_a_restart_are_named() {
     let options = Options::default();
     let server = Server::start(&options);
     let mut config = options.config.clone();
@@ -478,14 +478,14 @@ fn what_needs_a_restart_is_named() {
 }
 
 #[test]
-fn a_service_manager_hears_of_it() {
+fn a_reload_notifies_the_service_manager() {
     let dir = Dir::new();
     let path = dir.file("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(DEADLINE)).unwrap();
     let hear = || {
         let mut bytes = [0; 256];
-        let count = manager.recv(&mut bytes).expect("a word");
+        let count = manager.recv(&mut bytes).expect("a notification");
         String::from_utf8(bytes[..count].to_vec()).unwrap()
     };
     let mut command = Options::default().command(&dir);
@@ -499,18 +499,18 @@ fn a_service_manager_hears_of_it() {
 }
 
 #[test]
-fn whoever_reloads_a_server_that_stops_is_told() {
+fn a_reload_while_stopping_is_refused_in_the_log() {
     let server = Server::new();
     let _browser = server.browser("demo", r#"{"i":1}"#);
     server.terminate();
     let has = |text: &str| server.log().iter().any(|line| line.contains(text));
-    eventually("it stops", || has("stopping").then_some(()));
+    eventually("the stop is logged", || has("stopping").then_some(()));
     kill_process(server.pid(), Signal::HUP).unwrap();
-    eventually("it says so", || has("nothing is read again, the server stops").then_some(()));
+    eventually("it is logged", || has("nothing is read again, the server stops").then_some(()));
 }
 
 #[test]
-fn a_storm_of_signals_disturbs_nobody() {
+fn repeated_reload_signals_disturb_no_connection() {
     let mut server = Server::new();
     let mut control = server.controller("demo");
     let mut browser = server.browser("demo", r#"{"i":1}"#);
@@ -525,7 +525,7 @@ fn a_storm_of_signals_disturbs_nobody() {
 }
 
 #[test]
-fn whose_key_is_good_no_longer_has_as_long_as_a_newcomer() {
+fn a_back_end_with_a_revoked_key_must_authenticate_in_time() {
     let mut options = Options::limits(&[("control_auth_ms", 400)]);
     let server = Server::start(&options);
     let mut other = server.controller("other");
@@ -537,7 +537,7 @@ fn whose_key_is_good_no_longer_has_as_long_as_a_newcomer() {
     };
     let [mut rotated, mut removed] = ["shop", "gone"].map(&mut registered);
     let [mut silent, mut again] = [(); 2].map(|()| server.controller("demo"));
-    // None of them says anything meanwhile.
+    // None of them sends anything meanwhile.
     options.config["namespaces"]["demo"] = json!("another-key");
     rewrite(&server, &options.config);
     reload(&server);
@@ -556,10 +556,10 @@ fn whose_key_is_good_no_longer_has_as_long_as_a_newcomer() {
     other.ok(PING);
 }
 
-/// The unit asks `fws check` first, with all that the server was started with: `systemctl reload`
-/// fails with what is wrong, where the server's refusal would be in its log alone.
+/// The unit runs `fws check` first, with all flags that the server was started with, so that
+/// `systemctl reload` fails with the error, which the server would report only in its log.
 #[test]
-fn a_service_is_not_reloaded_with_what_is_wrong() {
+fn the_service_unit_checks_the_configuration_before_a_reload() {
     let unit = include_str!("../packaging/fws.service");
     let lines = |name: &str| -> Vec<&str> {
         unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('=')).collect()
@@ -574,16 +574,16 @@ fn a_service_is_not_reloaded_with_what_is_wrong() {
     let flags = flags.replace("${STATE_DIRECTORY}", &data);
     let flags = flags.replace("/etc/fws.json", file.to_str().unwrap());
     let check = || fws(&[vec!["check", "--quiet"], flags.split(' ').collect()].concat());
-    // What is worth a warning is no reason, and the server says it.
+    // A mere warning does not prevent the reload; the server logs it.
     std::fs::write(&file, r#"{"namespaces":{"shop":"short"}}"#).unwrap();
     assert_eq!(good(check()), "");
     std::fs::write(&file, r#"{"limits":{"mesage_bytes":5}}"#).unwrap();
     assert!(bad(check(), 2).contains("did you mean message_bytes"));
-    // So it is with the server key, which a disk that was full may have left empty.
+    // An invalid server key does; a full disk may have left the file empty.
     let key = std::path::Path::new(&data).join("server.key");
     std::fs::create_dir(&data).unwrap();
     std::fs::write(&file, r#"{"namespaces":{"shop":"the-key-of-the-shop"}}"#).unwrap();
-    // It would get no further than to this port.
+    // A server that got past its configuration would fail at this port, which is taken.
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = other.local_addr().unwrap().to_string();
     for (text, wrong) in [
@@ -593,7 +593,7 @@ fn a_service_is_not_reloaded_with_what_is_wrong() {
         std::fs::write(&key, text).unwrap();
         let said = bad(check(), 2);
         assert!(said.contains(wrong), "{said}");
-        // Nor does a server start with what each reload would refuse.
+        // A server does not start with what each reload would refuse.
         let ran = run(fws(&[vec!["serve", "--ws", &taken], flags.split(' ').collect()].concat()));
         assert!(ran.code == Some(1) && ran.err.contains(wrong), "{ran:?}");
     }

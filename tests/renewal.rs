@@ -1,7 +1,7 @@
-//! A browser that renews its token while its states are on their way: its requests wait behind
-//! them, and the renewal is heard in time. The real binary, from outside.
+//! Token renewal while states are in flight to the browser: its requests wait behind them, but the
+//! renewal counts as in time. Drives the real binary from outside.
 
-// A test that cannot go on panics, in its helpers as in itself.
+// A test that cannot go on panics, and so do its helpers.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -36,7 +36,7 @@ fn connections(control: &mut Control, channel: &str) -> u64 {
     serde_json::from_str::<Value>(&info).unwrap()["countConnection"].as_u64().unwrap()
 }
 
-/// A server that keeps nothing in the kernel, and has a large state in `c`.
+/// A server with small kernel send buffers and a large state in channel `c`.
 fn server(limits: &[(&str, u64)]) -> (Server, Control) {
     let never = [("kernel_send_bytes", 16_384), ("close_ms", 600_000)];
     let server = Server::start(&Options::limits(&[&never[..], limits].concat()));
@@ -46,7 +46,7 @@ fn server(limits: &[(&str, u64)]) -> (Server, Control) {
     (server, control)
 }
 
-/// A browser of that user whose token ends then, and who does not take the state of `c`.
+/// A browser of this user that does not read the state of `c`, and whose token expires at `end`.
 fn held(server: &Server, path: &str, user: &str, end: u64) -> Browser {
     let mut browser = match path {
         SOCKJS => Browser::sockjs(server.ws),
@@ -65,7 +65,7 @@ fn expect_state(browser: &mut Browser) {
 }
 
 #[test]
-fn a_token_that_is_renewed_behind_states_on_their_way_has_been_renewed_in_time() {
+fn a_token_renewal_queued_behind_states_is_in_time() {
     let (server, mut control) = server(&[]);
     for path in ["raw", SOCKJS] {
         let end = seconds() + 4;
@@ -73,27 +73,29 @@ fn a_token_that_is_renewed_behind_states_on_their_way_has_been_renewed_in_time()
         let mut late = held(&server, path, "b", end);
         let mut other = held(&server, path, "c", end);
         let mut far = held(&server, path, "d", end);
-        eventually("four are there", || (connections(&mut control, "c") == 4).then_some(()));
-        // One thing in front of it and one behind.
+        eventually("four are subscribed", || (connections(&mut control, "c") == 4).then_some(()));
+        // One request before the renewal and one after it.
         renewed.say(&subscribe("e"));
         renewed.say(&renewal("a", end + 3600));
         renewed.say(&subscribe("\u{1}\"f"));
         late.say(&subscribe("e"));
-        // Another user's token is no renewal, nor is one that is not a good one.
+        // Neither another user's token nor an invalid one is a renewal.
         other.say(&renewal("x", end + 3600));
         other.say(&auth_message("demo", "bad"));
-        // So much is not read ahead.
+        // This renewal is behind more input than the server reads ahead.
         for _ in 0..20 {
             far.say(&subscribe(&"x".repeat(1000)));
         }
         far.say(&renewal("d", end + 3600));
-        eventually("three have ended", || (connections(&mut control, "c") == 1).then_some(()));
+        eventually("three are unsubscribed", || {
+            (connections(&mut control, "c") == 1).then_some(())
+        });
         assert!(seconds() >= end);
-        // It is heard on, and all else in its turn.
+        // The renewed connection lives on; its other requests wait for their turn.
         assert_eq!(connections(&mut control, "e"), 0);
         expect_state(&mut renewed);
-        // Where the machine stood still meanwhile its token ended a little later than the others':
-        // then it may have been heard in its turn.
+        // If the machine stood still meanwhile, its token may have expired a little later than the
+        // others': then the renewal may have been read in its turn.
         let said = [(); 3].map(|()| renewed.hear());
         assert_eq!(said.iter().filter(|said| **said == renewed.form(OK)).count(), 2, "{said:?}");
         let is_renewed = |said: &String| said.contains("auth ok") && said.contains("expiresIn");
@@ -108,19 +110,19 @@ fn a_token_that_is_renewed_behind_states_on_their_way_has_been_renewed_in_time()
             }
         }
         drop(renewed);
-        eventually("it has gone", || (connections(&mut control, "c") == 0).then_some(()));
+        eventually("it is unsubscribed", || (connections(&mut control, "c") == 0).then_some(()));
     }
 }
 
 #[test]
-fn a_token_is_renewed_more_than_once_behind_the_same_states() {
+fn several_token_renewals_may_queue_behind_the_same_states() {
     let (server, mut control) = server(&[]);
     let end = seconds() + 2;
     let mut browser = held(&server, "raw", "a", end);
     browser.say(&renewal("a", end + 1));
     browser.say(&subscribe("e"));
     browser.say(&renewal("a", end + 3600));
-    // Both ends pass.
+    // Both expiry times pass.
     while seconds() < end + 2 {
         wait(&mut control, 50);
     }
@@ -131,7 +133,7 @@ fn a_token_is_renewed_more_than_once_behind_the_same_states() {
 }
 
 #[test]
-fn a_token_that_is_renewed_over_http_behind_answers_that_wait_has_been_renewed_in_time() {
+fn a_token_renewal_over_http_behind_waiting_answers_is_in_time() {
     let (server, mut control) = server(&[("session_ms", 60_000)]);
     let open = |user: &str, end| {
         let path = format!("/socket/{}", session());
@@ -151,11 +153,11 @@ fn a_token_that_is_renewed_over_http_behind_answers_that_wait_has_been_renewed_i
     let (c, e, f) = (subscribe("c"), subscribe("e"), subscribe("f"));
     let mut sent = send(&renewed, &[c.clone(), e.clone(), renewal("a", end + 3600), f.clone()]);
     send(&late, &[c, e]);
-    eventually("both are there", || (connections(&mut control, "c") == 2).then_some(()));
-    eventually("one has ended", || (connections(&mut control, "c") == 1).then_some(()));
+    eventually("both are subscribed", || (connections(&mut control, "c") == 2).then_some(()));
+    eventually("one is unsubscribed", || (connections(&mut control, "c") == 1).then_some(()));
     assert!(seconds() >= end);
     let poll = |path: &str| post(server.ws, &format!("{path}/xhr"), "").1;
-    // As above: it comes behind the state, if not with it.
+    // As above: the answer to the renewal comes with the state or after it.
     let (first, next) = (poll(&renewed), poll(&renewed));
     assert!(first.len() > STATE_BYTES, "{}", first.len());
     assert_eq!([first, next.clone()].concat().matches("auth ok").count(), 1);

@@ -1,5 +1,5 @@
-//! What can be read of a damaged store: whatever is broken in the file, no row that was not written
-//! so, and most of those that were.
+//! Salvage of a damaged store: whatever is broken in the file, every row read is one that was
+//! written, and most of the written rows are read.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ fn rows() -> BTreeMap<Key, Row<'static>> {
     rows
 }
 
-/// A store with these rows as a crash leaves it behind, or closed in good order.
+/// The bytes of a store with these rows, closed cleanly or as a crash leaves it.
 fn file(is_clean: bool) -> Vec<u8> {
     let file = SimFile::new(Vec::new());
     let clock = (UnixMillis(1), UnixMillis(1));
@@ -55,7 +55,7 @@ fn file(is_clean: bool) -> Vec<u8> {
     bytes
 }
 
-/// How many rows can be read, each of which is as it was written; `None` if there is no way in.
+/// How many rows can be read, each verified to be as written; `None` if the file cannot be opened.
 fn read(bytes: &[u8], key: Option<[u8; 32]>) -> Option<(usize, Lost, bool)> {
     let expected = rows();
     let salvage = Salvage::open(|| Ok(SimFile::new(bytes.to_vec())), key).ok()?;
@@ -68,7 +68,7 @@ fn read(bytes: &[u8], key: Option<[u8; 32]>) -> Option<(usize, Lost, bool)> {
 }
 
 #[test]
-fn a_whole_file_is_read_whole() {
+fn an_intact_file_is_read_completely() {
     for is_clean in [true, false] {
         let found = read(&file(is_clean), None).unwrap();
         assert_eq!(found, (rows().len(), Lost::default(), false));
@@ -76,7 +76,7 @@ fn a_whole_file_is_read_whole() {
 }
 
 #[test]
-fn a_flipped_bit_costs_little_and_invents_nothing() {
+fn a_flipped_bit_loses_few_rows_and_invents_none() {
     let bytes = file(false);
     let (mut tries, mut shut, mut most, mut silent) = (0, 0, 0, 0);
     for at in (0..bytes.len()).step_by(419) {
@@ -88,16 +88,16 @@ fn a_flipped_bit_costs_little_and_invents_nothing() {
             continue;
         };
         most += usize::from(found * 10 >= rows().len() * 9);
-        // The commit before the last one is a whole one, too, without the last rows.
+        // The commit before the last one is also valid, but lacks the last rows.
         silent += usize::from(found + 1 < rows().len() && lost == Lost::default());
     }
     assert!(tries > 100, "{tries}");
-    assert!(shut * 50 <= tries, "no way in for {shut} of {tries}");
-    assert!(most * 100 >= tries * 95, "most rows came back only for {most} of {tries}");
-    assert!(silent * 50 <= tries, "rows went without a word for {silent} of {tries}");
+    assert!(shut * 50 <= tries, "{shut} of {tries} could not be opened");
+    assert!(most * 100 >= tries * 95, "most rows were read only for {most} of {tries}");
+    assert!(silent * 50 <= tries, "rows were lost unreported for {silent} of {tries}");
 }
 
-/// A file that knows the most that was ever asked of it at once.
+/// A file that records the size of its largest read.
 #[derive(Debug)]
 struct Counted(SimFile, Arc<AtomicUsize>);
 
@@ -124,15 +124,15 @@ impl StorageBackend for Counted {
     }
 }
 
-/// Two bytes that say how large a page is, which may be 8 TiB, and how much there is in one.
+/// Corrupts a byte of a page's size, which may then claim 8 TiB, and a byte of its entry count.
 #[test]
-fn what_a_page_says_of_its_size_is_not_believed() {
+fn a_corrupt_page_size_does_not_cause_large_reads() {
     let (bytes, expected) = (file(false), rows());
     let most = Arc::new(AtomicUsize::new(0));
     let mut tries = 0;
     let heads = (0..bytes.len() / 4096).filter(|page| [1, 2].contains(&bytes[page * 4096]));
     for page in heads.map(|page| page * 4096).chain([64, 192]) {
-        // Numbers of pages are in the header, and behind the head of a page that leads to others.
+        // Page numbers are in the file header, and after the head of a branch page.
         for at in (page..page + 512).filter(|at| at % 8 == 7 && bytes[*at] == 0) {
             let mut bad = bytes.clone();
             bad[at] = 0xF8;
@@ -145,11 +145,11 @@ fn what_a_page_says_of_its_size_is_not_believed() {
         }
     }
     let most = most.load(Ordering::Relaxed);
-    assert!(tries > 100 && most <= bytes.len(), "{most} bytes were asked for in {tries} tries");
+    assert!(tries > 100 && most <= bytes.len(), "a read of {most} bytes in {tries} tries");
 }
 
 #[test]
-fn torn_files_are_no_reason_to_panic() {
+fn torn_files_do_not_panic() {
     let bytes = file(false);
     for part in 1..16 {
         let _ = read(&bytes[..bytes.len() * part / 16], Some(KEY));
@@ -163,9 +163,9 @@ fn torn_files_are_no_reason_to_panic() {
 }
 
 #[test]
-fn the_seal_knows_the_key_as_well() {
+fn salvage_works_with_the_key_from_the_seal() {
     let mut bytes = file(true);
-    // It stands there in the clear, and older pages have it too.
+    // The key is stored in the clear; older pages have copies of it.
     let places: Vec<usize> =
         bytes.windows(KEY.len()).enumerate().filter(|(_, w)| *w == KEY).map(|(at, _)| at).collect();
     assert!(!places.is_empty());
@@ -174,13 +174,13 @@ fn the_seal_knows_the_key_as_well() {
     }
     let (found, lost, is_doubtful) = read(&bytes, Some(KEY)).unwrap();
     assert_eq!((found, lost, is_doubtful), (rows().len(), Lost::default(), true));
-    assert_eq!(read(&bytes, None), None, "without a key no row can be told from another");
+    assert_eq!(read(&bytes, None), None, "without a key no row can be verified");
 }
 
-/// What was whole when it was verified is read once more, by a start and by an export, which must
-/// leave nothing out without a word.
+/// A start and an export read a verified store a second time, and must report a row that they
+/// cannot read by then.
 #[test]
-fn a_row_that_rots_behind_the_check_is_told() {
+fn a_row_corrupted_after_verification_is_an_error() {
     let store = SimFile::new(file(true));
     let content = Content::read(store.clone()).unwrap();
     let (bytes, text) = (store.bytes(), b"\"77 xxx");

@@ -1,5 +1,5 @@
-//! Sessions of the real server over HTTP: who they are, what they are told and when they end, with
-//! back ends that publish to them.
+//! HTTP sessions of the real server: their identity, what they receive and when they end, with back
+//! ends that publish to them.
 
 mod common;
 
@@ -13,22 +13,22 @@ use common::web::{Http, ask, post, session, session_on};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// A session, as the client that polls it.
+/// A session, as its polling client sees it.
 struct Session<'a> {
     server: &'a Server,
     path: String,
 }
 
 impl<'a> Session<'a> {
-    /// A new one.
+    /// Opens a new session.
     fn open(server: &'a Server) -> Session<'a> {
         let session = Session { server, path: format!("/socket/{}", session()) };
         assert_eq!(session.poll(), "o\n");
         session
     }
 
-    /// A new one that has said who it is.
-    fn of(server: &'a Server, user: &str) -> Session<'a> {
+    /// Opens a new session and authenticates it.
+    fn authenticated(server: &'a Server, user: &str) -> Session<'a> {
         let session = Session::open(server);
         session.auth(user);
         session
@@ -59,14 +59,14 @@ impl<'a> Session<'a> {
         post(self.server.ws, &format!("{}/xhr", self.path), "").1
     }
 
-    /// A request that waits.
+    /// Sends a request and returns its connection; the answer may come later.
     fn wait(&self, line: &str) -> Http {
         let mut http = Http::connect(self.server.ws);
         http.send(&line.replace("PLACE", &self.path), &[], "");
         http
     }
 
-    /// An answer that goes on, up to its prelude.
+    /// Opens a streaming answer and reads its prelude.
     fn stream(&self, line: &str) -> Http {
         let mut http = self.wait(line);
         assert_eq!(http.head().status, 200);
@@ -81,7 +81,7 @@ fn emit(control: &mut Control, channel: &str, data: &str) {
     assert_eq!(answer, r#"{"success":true}"#);
 }
 
-fn info(control: &mut Control, channel: &str) -> u64 {
+fn connections(control: &mut Control, channel: &str) -> u64 {
     let answer = control.ask(&format!(r#"{{"action":"channelInfo","channel":"{channel}"}}"#));
     let answer: serde_json::Value = serde_json::from_str(&answer).expect("an answer is JSON");
     answer["countConnection"].as_u64().expect("a number")
@@ -92,12 +92,12 @@ fn message(channel: &str, data: &str) -> String {
 }
 
 #[test]
-fn one_message_reaches_every_kind_of_subscriber() {
+fn a_message_reaches_subscribers_of_every_transport() {
     let server = Server::new();
     let mut control = server.controller("demo");
     control.ask(r#"{"action":"set","channel":"news","data":"state"}"#);
     let session = || {
-        let session = Session::of(&server, r#"{"i":1}"#);
+        let session = Session::authenticated(&server, r#"{"i":1}"#);
         session.subscribe("news");
         assert_eq!(session.poll(), sockjs_frame(&message("news", "\"state\"")) + "\n");
         session
@@ -127,43 +127,43 @@ fn one_message_reaches_every_kind_of_subscriber() {
     }
     let both = ["{\"a\":\"%20<b>\"}", "2.0"].map(|data| sockjs_frame(&message("news", data)));
     let both = format!("{},{}\n", both[0].trim_end_matches(']'), &both[1][2..]);
-    assert_eq!(collecting.poll(), both, "what has gathered");
-    assert_eq!(info(&mut control, "news"), 6);
+    assert_eq!(collecting.poll(), both, "all queued messages");
+    assert_eq!(connections(&mut control, "news"), 6);
 }
 
 #[test]
-fn a_session_ends_without_a_receiver_and_leaves_its_channels() {
+fn a_session_without_a_receiver_expires_and_leaves_its_channels() {
     let server = Server::start(&Options::limits(&[("session_ms", 300)]));
     let mut control = server.controller("demo");
-    let session = Session::of(&server, r#"{"i":1}"#);
+    let session = Session::authenticated(&server, r#"{"i":1}"#);
     session.subscribe("here");
     let mut waiting = session.wait("POST PLACE/xhr");
     waiting.expect_silence();
-    assert_eq!(info(&mut control, "here"), 1);
+    assert_eq!(connections(&mut control, "here"), 1);
     emit(&mut control, "here", "1");
     assert!(waiting.answer().body.starts_with("a["));
-    eventually("it has left", || (info(&mut control, "here") == 0).then_some(()));
+    eventually("it is unsubscribed", || (connections(&mut control, "here") == 0).then_some(()));
     assert_eq!(session.send("[\"x\"]").status, 404);
     assert_eq!(session.poll(), "o\n", "another session of that name");
-    // One whose receiver goes is over at once.
+    // A session whose receiver disconnects ends at once.
     session.auth(r#"{"i":2}"#);
     session.subscribe("here");
     let stream = session.stream("GET PLACE/eventsource");
-    assert_eq!(info(&mut control, "here"), 1);
+    assert_eq!(connections(&mut control, "here"), 1);
     stream.wire.reset();
-    eventually("it has left", || (info(&mut control, "here") == 0).then_some(()));
+    eventually("it is unsubscribed", || (connections(&mut control, "here") == 0).then_some(()));
     assert_eq!(session.send("[\"x\"]").status, 404);
 }
 
 #[test]
-fn who_is_refused_is_told_so_by_every_answer() {
+fn a_refused_session_gets_the_reason_with_every_answer() {
     let server = Server::new();
     let session = Session::open(&server);
     session.say(&[&auth_message("demo", "bad"), "{\"event\":\"ping\",\"clb\":1}"]);
     for _ in 0..2 {
         assert_eq!(session.poll(), "c[3404,\"invalid JWT\"]\n");
     }
-    let session = Session::of(&server, r#"{"i":"bob"}"#);
+    let session = Session::authenticated(&server, r#"{"i":"bob"}"#);
     let mut waiting = session.stream("POST PLACE/xhr_streaming");
     let mut control = server.controller("demo");
     control.ask(r#"{"action":"disconnect","params":{"userId":"bob"}}"#);
@@ -173,7 +173,7 @@ fn who_is_refused_is_told_so_by_every_answer() {
 }
 
 #[test]
-fn deadlines_and_heartbeats_of_sessions() {
+fn sessions_have_auth_deadlines_and_heartbeats() {
     let limits = [("auth_ms", 700), ("heartbeat_ms", 150)];
     let server = Server::start(&Options::limits(&limits));
     let session = Session::open(&server);
@@ -197,32 +197,35 @@ fn deadlines_and_heartbeats_of_sessions() {
 }
 
 #[test]
-fn who_does_not_collect_is_cut_as_a_slow_socket_is() {
+fn a_session_that_does_not_poll_is_closed_as_too_slow() {
     let limits = [("backlog_bytes", 20_000), ("stream_response_bytes", 1_000_000_000)];
     let server = Server::start(&Options::limits(&limits));
     let mut control = server.controller("demo");
-    let (never, slow) = (Session::of(&server, r#"{"i":1}"#), Session::of(&server, r#"{"i":2}"#));
+    let (never, slow) = (
+        Session::authenticated(&server, r#"{"i":1}"#),
+        Session::authenticated(&server, r#"{"i":2}"#),
+    );
     never.subscribe("flood");
     slow.subscribe("flood");
-    // One message is never too large.
+    // A single message is never over the backlog limit.
     emit(&mut control, "flood", &format!("\"{}\"", "x".repeat(100_000)));
-    assert_eq!(info(&mut control, "flood"), 2);
+    assert_eq!(connections(&mut control, "flood"), 2);
     let (mut stream, mut sent) = (slow.wait("POST PLACE/xhr_streaming"), 0);
-    while info(&mut control, "flood") > 0 {
+    while connections(&mut control, "flood") > 0 {
         emit(&mut control, "flood", &format!("\"{}\"", "y".repeat(9000)));
         sent += 1;
-        assert!(sent < 10_000, "nobody is cut");
+        assert!(sent < 10_000, "no session is closed");
     }
     assert_eq!(never.poll(), "c[3008,\"too slow\"]\n");
-    // What went to the kernel before is read first; the connection ends behind the word.
+    // Data already in the kernel is read first; the connection ends after the close frame.
     assert!(stream.rest().contains("c[3008,\"too slow\"]\n"));
 }
 
 #[test]
-fn what_comes_at_one_moment_cuts_nobody_who_polls() {
+fn a_burst_does_not_close_a_polling_session() {
     let server = Server::start(&Options::limits(&[("backlog_bytes", 20_000)]));
     let mut control = server.controller("demo");
-    let session = Session::of(&server, r#"{"i":1}"#);
+    let session = Session::authenticated(&server, r#"{"i":1}"#);
     let channels: Vec<String> = (0..30).map(|number| format!("c{number}")).collect();
     channels.iter().for_each(|channel| session.subscribe(channel));
     let mut poll = session.wait("POST PLACE/xhr");
@@ -238,7 +241,7 @@ fn what_comes_at_one_moment_cuts_nobody_who_polls() {
 }
 
 #[test]
-fn answers_that_are_not_taken_stop_the_requests() {
+fn uncollected_answers_pause_a_sessions_requests() {
     let server = Server::start(&Options::limits(&[("answers_pause_bytes", 20_000)]));
     let mut control = server.controller("demo");
     for channel in 0..6 {
@@ -246,7 +249,7 @@ fn answers_that_are_not_taken_stop_the_requests() {
         let set = format!(r#"{{"action":"set","channel":"c{channel}","data":"{data}"}}"#);
         assert_eq!(control.ask(&set), r#"{"success":true}"#);
     }
-    let session = Session::of(&server, r#"{"i":1}"#);
+    let session = Session::authenticated(&server, r#"{"i":1}"#);
     let subscribe = |channel| json!({ "event": "subscribe", "data": format!("c{channel}") });
     let all: Vec<String> = (0..6).map(|channel| subscribe(channel).to_string()).collect();
     let mut sender = session.wait("GET /socket");
@@ -260,7 +263,7 @@ fn answers_that_are_not_taken_stop_the_requests() {
         got += body.matches("\\\"event\\\"").count();
     }
     assert_eq!(sender.answer().status, 204);
-    // The same on an answer that goes on, which ends at its limit and goes on in the next.
+    // The same with a streaming answer, which ends at its limit and continues in the next.
     sender.send(&format!("POST {}/xhr_send", session.path), &[], &json!(all).to_string());
     let mut stream = session.stream("POST PLACE/xhr_streaming");
     let mut got = 0;
@@ -271,18 +274,18 @@ fn answers_that_are_not_taken_stop_the_requests() {
 }
 
 #[test]
-fn what_was_sent_is_heard_even_if_the_sender_is_gone() {
+fn messages_are_carried_out_after_their_sender_disconnects() {
     let limits = [("answers_pause_bytes", 4000), ("http_body_bytes", 8000)];
     let server = Server::start(&Options::limits(&limits));
     let mut control = server.controller("demo");
     control.ask(&format!(r#"{{"action":"set","channel":"c","data":"{}"}}"#, "s".repeat(5000)));
-    let session = Session::of(&server, r#"{"i":1}"#);
+    let session = Session::authenticated(&server, r#"{"i":1}"#);
     let ping = |clb: usize| format!(r#"{{"event":"ping","clb":{clb}}}"#);
     let subscribe = json!({ "event": "subscribe", "data": "c" }).to_string();
     let messages: Vec<String> =
         (0..200).map(|clb| [subscribe.clone(), ping(clb)][clb % 2].clone()).collect();
     let mut senders = 0;
-    // Each leaves before it has its answer; the server takes only so much on trust.
+    // Each sender disconnects before its answer; the server queues only a limited amount.
     loop {
         let mut sender = Http::connect(server.ws);
         let body = json!(messages).to_string();
@@ -312,12 +315,12 @@ fn what_was_sent_is_heard_even_if_the_sender_is_gone() {
 }
 
 #[test]
-fn limits_of_messages_and_sessions() {
-    // Nobody receives here: what waited for its time would be lost with the session.
+fn messages_and_sessions_are_limited() {
+    // Nothing polls here: throttled messages would be lost with the session, hence the burst.
     let limits = [("sessions", 2), ("message_bytes", 4096), ("messages_burst", 2000)];
     let server = Server::start(&Options::limits(&limits));
     let (one, two) = (Session::open(&server), Session::open(&server));
-    // Strangers would make place.
+    // Unauthenticated sessions would be evicted.
     one.auth(r#"{"i":1}"#);
     two.auth(r#"{"i":1}"#);
     let path = format!("POST /socket/{}/xhr", session());
@@ -326,7 +329,7 @@ fn limits_of_messages_and_sessions() {
     assert_eq!(ask(server.ws, &long, &[], "").status, 404);
     one.say(&[&"x".repeat(4097)]);
     assert_eq!(one.poll(), "c[1009,\"message too large\"]\n");
-    // Any number of small ones is fine, up to the limits of bodies and of bursts.
+    // Any number of small messages is accepted, up to the limits of bodies and bursts.
     two.say(&vec!["{\"event\":\"nothing\",\"data\":1}"; 1500]);
     assert_eq!(two.send(&format!("[\"{}\"]", "x".repeat(66_000))).status, 413);
     // WebSockets do not count.
@@ -334,7 +337,7 @@ fn limits_of_messages_and_sessions() {
 }
 
 #[test]
-fn what_is_switched_off_is_not_there() {
+fn disabled_transports_are_not_found() {
     let mut options = Options::default();
     options.config["sockjs"] = json!({ "jsonp": false, "htmlfile": false, "cookie": true,
         "script": "https://cdn.example/sockjs.js" });
@@ -352,9 +355,9 @@ fn what_is_switched_off_is_not_there() {
 }
 
 #[test]
-fn everybody_is_told_when_the_server_stops() {
+fn a_stop_is_announced_to_every_session() {
     let server = Server::new();
-    let session = Session::of(&server, r#"{"i":1}"#);
+    let session = Session::authenticated(&server, r#"{"i":1}"#);
     let other = Session::open(&server);
     let mut stream = session.stream("GET PLACE/eventsource");
     let mut poll = other.wait("POST PLACE/xhr");
@@ -372,7 +375,7 @@ fn everybody_is_told_when_the_server_stops() {
 }
 
 #[test]
-fn what_comes_when_its_receiver_has_just_gone_ends_a_session_and_leaves_no_gap() {
+fn a_message_to_a_receiver_just_gone_ends_the_session_without_a_gap() {
     let server = Server::new();
     let mut control = server.controller("demo");
     for is_reset in [true, false] {
@@ -380,7 +383,7 @@ fn what_comes_when_its_receiver_has_just_gone_ends_a_session_and_leaves_no_gap()
         let mut http = Http::connect(server.ws);
         http.send(&format!("POST /socket/{id}/xhr"), &[], "");
         http.expect_silence();
-        // In one turn the message comes and the receiver goes.
+        // The message and the disconnect of the receiver are seen in one turn.
         server.freeze();
         control.send(r#"{"action":"emit","channel":"c","data":"first"}"#);
         match is_reset {
@@ -394,7 +397,7 @@ fn what_comes_when_its_receiver_has_just_gone_ends_a_session_and_leaves_no_gap()
 }
 
 #[test]
-fn a_receiver_that_goes_ends_its_session_whatever_it_has_asked_for_behind_it() {
+fn a_disconnected_poll_ends_its_session_despite_pipelined_requests() {
     let server = Server::new();
     let mut control = server.controller("demo");
     for count in [1, 1000] {
@@ -403,14 +406,14 @@ fn a_receiver_that_goes_ends_its_session_whatever_it_has_asked_for_behind_it() {
         http.send(&format!("POST /socket/{id}/xhr"), &[], "");
         (0..count).for_each(|_| http.send("GET /socket", &[], ""));
         http.expect_silence();
-        assert_eq!(info(&mut control, "c"), 1);
+        assert_eq!(connections(&mut control, "c"), 1);
         drop(http);
-        eventually("nobody is there", || (info(&mut control, "c") == 0).then_some(()));
+        eventually("it is unsubscribed", || (connections(&mut control, "c") == 0).then_some(()));
     }
 }
 
 #[test]
-fn who_sends_over_http_what_has_to_wait_is_answered_before_a_proxy_gives_up() {
+fn a_throttled_send_is_answered_before_a_proxy_times_out() {
     let pace = [("messages_per_second", 1), ("messages_burst", 10)];
     let server = Server::start(&Options::limits(&[&pace[..], &[("heartbeat_ms", 400)]].concat()));
     let id = session_on(server.ws, 1, "c");
@@ -422,7 +425,7 @@ fn who_sends_over_http_what_has_to_wait_is_answered_before_a_proxy_gives_up() {
     assert_eq!(status, 204);
     let waited = start.elapsed();
     assert!(waited > Duration::from_millis(300) && waited < Duration::from_secs(2), "{waited:?}");
-    // All of it is carried out in its time.
+    // All of it is carried out at the limited rate, in order.
     let mut heard = String::new();
     while heard.matches("callBackAnswer").count() < 14 {
         heard += &post(server.ws, &format!("{place}/xhr"), "").1;
@@ -434,7 +437,7 @@ fn who_sends_over_http_what_has_to_wait_is_answered_before_a_proxy_gives_up() {
 }
 
 #[test]
-fn a_session_waits_for_as_long_as_a_slow_link_needs_for_its_last_answer() {
+fn a_session_lives_while_a_slow_link_carries_its_last_answer() {
     let limits = [("session_ms", 300), ("http_head_ms", 300), ("kernel_send_bytes", 16_384)];
     let server = Server::start(&Options::limits(&limits));
     let mut control = server.controller("demo");
@@ -449,12 +452,12 @@ fn a_session_waits_for_as_long_as_a_slow_link_needs_for_its_last_answer() {
         let emit = |data: &str| format!(r#"{{"action":"emit","channel":"c","data":{data}}}"#);
         control.ok(&emit(&format!("\"{}\"", "x".repeat(6000))));
         assert!(http.ask(&line, &[], "").body.len() > 6000, "{way}");
-        // At 40 kbit/s it has just arrived, and the same connection may ask again.
+        // At 40 kbit/s the answer has just arrived, and the same connection may poll again.
         wait(&mut control, 1200);
         assert!(is_there(&mut control), "{way}");
         control.ok(&emit("1"));
         assert!(http.ask(&line, &[], "").body.contains("data"), "{way}");
-        // Whoever was told a little is gone sooner.
+        // After a short answer the session expires sooner.
         wait(&mut control, 600);
         assert!(!is_there(&mut control), "{way}");
         http.expect_end();

@@ -1,7 +1,7 @@
-//! Browsers that do not take what is published to them: who is cut, for what and when, and who is
-//! not. The real binary, from outside.
+//! Browsers that do not read what is published to them: which are closed, why and when, and which
+//! are not. Drives the real binary from outside.
 
-// A test that cannot go on panics, in its helpers as in itself.
+// A test that cannot go on panics, and so do its helpers.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -16,14 +16,14 @@ use serde_json::json;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-/// Longer than any test.
+/// Longer than any test takes, in milliseconds.
 const NEVER: u64 = 600_000;
-const MUCH: u64 = 1 << 30;
+const UNLIMITED: u64 = 1 << 30;
 
-/// A server with an admin door and these limits, which cuts nobody for anything else; its kernel
-/// keeps little.
+/// A server with an admin listener, small kernel send buffers and these limits; all other limits
+/// on slow readers are out of reach.
 fn server(limits: &[(&str, u64)]) -> Server {
-    let never = [("stall_ms", NEVER), ("backlog_soft_ms", NEVER), ("backlog_bytes", MUCH)];
+    let never = [("stall_ms", NEVER), ("backlog_soft_ms", NEVER), ("backlog_bytes", UNLIMITED)];
     let kernel = [("kernel_send_bytes", 16_384), ("close_ms", NEVER)];
     let all = [&never[..], &kernel, limits].concat();
     let mut options = Options::limits(&all);
@@ -44,7 +44,7 @@ fn message(channel: &str, data: &str) -> String {
     format!(r#"{{"event":{},"data":{data}}}"#, json!(channel))
 }
 
-/// A browser that is subscribed to this channel.
+/// A browser subscribed to this channel.
 fn subscriber(server: &Server, channel: &str) -> Browser {
     let mut browser = server.browser("demo", &json!({ "i": channel }).to_string());
     browser.subscribe(channel);
@@ -57,7 +57,7 @@ fn subscribers(control: &mut Control, channel: &str) -> usize {
     info["countConnection"].as_u64().unwrap() as usize
 }
 
-/// What the admin door shows under this name.
+/// The value of this metric on the admin listener.
 fn metric(server: &Server, name: &str) -> f64 {
     let page = request(server.admin(), "GET /metrics", &[]).unwrap().body;
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -69,34 +69,34 @@ fn closed(server: &Server, reason: &str) -> f64 {
 }
 
 #[test]
-fn whoever_takes_nothing_is_cut_and_whoever_takes_a_little_is_not() {
+fn a_stalled_reader_is_closed_and_a_slow_one_is_not() {
     let server = server(&[("stall_ms", 600)]);
     let mut control = server.controller("demo");
     let (mut slow, mut stuck) = (subscriber(&server, "c"), subscriber(&server, "c"));
     let data = text(3_000_000);
     control.ok(&emit("c", &data));
     let start = Instant::now();
-    // Behind it comes a little, and another large one, at once.
+    // Behind it, at once, a small message and another large one.
     control.ok(&emit("c", "1"));
     control.ok(&emit("c", &data));
-    // With a header of ten bytes.
+    // The frame header has ten bytes.
     let (mut left, mut piece) = (message("c", &data).len() + 10, vec![0; 40_000]);
     while left > 0 {
         left -= slow.wire().read(&mut piece[..left.min(40_000)]).unwrap();
         wait(&mut control, 20);
     }
     assert!(start.elapsed() > Duration::from_millis(1500), "{:?}", start.elapsed());
-    // It has taken three times as long as one who takes nothing has.
+    // It took more than twice the stall limit, and is still subscribed.
     assert_eq!((subscribers(&mut control, "c"), closed(&server, "stalled")), (1, 1.0));
     slow.expect(&message("c", "1"));
     slow.expect(&message("c", &data));
-    // What the kernel had, and then the word, instead of what waited.
+    // What the kernel had, then the close frame in place of what was queued.
     let rest = stuck.wire().read_rest().unwrap();
     assert!(rest.len() < 3_100_000 && rest.ends_with(b"\x0b\xc0too slow"), "{}", rest.len());
 }
 
 #[test]
-fn a_ping_behind_a_large_message_has_its_time_from_when_that_has_gone_out() {
+fn the_pong_deadline_starts_when_the_message_ahead_is_sent() {
     let server = server(&[("heartbeat_ms", 300), ("heartbeat_answer_ms", 700)]);
     let mut control = server.controller("demo");
     let (mut slow, mut mute) = (subscriber(&server, "c"), subscriber(&server, "other"));
@@ -114,30 +114,30 @@ fn a_ping_behind_a_large_message_has_its_time_from_when_that_has_gone_out() {
     assert_eq!(slow.next_frame(), Ok((0x89, Vec::new())));
     slow.send_raw(&masked(0x8a, b""));
     slow.fence().unwrap();
-    // Whoever takes all and answers nothing is gone.
+    // A browser that reads everything but answers no ping is closed.
     assert_eq!(mute.next_frame(), Ok((0x89, Vec::new())));
     mute.expect_closed(3000, "No response from heartbeat");
     assert_eq!(closed(&server, "no_heartbeat"), 1.0);
 }
 
 #[test]
-fn a_ping_behind_much_that_the_kernel_has_may_be_answered_late() {
+fn the_pong_deadline_allows_for_data_in_the_kernel() {
     let server = server(&[("heartbeat_ms", 1500), ("heartbeat_answer_ms", 100)]);
     let mut control = server.controller("demo");
     let (mut slow, mut mute) = (subscriber(&server, "c"), subscriber(&server, "other"));
     let data = text(50_000);
     control.ok(&emit("c", &data));
-    // It has all of it at once: over a slow link the ping would come as late as this.
+    // The test reads all of it at once; over a slow link the ping would arrive much later.
     slow.expect(&message("c", &data));
     assert_eq!(slow.next_frame(), Ok((0x89, Vec::new())));
     wait(&mut control, 800);
     slow.send_raw(&masked(0x8a, b""));
     slow.fence().unwrap();
-    // To whom nothing much was sent, no more time is given.
+    // A browser that was sent little gets no extra time.
     assert_eq!(mute.next_frame(), Ok((0x89, Vec::new())));
     assert_eq!(closed(&server, "no_heartbeat"), 1.0);
     mute.expect_closed(3000, "No response from heartbeat");
-    // Nor is it much that was sent before the last beat.
+    // Data sent before the previous heartbeat gives no extra time either.
     assert_eq!(slow.next_frame(), Ok((0x89, Vec::new())));
     let start = Instant::now();
     slow.expect_closed(3000, "No response from heartbeat");
@@ -145,7 +145,7 @@ fn a_ping_behind_much_that_the_kernel_has_may_be_answered_late() {
 }
 
 #[test]
-fn a_ping_has_the_time_that_a_slow_link_needs_for_what_is_in_front_of_it() {
+fn the_pong_deadline_allows_for_a_slow_link() {
     let server = server(&[("heartbeat_ms", 400), ("heartbeat_answer_ms", 100)]);
     let mut control = server.controller("demo");
     let mut slow = subscriber(&server, "c");
@@ -153,7 +153,7 @@ fn a_ping_has_the_time_that_a_slow_link_needs_for_what_is_in_front_of_it() {
     control.ok(&emit("c", &data));
     slow.expect(&message("c", &data));
     assert_eq!(slow.next_frame(), Ok((0x89, Vec::new())));
-    // At 40 kbit/s it would only now have read the half of it.
+    // At 40 kbit/s it would have read only half of it by now.
     wait(&mut control, 1500);
     slow.send_raw(&masked(0x8a, b""));
     slow.fence().unwrap();
@@ -161,7 +161,7 @@ fn a_ping_has_the_time_that_a_slow_link_needs_for_what_is_in_front_of_it() {
 }
 
 #[test]
-fn an_answer_over_http_takes_its_time_and_its_session_waits() {
+fn a_session_outlives_a_slowly_read_http_answer() {
     let limits = [("session_ms", 800), ("http_head_ms", 800), ("heartbeat_ms", 700)];
     let server = server(&limits);
     let mut control = server.controller("demo");
@@ -172,7 +172,7 @@ fn an_answer_over_http_takes_its_time_and_its_session_waits() {
         http.send(&format!("{method} /socket/{id}/{way}"), &["Connection: close"], "");
         let data = text(2_000_000);
         control.ok(&emit("c", &data));
-        // Much slower than a session may be without a request, and a connection between two.
+        // Much longer than a session may be without a request, or a connection between two.
         let (start, mut got, mut piece) = (Instant::now(), Vec::new(), vec![0; 30_000]);
         while let Ok(count @ 1..) = http.wire.read(&mut piece) {
             got.extend_from_slice(&piece[..count]);
@@ -183,9 +183,9 @@ fn an_answer_over_http_takes_its_time_and_its_session_waits() {
         assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
         let next = post(server.ws, &format!("/socket/{id}/xhr"), "");
         assert_eq!(next, (200, "h\n".into()), "{way}");
-        eventually("the session is over", || (subscribers(&mut control, "c") == 0).then_some(()));
+        eventually("the session expires", || (subscribers(&mut control, "c") == 0).then_some(()));
     }
-    // Whoever takes nothing of what it asked for is let go, and its session with it.
+    // A client that reads nothing of what it requested is closed, and its session with it.
     let data = text(4_000_000);
     control.ok(&format!(r#"{{"action":"set","channel":"large","data":{data}}}"#));
     let id = session_on(server.ws, 9, "c");
@@ -194,12 +194,12 @@ fn an_answer_over_http_takes_its_time_and_its_session_waits() {
     let subscribe = json!([json!({ "event": "subscribe", "data": "large" }).to_string()]);
     let sent = post(server.ws, &format!("/socket/{id}/xhr_send"), &subscribe.to_string());
     assert_eq!((sent.0, subscribers(&mut control, "large")), (204, 1));
-    eventually("it is let go", || (subscribers(&mut control, "large") == 0).then_some(()));
+    eventually("it is closed", || (subscribers(&mut control, "large") == 0).then_some(()));
     assert_eq!((closed(&server, "stalled"), closed(&server, "no_heartbeat")), (1.0, 0.0));
 }
 
 #[test]
-fn an_answer_over_http_of_which_nothing_is_taken_ends_as_soon_as_any_other_way() {
+fn an_unread_http_answer_is_closed_at_the_stall_limit() {
     let server = server(&[("heartbeat_ms", NEVER), ("stall_ms", 600)]);
     let mut control = server.controller("demo");
     let ways = [("xhr", "POST"), ("jsonp?c=f", "GET")];
@@ -208,12 +208,12 @@ fn an_answer_over_http_of_which_nothing_is_taken_ends_as_soon_as_any_other_way()
         let mut http = Http::connect(server.ws);
         http.send(&format!("{method} /socket/{id}/{way}"), &[], "");
         control.ok(&emit("c", &text(4_000_000)));
-        eventually("it is let go", || (subscribers(&mut control, "c") == 0).then_some(()));
+        eventually("it is closed", || (subscribers(&mut control, "c") == 0).then_some(()));
         assert_eq!(closed(&server, "stalled"), cut, "{way}");
     }
 }
 
-/// Reads so many bytes at 1.5 MB/s at most, with something else to be done 40 times on the way.
+/// Reads this many bytes at 1.5 MB/s at most, and calls `each` 40 times on the way.
 fn read_slowly(http: &mut Http, control: &mut Control, bytes: usize, each: impl Fn(&mut Control)) {
     let mut piece = vec![0; 30_000];
     for turn in 0..bytes / piece.len() {
@@ -225,7 +225,7 @@ fn read_slowly(http: &mut Http, control: &mut Control, bytes: usize, each: impl 
 }
 
 #[test]
-fn what_gathers_while_an_answer_over_http_is_taken_is_no_reason_to_cut() {
+fn a_backlog_behind_an_http_answer_in_progress_is_no_reason_to_close() {
     let server = server(&[("backlog_bytes", 20_000), ("backlog_ms", 700)]);
     let mut control = server.controller("demo");
     let (large, small) = (text(2_500_000), emit("c", &text(9000)));
@@ -238,19 +238,19 @@ fn what_gathers_while_an_answer_over_http_is_taken_is_no_reason_to_cut() {
         read_slowly(&mut http, &mut control, large.len(), |control| control.ok(&small));
         assert!(start.elapsed() > Duration::from_millis(1200), "{way}: it was not slow");
         assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
-        // Until it asks again it has some time more: as long as that took.
+        // Before its next poll it gets extra time: as long as the answer took.
         wait(&mut control, 900);
         control.ok(&small);
         assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
         let next = post(server.ws, &format!("/socket/{id}/xhr"), "").1;
         assert_eq!(next.matches("event").count(), 41, "{way}");
-        // So does what the kernel may still have of it.
+        // Data that the kernel may still have of the answer gives extra time as well.
         (0..8).for_each(|_| control.ok(&small));
         wait(&mut control, 900);
         control.ok(&small);
         assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
         assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), "").1.matches("event").count(), 9);
-        // Now it has had all, a little at last, and does not come back.
+        // Now it has read everything, lastly a small answer, and does not poll again.
         control.ok(&small);
         assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), "").1.matches("event").count(), 1);
         wait(&mut control, 800);
@@ -261,7 +261,7 @@ fn what_gathers_while_an_answer_over_http_is_taken_is_no_reason_to_cut() {
 }
 
 #[test]
-fn an_answer_over_http_that_is_not_taken_lets_nothing_gather_behind_it_for_long() {
+fn a_backlog_behind_an_unread_http_answer_closes_the_session() {
     let limits = [("backlog_bytes", 20_000), ("backlog_ms", 700), ("backlog_soft_ms", 700)];
     let server = server(&limits);
     let mut control = server.controller("demo");
@@ -273,25 +273,25 @@ fn an_answer_over_http_that_is_not_taken_lets_nothing_gather_behind_it_for_long(
         (id, http)
     };
     let told = |id: &str| post(server.ws, &format!("/socket/{id}/xhr"), "").1;
-    // Who takes nothing has a moment, and no more than that.
+    // A client that reads nothing is tolerated briefly.
     let (id, _stuck) = poll(1);
     control.ok(&emit("c", &large));
     (0..8).for_each(|_| control.ok(&small));
     assert_eq!(subscribers(&mut control, "c"), 1);
-    eventually("it is cut", || {
+    eventually("it is closed", || {
         wait(&mut control, 100);
         control.ok(&small);
         (subscribers(&mut control, "c") == 0).then_some(())
     });
     assert_eq!(told(&id), "c[3008,\"too slow\"]\n");
-    // Who takes some of it has longer, and is cut when nothing more comes for it.
+    // A slow reader is tolerated longer, and closed even if nothing more is published to it.
     let (id, mut slow) = poll(2);
     control.ok(&emit("c", &large));
     (0..8).for_each(|_| control.ok(&small));
     read_slowly(&mut slow, &mut control, large.len(), |_| ());
     assert_eq!(subscribers(&mut control, "c"), 0);
     assert_eq!(told(&id), "c[3008,\"too slow\"]\n");
-    // Not behind what it asked for itself.
+    // A backlog behind a state that the session requested itself is tolerated.
     control.ok(&format!(r#"{{"action":"set","channel":"c","data":{large}}}"#));
     let id = session_on(server.ws, 3, "other");
     let subscribe = json!([json!({ "event": "subscribe", "data": "c" }).to_string()]).to_string();
@@ -304,7 +304,7 @@ fn an_answer_over_http_that_is_not_taken_lets_nothing_gather_behind_it_for_long(
 }
 
 #[test]
-fn who_asks_over_http_and_waits_for_room_is_not_cut_meanwhile() {
+fn a_poll_waiting_for_answer_memory_is_not_closed() {
     let limits = [("backlog_bytes", 20_000), ("backlog_ms", 500), ("answers_bytes", 1_000_000)];
     let server = server(&limits);
     let mut control = server.controller("demo");
@@ -314,7 +314,7 @@ fn who_asks_over_http_and_waits_for_room_is_not_cut_meanwhile() {
     wait(&mut control, 600);
     let mut stuck = server.browser("demo", r#"{"i":2}"#);
     stuck.say(r#"{"event":"subscribe","data":"big"}"#);
-    eventually("there is no room", || (metric(&server, "fws_answers_bytes") > 1e6).then_some(()));
+    eventually("the budget is full", || (metric(&server, "fws_answers_bytes") > 1e6).then_some(()));
     let mut http = Http::connect(server.ws);
     http.send(&format!("POST /socket/{id}/xhr"), &[], "");
     http.expect_silence();
@@ -325,29 +325,29 @@ fn who_asks_over_http_and_waits_for_room_is_not_cut_meanwhile() {
 }
 
 #[test]
-fn whoever_takes_nothing_has_its_time_once() {
-    // What is on its way at first leaves room in the kernel when it has arrived: that it takes a
-    // little more then is no progress.
+fn a_stalled_reader_gets_the_stall_time_only_once() {
+    // The first data frees kernel buffer space when it arrives; that the kernel takes a little more
+    // then is no progress of the reader.
     let server = server(&[("stall_ms", 2000), ("kernel_send_bytes", 65_536)]);
     let mut control = server.controller("demo");
     let _stuck = subscriber(&server, "c");
     let start = Instant::now();
     control.ok(&emit("c", &text(8_000_000)));
-    eventually("it is cut", || (closed(&server, "stalled") == 1.0).then_some(()));
+    eventually("it is closed", || (closed(&server, "stalled") == 1.0).then_some(()));
     let elapsed = start.elapsed();
     let (least, most) = (Duration::from_millis(2000), Duration::from_millis(3500));
     assert!((least..most).contains(&elapsed), "{elapsed:?}");
 }
 
 #[test]
-fn the_kernel_keeps_nothing_for_one_that_was_cut() {
+fn a_closed_slow_connection_leaves_nothing_in_the_kernel() {
     let server = server(&[("stall_ms", 200), ("close_ms", 200)]);
     let mut control = server.controller("demo");
     let mut stuck = subscriber(&server, "c");
     control.ok(&emit("c", &text(8_000_000)));
-    eventually("it is cut", || (closed(&server, "stalled") == 1.0).then_some(()));
-    eventually("it is gone", || (metric(&server, "fws_sockets") == 1.0).then_some(()));
-    // What it had received it may read; the rest went with a reset.
+    eventually("it is closed", || (closed(&server, "stalled") == 1.0).then_some(()));
+    eventually("the socket is freed", || (metric(&server, "fws_sockets") == 1.0).then_some(()));
+    // It can read what it had received; a reset discarded the rest.
     let mut piece = vec![0; 100_000];
     let end = loop {
         match stuck.wire().read(&mut piece) {
@@ -359,7 +359,7 @@ fn the_kernel_keeps_nothing_for_one_that_was_cut() {
 }
 
 #[test]
-fn what_a_browser_asked_for_itself_is_no_reason_to_cut() {
+fn a_state_requested_by_the_browser_is_no_reason_to_close() {
     let server = server(&[("stall_ms", 200), ("backlog_soft_ms", 200)]);
     let mut control = server.controller("demo");
     let state = text(8_000_000);
@@ -373,7 +373,7 @@ fn what_a_browser_asked_for_itself_is_no_reason_to_cut() {
 }
 
 #[test]
-fn a_backlog_that_stays_is_cut_and_a_smaller_one_is_not() {
+fn a_persistent_backlog_over_the_soft_limit_closes_the_connection() {
     let limits = [("backlog_soft_bytes", 20_000), ("backlog_soft_ms", 300)];
     let server = server(&limits);
     let mut control = server.controller("demo");
@@ -384,7 +384,7 @@ fn a_backlog_that_stays_is_cut_and_a_smaller_one_is_not() {
         (0..2).for_each(|_| control.ok(&emit(channel, &small)));
     }
     control.ok(&emit("more", &small));
-    eventually("it is cut", || (subscribers(&mut control, "more") == 0).then_some(()));
+    eventually("it is closed", || (subscribers(&mut control, "more") == 0).then_some(()));
     assert!(more.wire().read_rest().unwrap().ends_with(b"\x0b\xc0too slow"));
     wait(&mut control, 600);
     less.expect(&message("less", &large));
@@ -394,7 +394,7 @@ fn a_backlog_that_stays_is_cut_and_a_smaller_one_is_not() {
 }
 
 #[test]
-fn when_memory_runs_short_back_ends_wait_and_whoever_holds_most_goes() {
+fn a_memory_shortage_pauses_back_ends_and_evicts_the_largest_queue() {
     let mut server = server(&[("queued_bytes", 4_000_000)]);
     let mut control = server.controller("demo");
     let (mut most, mut less) = (subscriber(&server, "most"), subscriber(&server, "less"));
@@ -402,8 +402,8 @@ fn when_memory_runs_short_back_ends_wait_and_whoever_holds_most_goes() {
     let data = text(700_000);
     control.ok(&emit("less", &data));
     let before = server.peak_memory_bytes();
-    // Many times what there is room for, in one go; who reads gets all of what is theirs. That is
-    // little, so that a slow machine does not make it the reader for whom there is no room.
+    // Many times the budget in one write; the reader gets all of its messages. They are small, so
+    // that on a slow machine the reader does not become the largest queue.
     let (count, short) = (12, text(70_000));
     let commands = [emit("most", &data), emit("reader", &short)].map(|it| frame(it.as_bytes()));
     std::thread::scope(|scope| {
@@ -424,13 +424,13 @@ fn when_memory_runs_short_back_ends_wait_and_whoever_holds_most_goes() {
 }
 
 #[test]
-fn when_memory_runs_short_a_session_that_is_over_holds_nobody_up() {
+fn a_memory_shortage_frees_the_queue_of_a_closed_session() {
     let server = server(&[("queued_bytes", 2_000_000), ("session_ms", NEVER)]);
     let mut control = server.controller("demo");
     session_on(server.ws, 1, "most");
     let mut less = subscriber(&server, "less");
     control.ok(&emit("most", &text(1_200_000)));
-    // It is let go, and nobody comes for what waits for it.
+    // The session is closed, and nothing will collect its queue.
     let gone = control.ask(r#"{"action":"disconnect","params":{"userId":1}}"#);
     assert_eq!(gone, r#"{"success":true,"count":1}"#);
     let data = text(500_000);
@@ -442,7 +442,7 @@ fn when_memory_runs_short_a_session_that_is_over_holds_nobody_up() {
 }
 
 #[test]
-fn when_memory_runs_short_an_answer_that_has_ended_and_is_not_taken_goes_at_once() {
+fn a_memory_shortage_evicts_a_finished_unread_answer_at_once() {
     let server = server(&[("queued_bytes", 2_000_000)]);
     let mut control = server.controller("demo");
     let id = session_on(server.ws, 1, "most");
@@ -453,11 +453,11 @@ fn when_memory_runs_short_an_answer_that_has_ended_and_is_not_taken_goes_at_once
     let data = text(500_000);
     control.ok(&emit("most", &text(1_200_000)));
     control.ok(&emit("less", &data));
-    // Both take what their kernels have room for.
+    // The kernel takes what it has room for, of both.
     wait(&mut control, 500);
     control.ok(&emit("less", &data));
     control.ok(&emit("nobody", &text(20_000)));
-    // It does not pass for a whole answer.
+    // The truncated answer cannot be mistaken for a complete one.
     assert!(!stream.wire.read_rest().unwrap().ends_with(b"0\r\n\r\n"));
     (0..2).for_each(|_| less.expect(&message("less", &data)));
     less.nothing();
@@ -465,7 +465,7 @@ fn when_memory_runs_short_an_answer_that_has_ended_and_is_not_taken_goes_at_once
 }
 
 #[test]
-fn many_who_never_read_cost_little_and_nobody_who_reads_notices() {
+fn many_stalled_readers_cost_little_memory_and_delay_no_reader() {
     let mut options = Options::limits(&[("queued_bytes", 4_000_000)]);
     options.config["admin"] = json!("127.0.0.1:0");
     let mut server = Server::start(&options);
@@ -494,24 +494,24 @@ fn many_who_never_read_cost_little_and_nobody_who_reads_notices() {
 }
 
 #[test]
-fn half_messages_are_input_that_waits_and_when_they_are_too_much_the_largest_go() {
+fn partial_messages_over_the_input_budget_evict_the_largest() {
     let server = server(&[("input_bytes", 1 << 20)]);
     let message = masked(0x81, &[b'x'; 15_000]);
     let browser = |user| server.browser("demo", &json!({ "i": user }).to_string());
     let mut browsers: Vec<Browser> = (1..=100).map(browser).collect();
     let waiting = || metric(&server, "fws_input_bytes");
-    // One has said less than the others, and finishes.
+    // The first sends less than the others, and completes its message.
     let (little, rest) = message.split_at(1008);
     browsers[0].send_raw(little);
     eventually("it is counted", || (waiting() == 1000.0).then_some(()));
     browsers[0].send_raw(rest);
-    eventually("it is whole", || (waiting() == 0.0).then_some(()));
+    eventually("it is complete", || (waiting() == 0.0).then_some(()));
     browsers[0].send_raw(little);
     for browser in &mut browsers[1..] {
         browser.send_raw(&message[..14_008]);
     }
     let closed = || closed(&server, "full");
-    eventually("some had to go", || (waiting() > 500_000.0 && closed() >= 25.0).then_some(()));
+    eventually("some are evicted", || (waiting() > 500_000.0 && closed() >= 25.0).then_some(()));
     assert!(waiting() <= f64::from(1 << 20), "{}", waiting());
     assert_eq!(closed(), metric(&server, "fws_input_evicted_total"));
     browsers[0].send_raw(rest);
@@ -519,7 +519,7 @@ fn half_messages_are_input_that_waits_and_when_they_are_too_much_the_largest_go(
 }
 
 #[test]
-fn a_crowd_gets_its_states_at_its_own_pace_and_they_take_little_memory() {
+fn many_slow_readers_get_their_states_within_the_answer_budget() {
     const CROWD: usize = 8;
     let mut server = server(&[("answers_bytes", 1_000_000)]);
     let mut control = server.controller("demo");
@@ -538,14 +538,14 @@ fn a_crowd_gets_its_states_at_its_own_pace_and_they_take_little_memory() {
             browser
         })
         .collect();
-    // Whoever waits is heard in nothing else; whoever does not is heard at once.
+    // Waiting browsers send nothing else; a back end is still answered at once.
     let mut lines = vec![Vec::new(); CROWD];
     let whole = |number| message(&channel(number), &state).len() + 10;
     let mut piece = [0; 40_000];
     while (0..CROWD).any(|number| lines[number].len() < whole(number)) {
         for (browser, line) in crowd.iter_mut().zip(&mut lines) {
             if let Ok(count) = browser.wire().read(&mut piece) {
-                assert!(count > 0, "it is not cut");
+                assert!(count > 0, "it is not closed");
                 line.extend_from_slice(&piece[..count]);
             }
         }
@@ -568,16 +568,16 @@ fn a_crowd_gets_its_states_at_its_own_pace_and_they_take_little_memory() {
 }
 
 #[test]
-fn who_is_cut_by_a_message_is_not_among_those_who_are_asked_for_behind_it() {
+fn channel_info_excludes_a_subscriber_closed_by_the_message_before_it() {
     let server = server(&[("backlog_bytes", 1024), ("backlog_ms", 0)]);
     let _deaf = subscriber(&server, "c");
     let mut control = server.controller("demo");
-    // The first is on its way for ever; behind it there is room for these.
+    // The first never finishes; the others still fit into the backlog behind it.
     for bytes in [8_000_000, 300, 300, 300, 300] {
         control.ok(&emit("c", &text(bytes)));
     }
     assert_eq!(subscribers(&mut control, "c"), 1);
-    // In one piece, so that it could be gathered for what comes behind.
+    // In one write, so that the server could batch the message with the request behind it.
     let info = frame(br#"{"action":"channelInfo","channel":"c"}"#);
     control.send_raw(&[frame(emit("c", &text(300)).as_bytes()), info].concat());
     assert_eq!(control.recv(), r#"{"success":true}"#);

@@ -1,6 +1,6 @@
-//! SockJS as `sockjs-protocol` asks for it, on the conformance server of `examples/`: the same
-//! transports as the real server's, and an application that echoes. What the real server does with
-//! sessions is in `tests/sessions.rs`.
+//! SockJS as `sockjs-protocol` requires it, on the conformance server of `examples/`: the real
+//! server's transports with an echo application. Sessions of the real server are tested in
+//! `tests/sessions.rs`.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::web::{Conformance, Http, NEVER_CACHED, ask, post, session};
 use std::io::Write;
 use std::net::SocketAddr;
 
-/// The services.
+/// The services of the conformance server.
 const ECHO: &str = "/echo";
 const CLOSE: &str = "/close";
 const WITHOUT_WEBSOCKET: &str = "/disabled_websocket_echo";
@@ -33,12 +33,12 @@ fn assert_never_cached(answer: &Answer) {
     assert_eq!((answer.header("expires"), answer.header("last-modified")), (None, None));
 }
 
-/// A path of a session of its own.
+/// The path of a new session of this service.
 fn place(service: &str) -> String {
     format!("{service}/{}", session())
 }
 
-/// A session that polling has opened.
+/// Opens a session with a poll; returns its path.
 #[track_caller]
 fn opened(server: SocketAddr, service: &str) -> String {
     let place = place(service);
@@ -46,7 +46,7 @@ fn opened(server: SocketAddr, service: &str) -> String {
     place
 }
 
-/// Opens an answer that goes on; gives its head.
+/// Opens a streaming answer; returns its connection and head.
 #[track_caller]
 fn stream(server: SocketAddr, line: &str) -> (Http, Answer) {
     let mut http = Http::connect(server);
@@ -59,7 +59,7 @@ fn stream(server: SocketAddr, line: &str) -> (Http, Answer) {
 }
 
 #[test]
-fn greeting_and_what_is_not_there() {
+fn the_greeting_is_served_and_unknown_paths_are_not_found() {
     let server = Conformance::new();
     for path in ["/echo", "/echo/", "/echo?x", "/close"] {
         let answer = ask(server.address, &format!("GET {path}"), &[], "");
@@ -101,7 +101,7 @@ fn greeting_and_what_is_not_there() {
     }
     let answer = ask(server.address, "HEAD /echo/nothing", &[], "");
     assert_eq!(answer.status, 404);
-    assert_ne!(answer.header("content-length"), Some("0"), "the length of what GET would get");
+    assert_ne!(answer.header("content-length"), Some("0"), "the length that GET would have");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn the_iframe_page_is_cached_for_a_year() {
         let answer_again = ask(server.address, &format!("GET /echo/{name}"), &again, "");
         assert_eq!((answer_again.status, answer_again.body.as_str()), (304, ""));
         assert_eq!(answer_again.header("content-type"), None);
-        // As it comes back from a proxy that has compressed it.
+        // The weak ETag of a proxy that has compressed the page.
         let weak = [format!("If-None-Match: \"other\", W/{etag}")];
         let weak = weak.each_ref().map(String::as_str);
         assert_eq!(ask(server.address, &format!("GET /echo/{name}"), &weak, "").status, 304);
@@ -139,14 +139,14 @@ fn the_iframe_page_is_cached_for_a_year() {
     assert!(
         body.contains("    document.domain = document.domain;\n    SockJS.bootstrap_iframe();")
     );
-    // The page needs no other server.
+    // The page needs no other server for its script.
     let script = body.split("<script src=\"").nth(1).and_then(|rest| rest.split('"').next());
     let script = script.expect("a script");
     assert_eq!(script, "/echo/iframe.js");
     let answer = ask(server.address, &format!("GET {script}"), &[], "");
     assert_eq!(answer.header("content-type"), Some("application/javascript; charset=UTF-8"));
     assert!(answer.body.contains("bootstrap_iframe"));
-    // It has one address for ever, so it must not stay for as long as the page.
+    // Its URL never changes, so it must not be cached for as long as the page.
     assert_eq!(answer.header("cache-control"), Some("public, max-age=3600"));
     assert_eq!(answer.header("expires"), None);
     let known = format!("If-None-Match: {}", answer.header("etag").expect("an etag"));
@@ -165,7 +165,7 @@ fn the_iframe_page_is_cached_for_a_year() {
 }
 
 #[test]
-fn info_says_what_there_is() {
+fn info_describes_the_service() {
     let server = Conformance::new();
     let info = |service: &str, headers: &[&str]| {
         let answer = ask(server.address, &format!("GET {service}/info?t=1"), headers, "");
@@ -190,7 +190,7 @@ fn info_says_what_there_is() {
 }
 
 #[test]
-fn preflights_and_other_methods() {
+fn preflights_are_answered_and_wrong_methods_refused() {
     let server = Conformance::new();
     for (path, allow) in [
         ("info", "OPTIONS, GET"),
@@ -240,7 +240,7 @@ fn preflights_and_other_methods() {
 }
 
 #[test]
-fn polling_collects_what_has_gathered() {
+fn a_poll_collects_the_queued_messages() {
     let server = Conformance::new();
     let place = place(ECHO);
     let xhr = format!("POST {place}/xhr");
@@ -259,12 +259,12 @@ fn polling_collects_what_has_gathered() {
     assert_cors(&answer, None);
     assert_never_cached(&answer);
     assert_eq!(post(server.address, &format!("{place}/xhr_send"), "[\"z\"]").0, 204);
-    // A POST without a length has no body. The server's part of a path does not count.
+    // A POST without a length has no body. The server part of the path is ignored.
     let mut http = Http::connect(server.address);
     let elsewhere = place.replace("/000/", "/999/");
     http.raw(format!("POST {elsewhere}/xhr/ HTTP/1.1\r\nHost: a\r\n\r\n"));
     assert_eq!(http.answer().body, "a[\"x\",\"y\",\"z\"]\n");
-    // The next one waits until there is something.
+    // The next poll waits for a message.
     http.send(&xhr, &[], "");
     http.expect_silence();
     post(server.address, &format!("{place}/xhr_send"), "[\"late\"]");
@@ -272,7 +272,7 @@ fn polling_collects_what_has_gathered() {
 }
 
 #[test]
-fn what_is_sent_must_be_an_array_of_strings() {
+fn a_sent_body_must_be_an_array_of_strings() {
     let server = Conformance::new();
     let place = opened(server.address, ECHO);
     let send = |headers: &[&str], body: &str| {
@@ -301,7 +301,7 @@ fn what_is_sent_must_be_an_array_of_strings() {
     }
     assert_eq!(send(&[], "[]"), (204, String::new()));
     let all = format!("a[{}]\n", ["\"a\""; 9].join(","));
-    assert_eq!(post(server.address, &format!("{place}/xhr"), ""), (200, all), "it lives on");
+    assert_eq!(post(server.address, &format!("{place}/xhr"), ""), (200, all), "still open");
     let nowhere = "/echo/000/nobody/xhr_send";
     assert_eq!(post(server.address, nowhere, "[\"x\"]").0, 404);
     assert_eq!(post(server.address, nowhere, "").0, 500);
@@ -317,7 +317,7 @@ fn characters_that_browsers_lose_are_escaped() {
     post(server.address, &format!("{place}/xhr_send"), &format!("[{hard},{easy}]"));
     let body = post(server.address, &format!("{place}/xhr"), "").1;
     assert_eq!(body, format!("a[{hard},{easy}]\n"));
-    // Half a character, which JavaScript knows and UTF-8 does not.
+    // Lone surrogates, which JavaScript has and UTF-8 has not.
     post(server.address, &format!("{place}/xhr_send"), "[\"\\ud800\",\"\\udc00x\"]");
     let body = post(server.address, &format!("{place}/xhr"), "").1;
     assert_eq!(body, "a[\"\\ufffd\",\"\\ufffdx\"]\n");
@@ -359,7 +359,7 @@ fn streams_give_a_chunk_for_each_frame_and_end_at_their_limit() {
             sent += wrap(&frame).len();
         }
         assert_eq!(http.chunk(), "", "the answer ends at {sent} bytes");
-        // The session and the connection live on; what comes meanwhile waits.
+        // The session and the connection live on; messages are queued meanwhile.
         post(server.address, &format!("{place}/xhr_send"), "[\"a\",\"b\"]");
         http.send(&line, &[], "");
         http.head();
@@ -369,7 +369,7 @@ fn streams_give_a_chunk_for_each_frame_and_end_at_their_limit() {
 }
 
 #[test]
-fn scripts_and_events_are_not_broken_out_of() {
+fn payloads_cannot_break_out_of_scripts_and_events() {
     let server = Conformance::new();
     let hard = "[\"%20</script>&<!--\\u2028\"]";
     let place_of = |line: &str| {
@@ -392,7 +392,7 @@ fn scripts_and_events_are_not_broken_out_of() {
 }
 
 #[test]
-fn jsonp_calls_back() {
+fn jsonp_wraps_answers_in_the_callback() {
     let server = Conformance::new();
     let place = place(ECHO);
     let poll = |query: &str| ask(server.address, &format!("GET {place}/jsonp{query}"), &[], "");
@@ -430,7 +430,7 @@ fn jsonp_calls_back() {
 }
 
 #[test]
-fn the_end_is_told_to_everybody_who_asks() {
+fn a_closed_session_sends_its_reason_to_every_request() {
     let server = Conformance::new();
     let place = opened(server.address, CLOSE);
     for _ in 0..2 {
@@ -463,8 +463,8 @@ fn a_session_has_one_receiver() {
     second.chunk();
     assert_eq!((second.chunk(), second.chunk()), (format!("{STILL_OPEN}\n"), String::new()));
     post(server.address, &format!("{place}/xhr_send"), "[\"x\"]");
-    assert_eq!(first.answer().body, "a[\"x\"]\n", "the first one goes on");
-    // It aborts the next one: what was on its way is lost, and the session with it.
+    assert_eq!(first.answer().body, "a[\"x\"]\n", "the first receiver goes on");
+    // It aborts its next poll: data in flight may be lost, so the session ends.
     first.send(&format!("POST {place}/xhr"), &[], "");
     first.expect_silence();
     drop(first);
@@ -502,7 +502,7 @@ fn the_cookie_is_the_clients_own_or_a_dummy() {
 }
 
 #[test]
-fn websockets_as_the_suite_asks() {
+fn websockets_behave_as_the_protocol_suite_requires() {
     let server = Conformance::new();
     let place = place(ECHO);
     let open = |path: &str| Browser::open(server.address, path, &[], &[]).unwrap();
@@ -548,7 +548,7 @@ fn websockets_as_the_suite_asks() {
 }
 
 #[test]
-fn amplify_and_large_messages() {
+fn large_messages_pass_in_both_directions() {
     let server = Conformance::new();
     let place = opened(server.address, "/amplify");
     post(server.address, &format!("{place}/xhr_send"), "[\"18\"]");
@@ -558,7 +558,7 @@ fn amplify_and_large_messages() {
     let large = format!("[\"{}\"]", "y".repeat(3 << 20));
     assert_eq!(post(server.address, &format!("{place}/xhr_send"), &large).0, 204);
     assert_eq!(post(server.address, &format!("{place}/xhr"), "").1, format!("a{large}\n"));
-    // More than one answer is taken at a time: the sender waits until they have been.
+    // More than the server queues at a time: the sender waits until answers are collected.
     let many = format!("[{}]", vec![format!("\"{}\"", "z".repeat(30_000)); 8].join(","));
     let mut sender = Http::connect(server.address);
     sender.send(&format!("POST {place}/xhr_send"), &[], &many);
@@ -574,7 +574,7 @@ fn amplify_and_large_messages() {
 }
 
 #[test]
-fn old_clients_get_no_chunks() {
+fn http_1_0_clients_get_no_chunked_encoding() {
     let server = Conformance::new();
     let place = place(ECHO);
     let mut http = Http::connect(server.address);
@@ -589,7 +589,7 @@ fn old_clients_get_no_chunks() {
     post(server.address, &format!("{place}/xhr_send"), "[\"x\"]");
     assert_eq!(http.exactly(7), "a[\"x\"]\n");
     post(server.address, &format!("{place}/xhr_send"), &format!("[\"{}\"]", "x".repeat(4096)));
-    assert_eq!(http.rest().len(), 4096 + 6, "and the end of the connection");
+    assert_eq!(http.rest().len(), 4096 + 6, "then the end of the connection");
     let mut http = Http::connect(server.address);
     http.raw("GET /echo HTTP/1.0\r\n\r\n");
     assert_eq!(http.answer().header("connection"), Some("close"));

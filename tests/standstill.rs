@@ -1,5 +1,5 @@
-//! A server whose process stands still for a while, as in a container that is paused: who did in
-//! time what it should is not cut because nobody looked, and dates are dates all the same.
+//! A server process that stands still for a while, as in a paused container: peers that acted in
+//! time are not closed because the server looked late, and expiry dates still hold.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -13,14 +13,14 @@ use common::token::token;
 use common::web::{Http, session_on};
 use serde_json::json;
 
-/// Every deadline that is tried here.
+/// Every deadline that is tested here.
 const WITHIN_MS: u64 = 1500;
-/// The process stands still for longer than that.
+/// How long the process stands still: longer than every deadline.
 const STOOD_MS: u64 = 4000;
-/// More than are read, or seen to, in one turn.
+/// More connections than are read, or timed out, in one turn.
 const CROWD: usize = 80;
 
-/// A server at which a browser has so long to authenticate.
+/// A server with this deadline for browsers to authenticate.
 fn server(auth_ms: u64) -> Server {
     let mut options = Options::limits(&[
         ("auth_ms", auth_ms),
@@ -34,8 +34,8 @@ fn server(auth_ms: u64) -> Server {
     Server::start(&options)
 }
 
-/// The process stands still while that is done, and until the time is over.
-fn while_it_stands_still(server: &Server, act: impl FnOnce()) {
+/// Freezes the process while `act` runs, and for `STOOD_MS` after it.
+fn while_frozen(server: &Server, act: impl FnOnce()) {
     server.freeze();
     act();
     std::thread::park_timeout(Duration::from_millis(STOOD_MS));
@@ -43,7 +43,7 @@ fn while_it_stands_still(server: &Server, act: impl FnOnce()) {
 }
 
 #[test]
-fn who_did_in_time_what_it_should_is_not_cut() {
+fn peers_that_acted_in_time_survive_a_standstill() {
     let server = server(WITHIN_MS);
     let mut polls: Vec<Http> = Vec::new();
     let sessions: Vec<String> = (0..4).map(|user| session_on(server.ws, user + 1, "c")).collect();
@@ -59,7 +59,7 @@ fn who_did_in_time_what_it_should_is_not_cut() {
     control.ok(r#"{"action":"set","channel":"brief","data":1,"params":{"ttl":2}}"#);
     control.ok(r#"{"action":"set","channel":"lasting","data":1,"params":{"ttl":3600}}"#);
 
-    while_it_stands_still(&server, || {
+    while_frozen(&server, || {
         for (user, browser) in browsers.iter_mut().enumerate() {
             let payload = json!({ "i": user + 1 }).to_string();
             browser.say(&auth_message("demo", &token(&payload, key_of("demo"))));
@@ -88,7 +88,7 @@ fn who_did_in_time_what_it_should_is_not_cut() {
         let body = poll.answer().body;
         assert!(body.starts_with("a[") && body.contains("back"), "{body}");
     }
-    // A state ends at its date.
+    // A state expires at its date.
     let brief = control.ask(r#"{"action":"get","channel":"brief"}"#);
     assert_eq!(brief, "null");
     let lasting = control.ask(r#"{"action":"get","channel":"lasting"}"#);
@@ -103,11 +103,11 @@ fn who_did_in_time_what_it_should_is_not_cut() {
 }
 
 #[test]
-fn who_did_not_is_cut_as_much_later_as_it_stood_still() {
+fn a_standstill_postpones_deadlines_by_its_length() {
     let server = server(2 * WITHIN_MS);
     let mut silent = Browser::raw(server.ws);
-    while_it_stands_still(&server, || ());
-    // Longer than the whole of its time has passed by now, and most of it is left.
+    while_frozen(&server, || ());
+    // More than its whole deadline has passed by now, yet most of it is left.
     let start = Instant::now();
     silent.expect_closed(3408, "no auth in time");
     assert!(start.elapsed() >= Duration::from_millis(WITHIN_MS / 2), "{:?}", start.elapsed());

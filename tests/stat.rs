@@ -1,4 +1,4 @@
-//! `fws stat` against a running server: one look, live, as JSON, and where there is no such door.
+//! `fws stat` against a running server: once, live, as JSON, and without an admin listener.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -10,7 +10,7 @@ use common::command::{bad, fws, good};
 use common::server::{Options, Server};
 use serde_json::{Value, json};
 
-/// A server with an admin door, and where that is.
+/// A server with an admin listener, and its address.
 fn server() -> (Server, String) {
     let mut options = Options::default();
     options.config["admin"] = json!("127.0.0.1:0");
@@ -20,7 +20,7 @@ fn server() -> (Server, String) {
 }
 
 #[test]
-fn one_look_shows_what_is_there() {
+fn a_single_report_shows_the_metrics() {
     let (server, at) = server();
     let mut browser = server.browser("demo", r#"{"i":1}"#);
     browser.subscribe("news");
@@ -51,13 +51,13 @@ fn one_look_shows_what_is_there() {
 }
 
 #[test]
-fn it_goes_on_until_the_server_goes() {
+fn stat_repeats_until_the_server_stops() {
     let (server, at) = server();
     let mut child = fws(&["stat", "--admin", &at]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let heads = |line: &String| line.starts_with("fws ");
     assert!(lines.any(|line| heads(&line)) && lines.any(|line| heads(&line)));
-    // Rates come with the second look.
+    // Rates come with the second report.
     let deliveries = lines.find(|line| line.starts_with("deliveries")).unwrap();
     let rate = deliveries.split_whitespace().nth(2);
     assert_eq!(rate, Some("0"), "{deliveries}");
@@ -66,7 +66,7 @@ fn it_goes_on_until_the_server_goes() {
     assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 
-/// What a terminal of that size is sent: up to its end, or to the third look.
+/// What a terminal of this size is sent, up to the third report.
 fn drawn(at: &str, term: &str, columns: u16, lines: u16) -> String {
     let fws = env!("CARGO_BIN_EXE_fws");
     let stat = format!("stty cols {columns} rows {lines}; exec {fws} stat --admin {at}");
@@ -86,8 +86,8 @@ fn drawn(at: &str, term: &str, columns: u16, lines: u16) -> String {
     text(&said)
 }
 
-/// What a terminal shows of it, as xterm does: a character in the last column leaves the cursor
-/// there, and clearing takes what is under the cursor as well.
+/// What a terminal shows of this output, as xterm does: a character in the last column leaves the
+/// cursor there, and clearing includes the cell under the cursor.
 fn shown(said: &str, columns: usize, lines: usize) -> Vec<String> {
     let mut cells = vec![vec![' '; columns]; lines];
     let (mut row, mut column) = (0, 0);
@@ -124,11 +124,11 @@ fn shown(said: &str, columns: usize, lines: usize) -> Vec<String> {
 }
 
 #[test]
-fn a_small_window_is_enough_and_a_dumb_one_too() {
+fn small_and_dumb_terminals_are_supported() {
     let (_server, at) = server();
     for (columns, lines) in [(80, 24), (76, 24), (30, 12), (25, 5)] {
         let said = drawn(&at, "xterm", columns, lines);
-        // The last look may be half there.
+        // The last report may be incomplete.
         let end = said.rfind("\x1b[H").unwrap();
         let shown = shown(&said[..end], columns.into(), lines.into());
         assert!(shown[0].contains("fws ") && shown[0].contains("ok"), "{shown:#?}");
@@ -145,7 +145,7 @@ fn a_small_window_is_enough_and_a_dumb_one_too() {
 }
 
 #[test]
-fn without_a_door_it_says_how_to_open_one() {
+fn a_missing_admin_listener_is_explained() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let line = bad(fws(&["stat", "--admin", &free.to_string()]), 1);
     assert_eq!(
@@ -167,7 +167,7 @@ fn without_a_door_it_says_how_to_open_one() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_is_worth_a_word() {
+fn an_address_reachable_by_others_is_warned_about() {
     let ran = common::command::run(fws(&["check", "--admin", "0.0.0.0:8086"]));
     assert_eq!(ran.code, Some(0));
     assert!(ran.err.contains("warning: admin: whoever reaches 0.0.0.0:8086 sees"), "{}", ran.err);

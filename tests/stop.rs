@@ -1,5 +1,5 @@
-//! Stopping and starting without a storm: who is let go when, what they are told, and how many are
-//! let in at a time.
+//! Stopping and starting without a thundering herd: when each connection is closed, what it is
+//! told, and how many are admitted at a time.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -24,7 +24,7 @@ use fws::time::{Now, UnixMillis};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
-/// When each of them was told to go, in milliseconds since the signal, and when to come back.
+/// When each browser was closed and when it may reconnect, in milliseconds since the signal.
 fn told(browsers: Vec<Browser>, start: Instant) -> Vec<(u64, u64)> {
     let hear = |mut browser: Browser| {
         std::thread::spawn(move || {
@@ -47,7 +47,7 @@ fn told(browsers: Vec<Browser>, start: Instant) -> Vec<(u64, u64)> {
 }
 
 #[test]
-fn a_crowd_is_let_go_evenly_and_comes_back_evenly() {
+fn a_stop_spreads_disconnects_and_reconnects_evenly() {
     let limits = [("drain_ms", 4000), ("admissions_per_second", 50), ("admissions_burst", 1000)];
     let server = Server::start(&Options::limits(&limits));
     let crowd: Vec<Browser> =
@@ -57,14 +57,14 @@ fn a_crowd_is_let_go_evenly_and_comes_back_evenly() {
     let told = told(crowd, start);
     let exit = Instant::now();
     server.exited();
-    assert!(exit.elapsed() < Duration::from_secs(2), "it waits for nobody");
+    assert!(exit.elapsed() < Duration::from_secs(2), "the server waits for no client");
     assert!(start.elapsed() < Duration::from_millis(4200), "{:?}", start.elapsed());
-    // Over three seconds, since the last one is for good byes.
+    // Over three of the four seconds: the last one is for closing handshakes.
     for (quarter, from) in [0, 750, 1500, 2250].into_iter().enumerate() {
         let count = told.iter().filter(|(at, _)| (from..from + 750).contains(at)).count();
         assert!((30..75).contains(&count), "{count} in quarter {quarter}: {told:?}");
     }
-    // None before the server can be there again, and no more in a second than are let in.
+    // No reconnect before the server can be back, nor more per second than are admitted.
     let mut back: Vec<u64> = told.iter().map(|(_, back)| *back).collect();
     back.sort_unstable();
     assert!(back[0] >= 3700, "{back:?}");
@@ -76,8 +76,8 @@ fn a_crowd_is_let_go_evenly_and_comes_back_evenly() {
 }
 
 #[test]
-fn however_many_back_ends_there_are_all_are_let_go() {
-    // More than are let go in one turn, and more time than this test waits.
+fn a_stop_disconnects_any_number_of_back_ends() {
+    // More than are closed in one turn, with a drain time longer than this test waits.
     let server = Server::start(&Options::limits(&[("drain_ms", 60_000)]));
     let back_ends: Vec<_> = (0..200).map(|_| server.controller("demo")).collect();
     server.terminate();
@@ -86,7 +86,7 @@ fn however_many_back_ends_there_are_all_are_let_go() {
 }
 
 #[test]
-fn back_ends_are_heard_until_the_last_browser_has_gone() {
+fn back_ends_are_served_until_the_last_browser_leaves() {
     let server = Server::start(&Options::limits(&[("drain_ms", 4000)]));
     let mut crowd: Vec<Browser> =
         (1..=40).map(|i| server.browser("demo", &format!(r#"{{"i":{i}}}"#))).collect();
@@ -98,7 +98,7 @@ fn back_ends_are_heard_until_the_last_browser_has_gone() {
     let count = control.ask(emit);
     let (first, last) = (r#"{"success":true,"count":"#, crowd.last_mut().unwrap());
     let count: usize = count.strip_prefix(first).unwrap().trim_end_matches('}').parse().unwrap();
-    assert!((10..40).contains(&count), "{count} were left");
+    assert!((10..40).contains(&count), "{count} were still connected");
     last.expect(r#"{"event":"c","data":"last"}"#);
     last.expect_going_away();
     control.expect_closed();
@@ -106,17 +106,17 @@ fn back_ends_are_heard_until_the_last_browser_has_gone() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_stops_the_server_at_once() {
     let server = Server::new();
     let mut crowd: Vec<Browser> =
         (1..=100).map(|i| server.browser("demo", &format!(r#"{{"i":{i}}}"#))).collect();
     let start = Instant::now();
-    // Those that come together are one.
+    // Signals that arrive together count as one.
     server.freeze();
     server.terminate();
     kill_process(server.pid(), Signal::INT).unwrap();
     server.thaw();
-    // Every fifty milliseconds one is let go: by now a signal is another one.
+    // One is closed every fifty milliseconds; after six, a signal counts as another one.
     crowd[..6].iter_mut().for_each(|browser| assert!(browser.expect_going_away() > 0));
     server.terminate();
     server.ended();
@@ -124,9 +124,9 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn requests_are_told_when_to_come_back() {
+fn requests_during_a_stop_get_retry_after() {
     let server = Server::start(&Options::limits(&[("drain_ms", 4000)]));
-    // So that the stop takes its time; they came first, and go first.
+    // Browsers that make the stop take its time; they connected first, and are closed first.
     let crowd: Vec<Browser> =
         (1..=20).map(|i| server.browser("demo", &format!(r#"{{"i":{i}}}"#))).collect();
     let mut poll = Http::connect(server.ws);
@@ -142,7 +142,7 @@ fn requests_are_told_when_to_come_back() {
     server.terminate();
     let mut crowd = crowd.into_iter();
     crowd.next().unwrap().expect_going_away();
-    // The stop has begun: who is connected is served, but nobody new is spoken with.
+    // During the stop, open connections are answered, but no new session is opened.
     newcomer.raw(format!("POST /socket/{}/xhr HTTP/1.1\r\nHost: h\r\n\r\n", session()));
     let answer = newcomer.answer();
     let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
@@ -158,7 +158,7 @@ fn requests_are_told_when_to_come_back() {
 }
 
 #[test]
-fn who_waits_for_room_over_http_is_told_when_to_come_back() {
+fn a_poll_waiting_for_memory_is_told_when_to_reconnect() {
     let limits = [("answers_bytes", 1_000_000), ("kernel_send_bytes", 16_384), ("drain_ms", 2000)];
     let mut options = Options::limits(&limits);
     options.config["admin"] = json!("127.0.0.1:0");
@@ -172,7 +172,7 @@ fn who_waits_for_room_over_http_is_told_when_to_come_back() {
     control.ok(&say("emit", "c", 9000));
     let mut stuck = server.browser("demo", r#"{"i":2}"#);
     stuck.say(r#"{"event":"subscribe","data":"big"}"#);
-    eventually("there is no room", || {
+    eventually("the answer budget is full", || {
         let page = http::request(server.admin(), "GET /metrics", &[]).ok()?.body;
         page.contains("\nfws_shortages_total 1\n").then_some(())
     });
@@ -185,7 +185,7 @@ fn who_waits_for_room_over_http_is_told_when_to_come_back() {
 }
 
 #[test]
-fn a_crowd_of_newcomers_is_let_in_at_a_pace() {
+fn new_connections_are_admitted_at_the_configured_rate() {
     let mut options = Options::default();
     options.config["admin"] = json!("127.0.0.1:0");
     options.config["limits"] = json!({ "admissions_per_second": 5, "admissions_burst": 10 });
@@ -197,15 +197,15 @@ fn a_crowd_of_newcomers_is_let_in_at_a_pace() {
     let (inside, outside): (Vec<_>, Vec<_>) = answers.iter().partition(|a| a.status == 200);
     assert!(inside.len() >= 10 && inside.len() as u128 <= most, "{} of {most}", inside.len());
     assert!(outside.iter().all(|a| a.status == 503 && a.body == "Too many come at once\n"));
-    // Told apart: as many in each second as will be let in.
+    // Retries are spread: as many in each second as will be admitted.
     let seconds: Vec<usize> =
         outside.iter().map(|a| a.header("retry-after").unwrap().parse().unwrap()).collect();
     assert!(seconds.iter().all(|second| (1..=11).contains(second)), "{seconds:?}");
     let same = (1..=11).map(|n| seconds.iter().filter(|second| **second == n).count()).max();
     assert!(same.is_some_and(|count| count <= 11), "{seconds:?}");
-    // Back ends come in all the same, and after a while everybody.
+    // Back ends are admitted all the same, and after a while browsers too.
     assert_eq!(server.control().ask(r#"{"action":"ping"}"#), r#"{"success":true}"#);
-    eventually("it is let in", || (ask().status == 200).then_some(()));
+    eventually("it is admitted", || (ask().status == 200).then_some(()));
     let page = http::request(server.admin(), "GET /metrics", &[]).unwrap().body;
     let counted = page
         .lines()
@@ -213,13 +213,13 @@ fn a_crowd_of_newcomers_is_let_in_at_a_pace() {
     let counted: usize = counted.unwrap().parse().unwrap();
     assert!(counted >= outside.len(), "{counted} of {}", outside.len());
     let alive = || Browser::open(server.ws, "/socket/websocket", &[], &[]).ok();
-    drop(eventually("a WebSocket is let in", alive));
+    drop(eventually("a WebSocket is admitted", alive));
 }
 
-/// A disk that takes its time for each batch, and hangs at the end.
-struct Hangs(SimFolder, Duration);
+/// A disk that delays each batch by this time, and hangs for ever when the seal is synced.
+struct HangingDisk(SimFolder, Duration);
 
-impl Medium for Hangs {
+impl Medium for HangingDisk {
     type Backend = SimFile;
 
     fn open(&self) -> std::io::Result<SimFile> {
@@ -255,11 +255,11 @@ impl Outbox for Recorded<'_> {
     }
 }
 
-/// A batch takes so long that it is as good as for ever.
-const EVER: Duration = Duration::from_secs(3600);
+/// So long that a batch never ends.
+const FOREVER: Duration = Duration::from_secs(3600);
 
-/// A state is set, and the store closed over a disk on which a batch takes so long, and the end for
-/// ever: how many states are lost that were acknowledged, and how long that took.
+/// Sets a state and closes the store on a disk on which each batch takes this time and the final
+/// sync never ends. Returns how many acknowledged states are lost, and how long the close took.
 fn close_stuck(
     sync: SyncPolicy,
     batch: Duration,
@@ -271,7 +271,7 @@ fn close_stuck(
     let writer = Writer::create(folder.open().unwrap(), &meta).unwrap();
     let (opened, wake) = ((meta, Ok(writer)), Box::new(|| ()));
     let mut journal =
-        StoreJournal::start(Hangs(folder, batch), opened, sync, &limits, wake).unwrap();
+        StoreJournal::start(HangingDisk(folder, batch), opened, sync, &limits, wake).unwrap();
     let mut hub = Hub::new(limits, start);
     hub.declare("a", "k", &mut Recorded(&mut journal)).unwrap();
     let set = Change::Set {
@@ -289,24 +289,24 @@ fn close_stuck(
 }
 
 #[test]
-fn a_disk_that_hangs_is_waited_for_once() {
+fn a_stop_waits_once_for_a_hanging_disk() {
     let every = SyncPolicy::Every(1000);
-    let (unkept, took) = close_stuck(every, EVER, &mut || false);
+    let (unkept, took) = close_stuck(every, FOREVER, &mut || false);
     assert!(unkept == 1 && took < Duration::from_secs(13), "{unkept} {took:?}");
     let (unkept, took) = close_stuck(every, Duration::from_secs(6), &mut || false);
     assert!(unkept == 0 && took < Duration::from_secs(13), "{unkept} {took:?}");
 }
 
 #[test]
-fn a_second_signal_waits_for_no_disk_but_for_what_was_acknowledged() {
+fn a_second_signal_waits_only_for_acknowledged_changes() {
     let mut asked = 0;
     let mut is_urged = || {
         asked += 1;
         asked == 2
     };
-    let (unkept, took) = close_stuck(SyncPolicy::Always, EVER, &mut is_urged);
+    let (unkept, took) = close_stuck(SyncPolicy::Always, FOREVER, &mut is_urged);
     assert!(unkept == 0 && took < Duration::from_secs(5), "{took:?}");
-    // It may come back yet, and has.
+    // A slow disk may yet recover, and this one does.
     let (every, batch) = (SyncPolicy::Every(1000), Duration::from_secs(2));
     let (unkept, took) = close_stuck(every, batch, &mut || true);
     assert!(unkept == 0 && took >= batch, "{unkept} {took:?}");

@@ -1,5 +1,5 @@
-//! The store of a running server: what was acknowledged is there after a restart, whatever ended
-//! the server before it; a folder belongs to one server; a full disk refuses and recovers.
+//! The store of a running server: acknowledged changes survive a restart, however the server ended;
+//! a data folder belongs to one server; a full disk refuses changes and recovers.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -42,7 +42,7 @@ fn auth(control: &mut Control, name: &str, key: &str) -> String {
 const DONE: &str = r#"{"success":true}"#;
 
 #[test]
-fn all_that_was_acknowledged_is_there_after_a_crash() {
+fn acknowledged_changes_survive_a_crash() {
     for is_crash in [true, false] {
         let server = Server::new();
         let mut control = server.control();
@@ -91,7 +91,7 @@ fn all_that_was_acknowledged_is_there_after_a_crash() {
 }
 
 #[test]
-fn keys_that_were_replaced_or_removed_stay_so() {
+fn replaced_and_removed_keys_stay_invalid_after_a_crash() {
     let server = Server::new();
     let mut control = server.control();
     let one = register(&mut control, "one");
@@ -132,14 +132,14 @@ fn keys_that_were_replaced_or_removed_stay_so() {
 }
 
 #[test]
-fn a_state_that_has_ended_is_not_revived() {
+fn an_expired_state_is_not_restored() {
     let server = Server::new();
     let mut control = server.controller("demo");
     control.ok(&set("short", "1", r#"{"ttl":1}"#));
     control.ok(&set("long", "2", r#"{"ttl":60}"#));
     let since = Instant::now();
     let dir = server.crash();
-    // The second passes while nothing runs.
+    // The TTL passes while no server runs.
     eventually("a second passes", || (since.elapsed() > Duration::from_millis(1100)).then_some(()));
     let server = Server::start_in(dir, &Options::default());
     let mut control = server.controller("demo");
@@ -149,7 +149,7 @@ fn a_state_that_has_ended_is_not_revived() {
 }
 
 #[test]
-fn states_may_be_synced_later_and_keys_never_are() {
+fn states_may_be_synced_later_but_keys_are_not() {
     let mut options = Options::default();
     options.config["sync"] = "1s".into();
     let server = Server::start(&options);
@@ -157,7 +157,7 @@ fn states_may_be_synced_later_and_keys_never_are() {
     let key = register(&mut control, "shop");
     auth(&mut control, "shop", &key);
     control.ok(&set("c", "1", "{}"));
-    // Stopped in good order, it is there; whatever the interval.
+    // A clean stop writes it, whatever the sync interval.
     let server = Server::start_in(server.stop(), &options);
     let mut control = server.control();
     assert_eq!(auth(&mut control, "shop", &key), DONE);
@@ -172,13 +172,13 @@ fn states_may_be_synced_later_and_keys_never_are() {
     let server = Server::start_in(server.crash(), &options);
     let mut control = server.control();
     auth(&mut control, "shop", &key);
-    // All up to some sync; that came before the second value, or with it.
+    // Everything up to some sync, which came before the second value or with it.
     let found = control.ask(&get("c"));
     assert!(found == "1" || found == "2", "{found}");
 }
 
 #[test]
-fn a_stop_says_what_it_could_not_keep() {
+fn a_stop_reports_acknowledged_changes_it_could_not_write() {
     let mut options = Options::default();
     options.config["sync"] = "1s".into();
     let dir = Dir::new();
@@ -189,7 +189,7 @@ fn a_stop_says_what_it_could_not_keep() {
     let value = format!("\"{}\"", "x".repeat(20_000));
     let ask = |i: &usize| control.ask(&set(&format!("s{i}"), &value, "{}")) == DONE;
     let acknowledged = (0..100).filter(ask).count();
-    assert!(acknowledged > 0, "they wait for nothing");
+    assert!(acknowledged > 0, "states are acknowledged before a sync");
     server.told("the store cannot be written (No space left");
     server.terminate();
     let code = eventually("it ends", || server.exit_code());
@@ -203,7 +203,7 @@ fn a_stop_says_what_it_could_not_keep() {
 }
 
 #[test]
-fn a_folder_belongs_to_one_server() {
+fn a_data_folder_belongs_to_one_server() {
     let server = Server::new();
     for (name, mode_wanted) in
         [("store.redb", 0o600), ("store.seal", 0o600), ("lock", 0o600), ("", 0o700)]
@@ -218,7 +218,7 @@ fn a_folder_belongs_to_one_server() {
     let (code, log) = run_to_end(second);
     let holder = format!("is in use by process {}", server.pid().as_raw_nonzero());
     assert!(code == Some(1) && log.contains(&holder), "{code:?}: {log}");
-    // It is the folder that is held, not a file that somebody may remove.
+    // The lock is on the folder, not on a file that may be removed.
     std::fs::remove_file(server.dir().file("data/lock")).unwrap();
     let mut third = Command::new(options.command(&Dir::new()).get_program());
     third.args(["serve", "--ws", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"]);
@@ -226,12 +226,12 @@ fn a_folder_belongs_to_one_server() {
     third.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let (code, log) = run_to_end(third);
     assert!(code == Some(1) && log.contains("is in use by"), "{code:?}: {log}");
-    assert!(!server.dir().file("data/server.key").exists(), "a key in a folder that is another's");
-    // Whoever was killed holds nothing.
+    assert!(!server.dir().file("data/server.key").exists(), "a key in another server's folder");
+    // A killed server holds no lock.
     Server::start_in(server.crash(), &options);
 }
 
-/// Starts a server that must refuse to; returns what it says.
+/// Starts a server that must refuse to start; returns its log.
 fn refused(dir: &Dir) -> String {
     let (code, log) = run_to_end(Options::default().command(dir));
     assert_eq!(code, Some(1), "{log}");
@@ -239,7 +239,7 @@ fn refused(dir: &Dir) -> String {
 }
 
 #[test]
-fn a_store_that_is_gone_damaged_or_older_is_not_served() {
+fn a_missing_damaged_or_older_store_is_not_served() {
     let server = Server::new();
     server.controller("demo").ok(&set("c", "\"something to lose\"", "{}"));
     let dir = server.stop();
@@ -276,21 +276,21 @@ fn a_store_that_is_gone_damaged_or_older_is_not_served() {
     let server = Server::start_in(dir, &Options::default());
     assert_eq!(server.controller("demo").ask(&get("c")), "\"something to lose\"");
 
-    // A seal that rots alone is only written anew.
+    // If only the seal is damaged, it is rewritten.
     let dir = server.stop();
     std::fs::write(&seal, vec![7; 600]).unwrap();
     let server = Server::start_in(dir, &Options::default());
     assert!(server.log().join("\n").contains("store.seal is damaged"), "{:?}", server.log());
 }
 
-/// The data folder, as the server itself sees it.
+/// The data folder as the server sees it, in its own mount namespace.
 fn folder_of(server: &Server) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root", server.pid().as_raw_nonzero()))
         .join(server.dir().file("data").strip_prefix("/").unwrap())
 }
 
 #[test]
-fn a_full_disk_refuses_what_it_cannot_keep_and_recovers() {
+fn a_full_disk_refuses_changes_until_there_is_space() {
     let dir = Dir::new();
     let command = on_small_disk(&Options::default(), &dir, 2);
     let server = Server::spawn(command, dir, false);
@@ -322,14 +322,14 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_recovers() {
 
     std::fs::remove_file(filler).unwrap();
     let since = Instant::now();
-    eventually("the store takes again", || {
+    eventually("the store accepts changes", || {
         let is_taken = control.ask(&set("again", "3", "{}")) == DONE;
         refused += usize::from(!is_taken);
         is_taken.then_some(())
     });
     assert!(since.elapsed() < Duration::from_secs(1), "after {:?}", since.elapsed());
     let told = server.told("the store can be written again");
-    // The one that met the fault is among them.
+    // The change that met the write failure is among them.
     let refused = format!(" s in which {refused} changes were refused");
     assert!(told.contains(&refused), "{refused}: {told}");
     let log = server.log().join("\n");
@@ -343,7 +343,7 @@ fn a_server_starts_on_a_full_disk_and_recovers() {
     server.controller("demo").ok(&set("before", "1", "{}"));
     let dir = server.stop();
     std::fs::rename(dir.file("data"), dir.file("kept")).unwrap();
-    // All that is left of the disk is taken before the server starts.
+    // The disk is filled completely before the server starts.
     let fill = r#"cp -p "$0"/../kept/* "$0" && ! cat /dev/zero 2>/dev/null >"$0/filler""#;
     let command = on_disk(&Options::default(), &dir, 4, fill);
     let server = Server::spawn(command, dir, false);
@@ -357,7 +357,7 @@ fn a_server_starts_on_a_full_disk_and_recovers() {
     control.ok(r#"{"action":"emit","channel":"before","data":2}"#);
     browser.expect(r#"{"event":"before","data":2}"#);
     std::fs::remove_file(folder.join("filler")).unwrap();
-    eventually("the store takes again", || {
+    eventually("the store accepts changes", || {
         (control.ask(&set("after", "3", "{}")) == DONE).then_some(())
     });
     server.told("the store can be written again");
@@ -365,7 +365,7 @@ fn a_server_starts_on_a_full_disk_and_recovers() {
 }
 
 #[test]
-fn a_disk_that_takes_nothing_holds_back_nobody_who_sets_nothing() {
+fn an_unwritable_disk_does_not_delay_commands_that_store_nothing() {
     let mut options = Options::limits(&[("store_pending_changes", 16)]);
     options.config["sync"] = "1s".into();
     let mut server = Server::start(&options);
@@ -378,7 +378,7 @@ fn a_disk_that_takes_nothing_holds_back_nobody_who_sets_nothing() {
         .collect();
     control.send_raw(&sets);
     server.told("the store cannot be written (File too large");
-    // As many wait for the disk as may, and nobody waits for them.
+    // More changes than may be pending are sent; all of them are answered.
     for _ in 0..100 {
         let reply = control.recv();
         assert!(reply == DONE || reply == FULL, "{reply}");
@@ -390,7 +390,7 @@ fn a_disk_that_takes_nothing_holds_back_nobody_who_sets_nothing() {
 }
 
 #[test]
-fn a_bound_on_the_length_of_files_is_a_full_disk() {
+fn a_file_size_limit_is_treated_as_a_full_disk() {
     let dir = Dir::new();
     let server = Options::default().command(&dir);
     let mut command = Command::new("prlimit");
@@ -408,7 +408,7 @@ fn a_bound_on_the_length_of_files_is_a_full_disk() {
     server.told("the store cannot be written (File too large");
     control.ok(r#"{"action":"emit","channel":"x","data":2}"#);
     server.assert_alive();
-    // All that was acknowledged is there for a start without that bound, and nothing else.
+    // A start without the limit finds every acknowledged change, and nothing else.
     let server = Server::start_in(server.crash(), &Options::default());
     let mut control = server.controller("demo");
     for (i, reply) in replies.iter().enumerate() {
@@ -420,13 +420,13 @@ fn a_bound_on_the_length_of_files_is_a_full_disk() {
 const FULL: &str = r#"{"success":false,"reason":"Error store, try latter...","code":302}"#;
 
 #[test]
-fn what_a_refused_change_had_taken_of_the_disk_is_given_back() {
+fn disk_space_of_a_refused_change_is_released() {
     let dir = Dir::new();
     let command = on_small_disk(&Options::default(), &dir, 16);
     let server = Server::spawn(command, dir, false);
     let store = folder_of(&server).join("store.redb");
     let mut control = server.controller("demo");
-    // Three times half the disk.
+    // Three states of half the disk each.
     let large = format!("\"{}\"", "x".repeat(8_000_000));
     let frames = (0..3)
         .flat_map(|i| common::control::frame(set(&format!("large{i}"), &large, "{}").as_bytes()));
@@ -442,7 +442,7 @@ fn what_a_refused_change_had_taken_of_the_disk_is_given_back() {
 }
 
 #[test]
-fn what_is_refused_has_no_effect_and_what_has_is_not_refused() {
+fn a_change_is_refused_if_and_only_if_it_has_no_effect() {
     let dir = Dir::new();
     let mut options = Options::default();
     options.config["sync"] = "1s".into();
@@ -450,7 +450,7 @@ fn what_is_refused_has_no_effect_and_what_has_is_not_refused() {
     let mut control = server.controller("demo");
     control.ok(&set("c", "\"old\"", "{}"));
     let filler = fill(&folder_of(&server));
-    // Grants wait for the disk, and states do not, also if they come together.
+    // Grants wait for the disk and states do not, even when they are sent together.
     let mut frames = Vec::new();
     for i in 0..400 {
         let grant = json!({ "action": "subscribe", "channel": "#p", "params": { "userId": i } });
@@ -467,7 +467,7 @@ fn what_is_refused_has_no_effect_and_what_has_is_not_refused() {
     std::fs::remove_file(filler).unwrap();
 }
 
-/// Many short-lived states on the same few keys leave no more behind than a small file.
+/// Many short-lived states under the same few keys leave only a small file behind.
 #[test]
 fn churn_does_not_make_the_file_grow() {
     let sets: usize = match std::env::var("FWS_GROWTH_SETS") {
@@ -504,7 +504,7 @@ fn churn_does_not_make_the_file_grow() {
 }
 
 #[test]
-fn limits_of_what_waits_hold_publishers_back_and_lose_nothing() {
+fn limits_on_pending_changes_delay_publishers_and_lose_nothing() {
     let limits = [("store_pending_changes", 16), ("control_replies_waiting", 8)];
     let server = Server::start(&Options::limits(&limits));
     let mut control = server.controller("demo");

@@ -1,5 +1,5 @@
-//! A store that has failed and can be written again, while something else happens: what was
-//! refused is never written, and what was acknowledged is.
+//! A store that recovers from a write failure while something else happens: refused changes are
+//! never written, and acknowledged ones are.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use fws::time::{Millis, Now, UnixMillis};
 
 const AT: UnixMillis = UnixMillis(1_800_000_000_000);
 
-/// Where the journal hears what the hub changes.
+/// Passes the hub's changes on to the journal.
 struct Recorder<'j>(&'j mut StoreJournal);
 
 impl Outbox for Recorder<'_> {
@@ -26,7 +26,7 @@ impl Outbox for Recorder<'_> {
     }
 }
 
-/// A server without doors, whose worker does nothing by itself.
+/// A server without listeners, whose worker runs only when stepped.
 struct Server {
     hub: Hub,
     journal: StoreJournal,
@@ -60,13 +60,13 @@ impl Server {
         self.change(&Change::Set { ns, channel, user, data, ttl_ms: None, emit: false });
     }
 
-    /// The end of a turn sends what has changed, and the worker does what it was sent.
+    /// Ends a turn, which sends the changes to the worker, and lets the worker write them.
     fn write(&mut self) {
         self.journal.commit(&self.hub, AT, self.now());
         assert!(self.stepper.work(), "nothing was sent");
     }
 
-    /// What the worker has said is taken in.
+    /// Handles the worker's events.
     fn hear(&mut self) {
         while let Some(event) = self.journal.poll() {
             match event {
@@ -77,7 +77,7 @@ impl Server {
         }
     }
 
-    /// What a start would find if the server was killed now.
+    /// What a start would find if the server were killed now.
     fn on_disk(&self) -> BTreeMap<Key, String> {
         let content = Content::read(SimFile::new(self.folder.store().bytes())).unwrap();
         let mut rows = BTreeMap::new();
@@ -86,18 +86,18 @@ impl Server {
     }
 }
 
-/// Whether the file can be written again, or another takes its place.
+/// For a file that can be written again, and for one that another replaces.
 #[test]
-fn a_batch_from_before_a_fault_is_not_written_behind_it() {
+fn a_batch_from_before_a_write_failure_is_not_written_after_it() {
     for how in [Failure::Space, Failure::Broken] {
-        a_batch_from_before(how);
+        check_batch_from_before(how);
     }
 }
 
-fn a_batch_from_before(how: Failure) {
+fn check_batch_from_before(how: Failure) {
     let mut server = Server::start(SyncPolicy::Always);
     server.change(&Change::Register { name: "a".into(), key: "k".into() });
-    // So much has become free that the file is tidied as soon as there is nothing else to do.
+    // So much space becomes free that the file is compacted as soon as the worker is idle.
     for data in [format!("\"{}\"", "x".repeat(1 << 20)), "1".into()] {
         server.set(&data);
         server.write();
@@ -107,15 +107,15 @@ fn a_batch_from_before(how: Failure) {
     server.folder.fail(0, u64::MAX, how);
     server.stepper.time_out();
     let retry = Limits::default().store_retry();
-    assert_eq!(server.stepper.idle(), Some(retry), "it has failed, and tries again");
+    assert_eq!(server.stepper.idle(), Some(retry), "it has failed and will retry");
     server.folder.mend();
     server.stepper.time_out();
-    assert_ne!(server.stepper.idle(), Some(retry), "it works again");
-    // The loop has heard of neither.
+    assert_ne!(server.stepper.idle(), Some(retry), "it can write again");
+    // The event loop knows of neither the failure nor the recovery.
     assert!(!server.journal.is_failing());
     server.set("2");
     server.write();
-    assert_eq!(server.on_disk(), rows, "it is refused in a moment");
+    assert_eq!(server.on_disk(), rows, "the change is about to be refused");
     server.hear();
     assert!(server.journal.is_failing());
     server.write();
@@ -130,7 +130,7 @@ fn a_batch_from_before(how: Failure) {
 }
 
 #[test]
-fn a_stop_while_the_store_comes_back_loses_nothing_that_was_acknowledged() {
+fn a_stop_during_store_recovery_keeps_acknowledged_changes() {
     for how in [Failure::Space, Failure::Broken] {
         let mut server = Server::start(SyncPolicy::Every(1000));
         server.change(&Change::Register { name: "a".into(), key: "k".into() });
@@ -138,7 +138,7 @@ fn a_stop_while_the_store_comes_back_loses_nothing_that_was_acknowledged() {
         server.hear();
         server.set("1");
         server.journal.commit(&server.hub, AT, server.now());
-        assert!(!server.stepper.work(), "there is time");
+        assert!(!server.stepper.work(), "the sync is not due yet");
         server.folder.fail(0, u64::MAX, how);
         server.mono = 1000;
         server.write();
@@ -147,7 +147,7 @@ fn a_stop_while_the_store_comes_back_loses_nothing_that_was_acknowledged() {
         server.folder.mend();
         server.stepper.time_out();
         server.hear();
-        assert!(server.journal.is_failing(), "what is missing has not come");
+        assert!(server.journal.is_failing(), "the missing rows have not been sent yet");
         let unkept = server.journal.close(&server.hub, AT, server.now(), &mut || false);
         let kept = format!("{:?}", server.on_disk());
         assert_eq!((unkept, kept.contains(r#"text: \"1\""#)), (0, true), "{how:?}: {kept}");

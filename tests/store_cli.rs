@@ -1,4 +1,4 @@
-//! `fws store` on real data folders: checked, saved, filled and saved again.
+//! `fws store` on real data folders: check, export and import.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -15,7 +15,7 @@ use common::export::{
 use common::server::{Dir, Options, SERVER_KEY, Server, mode};
 use serde_json::{Value, json};
 
-/// A date that no test sees.
+/// A date in the far future, in Unix milliseconds.
 const FAR: u64 = 4_102_444_800_000;
 
 fn number(text: &str, name: &str) -> u64 {
@@ -24,7 +24,7 @@ fn number(text: &str, name: &str) -> u64 {
 }
 
 #[test]
-fn what_is_not_there_is_not_made() {
+fn a_missing_folder_or_store_is_not_created() {
     let dir = Dir::new();
     let none = dir.file("none");
     for words in [&["check"][..], &["export"], &["export", "--damaged"]] {
@@ -32,7 +32,7 @@ fn what_is_not_there_is_not_made() {
         assert_eq!(line, format!("there is no data folder {}", none.display()));
     }
     assert!(!none.exists());
-    // The keys of a server without a store, say.
+    // A folder without a store, such as that of a server that keeps only its key there.
     let empty = dir.file("empty");
     fs::create_dir(&empty).unwrap();
     fs::write(empty.join("server.key"), "x").unwrap();
@@ -43,16 +43,16 @@ fn what_is_not_there_is_not_made() {
     assert_eq!(contents(&empty).len(), 1);
 }
 
-/// A user that is not there, and that no test runs as.
-const STRANGER: u32 = 54_321;
+/// A user id that does not exist and that no test runs as.
+const FOREIGN_UID: u32 = 54_321;
 
-/// Only root can give a folder away; for all others the same is tried in `cli::owner`.
+/// Only root can give a folder to another user; `cli::owner` tests the same for all others.
 #[test]
-fn root_leaves_nothing_in_the_folder_of_another_user() {
+fn root_creates_no_files_in_the_folder_of_another_user() {
     let dir = Dir::new();
     let data = dir.file("data");
     fs::create_dir(&data).unwrap();
-    if std::os::unix::fs::chown(&data, Some(STRANGER), Some(STRANGER)).is_err() {
+    if std::os::unix::fs::chown(&data, Some(FOREIGN_UID), Some(FOREIGN_UID)).is_err() {
         return;
     }
     let input = lines_in(&dir, "in", &[namespace("shop", "k")]);
@@ -62,13 +62,13 @@ fn root_leaves_nothing_in_the_folder_of_another_user() {
     register.env("FWS_SECRETKEY", SERVER_KEY);
     assert!(bad(register, 1).contains("--clear-groups fws register"));
     assert!(contents(&data).is_empty());
-    // What such a command left before: the server's user is told what to do.
+    // Files that an older version of such a command left: the server's user is told what to do.
     import(&input, &dir.file("roots"));
     let roots = dir.file("roots");
-    std::os::unix::fs::chown(&roots, Some(STRANGER), Some(STRANGER)).unwrap();
+    std::os::unix::fs::chown(&roots, Some(FOREIGN_UID), Some(FOREIGN_UID)).unwrap();
     let mut serve = fws(&["serve", "--ws", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"]);
     serve.arg(&roots).env("FWS_SECRETKEY", SERVER_KEY);
-    std::os::unix::process::CommandExt::uid(&mut serve, STRANGER);
+    std::os::unix::process::CommandExt::uid(&mut serve, FOREIGN_UID);
     let ran = run(serve);
     let line = ran.err.lines().last().unwrap_or_default();
     let advice =
@@ -77,7 +77,7 @@ fn root_leaves_nothing_in_the_folder_of_another_user() {
 }
 
 #[test]
-fn a_store_that_is_gone_is_told_from_none() {
+fn a_deleted_store_is_distinguished_from_none() {
     let dir = Dir::new();
     let data = dir.file("data");
     import(&lines_in(&dir, "in", &[namespace("shop", "k")]), &data);
@@ -92,7 +92,7 @@ fn a_store_that_is_gone_is_told_from_none() {
 }
 
 #[test]
-fn an_older_store_is_told_from_the_last_one() {
+fn an_older_store_is_distinguished_from_the_latest() {
     let dir = Dir::new();
     let (data, path) = (dir.file("data"), dir.file("data/store.redb"));
     import(&lines_in(&dir, "first", &[namespace("shop", "k")]), &data);
@@ -122,7 +122,7 @@ fn a_folder_in_use_is_left_alone() {
 }
 
 #[test]
-fn check_changes_nothing_and_tells_what_is_there() {
+fn check_changes_nothing_and_counts_the_contents() {
     let dir = Dir::new();
     let data = dir.file("data");
     let soon = json!({ "kind": "state", "namespace": "b", "channel": "x", "user": null,
@@ -141,14 +141,14 @@ fn check_changes_nothing_and_tells_what_is_there() {
     for file in ["store.redb", "store.seal", "lock"] {
         assert_eq!(mode(&data.join(file)), 0o600, "{file}");
     }
-    // A copy without a lock, in a folder that nobody can write: as a backup may be.
+    // A copy without a lock file, as a backup may be.
     let copy = dir.file("copy");
     fs::create_dir(&copy).unwrap();
     for file in ["store.redb", "store.seal"] {
         fs::copy(data.join(file), copy.join(file)).unwrap();
     }
     let before = contents(&copy);
-    let text = eventually("the state ends", || {
+    let text = eventually("the state expires", || {
         let text = good(store(&["check"], &copy));
         (number(&text, "ended") == 1).then_some(text)
     });
@@ -166,7 +166,7 @@ fn now_ms() -> u64 {
     now.as_millis() as u64
 }
 
-/// Odd ones of everything that can be in a store.
+/// Unusual values of everything that a store can hold.
 fn odd_lines() -> Vec<String> {
     let names = ["a:b", "a", " blank ", "ключ\u{1f511}", "nul\u{0}\"\\\n", "lost-1"];
     let mut lines: Vec<String> = names.map(|name| namespace(name, "key of it")).into();
@@ -206,7 +206,7 @@ fn odd_lines() -> Vec<String> {
 }
 
 #[test]
-fn an_export_comes_back_as_it_was() {
+fn an_export_is_imported_unchanged() {
     let dir = Dir::new();
     let (first, second) = (dir.file("first"), dir.file("second"));
     let lines = odd_lines();
@@ -221,7 +221,7 @@ fn an_export_comes_back_as_it_was() {
     };
     let came = saved.lines().filter(|line| !line.starts_with("{\"fws\"")).collect();
     let canonical = |line: &String| match serde_json::from_str::<Value>(line) {
-        // Members in the order of the export; data is compared as text.
+        // With members in the order of the export; data is compared as text.
         Ok(Value::Object(_)) | Err(_) => reordered(line),
         Ok(other) => panic!("{other}"),
     };
@@ -254,7 +254,7 @@ fn reordered(line: &str) -> String {
 }
 
 #[test]
-fn what_a_server_recorded_moves_to_another() {
+fn the_data_of_one_server_moves_to_another() {
     let server = Server::start(&Options::default());
     let mut control = server.control();
     let ask = json!({ "action": "registerNameSpace", "name": "shop", "key": SERVER_KEY });
@@ -277,7 +277,7 @@ fn what_a_server_recorded_moves_to_another() {
     let saved = fs::read_to_string(&file).unwrap();
     assert!(saved.contains(&old_key) && saved.contains(&new_key));
     assert!(saved.contains("\"data\":[{\"n\":[1.0]},9007199254740993]}"), "{saved}");
-    assert!(saved.contains("\"data\":[1, 2]}"), "a line is a line: {saved}");
+    assert!(saved.contains("\"data\":[1, 2]}"), "a state is one line: {saved}");
 
     let other = Dir::new();
     import(&file, &other.file("data"));
@@ -295,7 +295,7 @@ fn what_a_server_recorded_moves_to_another() {
 }
 
 #[test]
-fn what_comes_is_laid_over_what_is_there() {
+fn an_import_overlays_the_existing_store() {
     let dir = Dir::new();
     let data = dir.file("data");
     let first = [
@@ -335,9 +335,9 @@ fn what_comes_is_laid_over_what_is_there() {
     assert_eq!(lines, expected);
 }
 
-/// No command and no token takes such a user: what is theirs nobody could read or remove.
+/// No command and no token accepts such a user, so nothing could read or remove its rows.
 #[test]
-fn what_belongs_to_nobody_is_left_out() {
+fn rows_of_a_user_with_an_empty_name_are_left_out() {
     let dir = Dir::new();
     let data = dir.file("data");
     let grant = json!({ "kind": "grant", "namespace": "a", "channel": "#v", "user": "" });
@@ -349,7 +349,7 @@ fn what_belongs_to_nobody_is_left_out() {
 }
 
 #[test]
-fn a_wrong_line_is_named_and_changes_nothing() {
+fn an_invalid_line_is_named_and_changes_nothing() {
     let dir = Dir::new();
     let data = dir.file("data");
     import(&lines_in(&dir, "first", &[namespace("a", "k"), state("a", "x", None, "1")]), &data);
@@ -412,10 +412,10 @@ fn a_wrong_line_is_named_and_changes_nothing() {
     assert!(line.starts_with("cannot read /no/such/file: "), "{line}");
 }
 
-/// Runs a command with this on its standard input.
+/// Runs a command with this standard input.
 fn run_with(mut command: Command, input: &[u8]) -> Ran {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-    // It may have heard enough before the end.
+    // The command may close its input before the end.
     let _ = child.stdin.take().unwrap().write_all(input);
     let output = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -423,7 +423,7 @@ fn run_with(mut command: Command, input: &[u8]) -> Ran {
 }
 
 #[test]
-fn limits_hold() {
+fn an_import_obeys_the_limits() {
     let dir = Dir::new();
     let data = dir.file("data");
     let grant = |user: &str| {
@@ -453,7 +453,7 @@ fn limits_hold() {
         ("states_bytes_per_namespace", 66, &[long(62)], Some((2, "bytes of states"))),
         ("states_bytes_per_namespace", 67, &[long(62)], None),
         ("states_bytes", 67, &[long(63)], Some((2, "bytes of states in all"))),
-        // What is over a limit already may become less.
+        // A store already over a limit may shrink.
         ("states_bytes", 64, &[long(61)], None),
     ] {
         let wrong = wrong.map(|(line, what)| {

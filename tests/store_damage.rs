@@ -1,4 +1,4 @@
-//! `fws store` on damaged stores: what is seen, what is saved, and the way back.
+//! `fws store` on damaged stores: what is detected, what is exported, and how to recover.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -12,7 +12,7 @@ use common::export::{
 };
 use common::server::{Dir, Server};
 
-/// Flips a bit wherever these bytes stand in the store.
+/// Flips a bit in each occurrence of this text in the store.
 fn flip(data: &Path, text: &str) {
     let path = data.join("store.redb");
     let mut bytes = fs::read(&path).unwrap();
@@ -42,7 +42,7 @@ fn many_lines() -> Vec<String> {
 }
 
 #[test]
-fn what_is_left_of_a_damaged_store_is_saved() {
+fn the_intact_rows_of_a_damaged_store_are_exported() {
     let dir = Dir::new();
     let data = dir.file("data");
     let lines = many_lines();
@@ -65,7 +65,7 @@ fn what_is_left_of_a_damaged_store_is_saved() {
     assert_eq!(saved[1..saved.len() - 1], expected);
     same_store(&before, &data);
 
-    // The way out that the messages name.
+    // The recovery that the messages recommend.
     let file = dir.file("saved");
     fs::write(&file, &ran.out).unwrap();
     import(&file, &dir.file("new"));
@@ -75,7 +75,7 @@ fn what_is_left_of_a_damaged_store_is_saved() {
 }
 
 #[test]
-fn what_was_in_a_lost_namespace_keeps_its_place() {
+fn rows_of_a_lost_namespace_are_kept_together() {
     let dir = Dir::new();
     let data = dir.file("data");
     import(&lines_in(&dir, "in", &many_lines()), &data);
@@ -96,7 +96,7 @@ fn what_was_in_a_lost_namespace_keeps_its_place() {
 }
 
 #[test]
-fn a_crash_does_not_lock_the_rest_of_a_damaged_store_in() {
+fn a_damaged_store_can_be_exported_after_a_crash() {
     let server = Server::new();
     let mut control = server.controller("demo");
     for i in 0..50 {
@@ -116,7 +116,7 @@ fn a_crash_does_not_lock_the_rest_of_a_damaged_store_in() {
 }
 
 #[test]
-fn a_file_that_is_no_store_is_said_to_be_none() {
+fn a_file_that_is_not_a_store_is_reported() {
     let dir = Dir::new();
     let data = dir.file("data");
     fs::create_dir(&data).unwrap();

@@ -1,5 +1,5 @@
-//! What somebody removes or puts in its place under a server that runs: the store, or the folder
-//! with all that is in it. The server notices, takes what is its own, and writes all that it knows.
+//! A store, or its whole folder, that is removed or replaced under a running server. The server
+//! notices, takes back what is its own, and rewrites everything it knows.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -22,35 +22,35 @@ fn get(channel: &str) -> String {
     format!(r#"{{"action":"get","channel":"{channel}"}}"#)
 }
 
-/// Says `change` while a store cannot be written, until it is taken.
+/// Sends `change` while a store cannot be written, until it is accepted.
 fn until_taken(control: &mut Control, change: &str) {
-    eventually("the store takes again", || (control.ask(change) == DONE).then_some(()));
+    eventually("the store accepts changes", || (control.ask(change) == DONE).then_some(()));
 }
 
 #[test]
-fn a_store_that_somebody_removes_is_written_anew() {
+fn a_removed_store_is_rewritten() {
     let server = Server::new();
     let folder = server.dir().file("data");
     let mut control = server.controller("demo");
     control.ok(&set("before", "1"));
     let lost = |control: &mut Control, path: &str| {
-        assert_eq!(control.ask(&set(path, "2")), FULL, "it is on no disk");
+        assert_eq!(control.ask(&set(path, "2")), FULL, "the change is on no disk");
         until_taken(control, &set(path, "3"));
     };
     std::fs::remove_file(folder.join("store.redb")).unwrap();
     lost(&mut control, "removed");
     server.told("store.redb was removed while the server runs");
-    // Nobody says anything, and it is noticed all the same.
+    // The removal is noticed even when no command arrives.
     std::fs::remove_file(folder.join("store.redb")).unwrap();
     eventually("it is there again", || folder.join("store.redb").exists().then_some(()));
-    // Something else in its place is kept.
+    // A foreign file in its place is kept under another name.
     std::fs::write(folder.join("a backup"), "a backup").unwrap();
     std::fs::rename(folder.join("a backup"), folder.join("store.redb")).unwrap();
     lost(&mut control, "replaced");
     server.told("store.redb was replaced while the server runs");
     let strange = std::fs::read_to_string(folder.join("store.redb.strange")).unwrap();
     assert_eq!(strange, "a backup");
-    // All is there for the next start.
+    // The next start finds everything.
     let server = Server::start_in(server.crash(), &Options::default());
     let mut control = server.controller("demo");
     for (channel, value) in [("before", "1"), ("removed", "3"), ("replaced", "3")] {
@@ -59,7 +59,7 @@ fn a_store_that_somebody_removes_is_written_anew() {
 }
 
 #[test]
-fn a_folder_that_somebody_makes_again_belongs_to_the_server() {
+fn a_recreated_data_folder_is_locked_again() {
     let server = Server::new();
     let folder = server.dir().file("data");
     let mut control = server.controller("demo");
@@ -69,7 +69,7 @@ fn a_folder_that_somebody_makes_again_belongs_to_the_server() {
     server.told("data was removed while the server runs");
     std::fs::create_dir(&folder).unwrap();
     until_taken(&mut control, &set("c", "3"));
-    // It is held as the one before was, and nobody else begins there.
+    // The new folder is locked as the former one was, so that no other process can use it.
     let holder = format!("is in use by process {}", server.pid().as_raw_nonzero());
     for command in
         [&["serve", "--ws", "127.0.0.1:0", "--control", "127.0.0.1:0"][..], &["store", "check"]]
@@ -80,7 +80,7 @@ fn a_folder_that_somebody_makes_again_belongs_to_the_server() {
         let (code, log) = run_to_end(other);
         assert!(code == Some(1) && log.contains(&holder), "{command:?}: {code:?}: {log}");
     }
-    // The second witness is there too, and knows what came since.
+    // The seal is there too, and records the batches since.
     let old = std::fs::read(folder.join("store.redb")).unwrap();
     control.ok(&set("c", "4"));
     let dir = server.crash();
@@ -96,14 +96,14 @@ fn a_folder_that_somebody_makes_again_belongs_to_the_server() {
     assert_eq!(control.ask(&get("c")), "4");
 }
 
-/// Somebody else was faster: it is theirs until they leave it, and what they wrote is kept.
+/// The other server locked it first: it keeps it until it stops, and its store is preserved.
 #[test]
-fn a_folder_that_another_server_took_is_left_to_it() {
+fn a_data_folder_taken_by_another_server_is_left_to_it() {
     let server = Server::new();
     let folder = server.dir().file("data");
     let mut control = server.controller("demo");
     control.ok(&set("c", "1"));
-    // It looks for its folder by itself before long.
+    // Frozen, since it would soon notice the loss of its folder.
     server.freeze();
     let elsewhere = Dir::new();
     std::fs::rename(&folder, elsewhere.file("before")).unwrap();
@@ -113,7 +113,7 @@ fn a_folder_that_another_server_took_is_left_to_it() {
     let mut other = second.controller("demo");
     other.ok(&set("c", "\"theirs\""));
     server.thaw();
-    assert_eq!(control.ask(&set("c", "2")), FULL, "it is another's");
+    assert_eq!(control.ask(&set("c", "2")), FULL, "the folder is another server's");
     let holder = format!("is in use by process {}", second.pid().as_raw_nonzero());
     server
         .told(&format!("the store still cannot be written (the data folder {}", folder.display()));
@@ -128,10 +128,10 @@ fn a_folder_that_another_server_took_is_left_to_it() {
     assert_eq!(server.controller("demo").ask(&get("d")), "null");
 }
 
-/// A store that is put in the place of one that cannot be written for want of space is not taken
-/// for it: neither a file of that name, nor other bytes in the same file.
+/// A store that replaces one that cannot be written for lack of space is not accepted: neither
+/// another file under its name, nor other bytes in the same file.
 #[test]
-fn an_older_copy_put_in_place_while_the_disk_is_full_is_not_taken_for_the_store() {
+fn an_older_copy_put_in_place_on_a_full_disk_is_not_accepted() {
     type Put = fn(&Path, &[u8]);
     let beside: Put = |store, bytes| {
         std::fs::write(store.with_extension("backup"), bytes).unwrap();

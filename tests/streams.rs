@@ -1,5 +1,5 @@
-//! Standard streams that are closed, full, or read by nobody, and SIGPIPE: none of them stops the
-//! server, or makes it wait.
+//! Standard streams that are closed, full or unread, and SIGPIPE: none of them stops or blocks the
+//! server.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -18,36 +18,36 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 const PING: &str = r#"{"action":"ping"}"#;
 const DONE: &str = r#"{"success":true}"#;
 
-/// A server that nobody hears: it can be reached by its unix socket alone.
-struct Mute {
+/// A server whose output is not read: the tests reach it only by its unix socket.
+struct UnreadServer {
     child: Child,
     control: Control,
     dir: Dir,
 }
 
-impl Mute {
-    fn start(dir: Dir, mut command: Command) -> Mute {
+impl UnreadServer {
+    fn start(dir: Dir, mut command: Command) -> UnreadServer {
         let child = command.spawn().unwrap();
         let socket = dir.file("control.sock");
         eventually("it listens", || UnixStream::connect(&socket).ok());
         let mut control = Control::unix(&socket);
         control.auth("demo");
-        Mute { child, control, dir }
+        UnreadServer { child, control, dir }
     }
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Has it say what changes.
+    /// Reloads it with another limit, which it logs.
     fn reload(&mut self, session_ms: u64) {
         let config = Options::limits(&[("session_ms", session_ms)]).config.to_string();
         std::fs::write(self.dir.file("config.json"), config).unwrap();
         self.signal(Signal::HUP);
     }
 
-    /// It has much to say, to nobody, and answers all the same.
-    fn chatter(&mut self) {
+    /// Makes it log much, and checks that it still answers commands.
+    fn check_while_logging(&mut self) {
         for n in 0..300 {
             self.reload(5000 + n % 2);
             let start = Instant::now();
@@ -64,7 +64,7 @@ impl Mute {
     }
 }
 
-impl Drop for Mute {
+impl Drop for UnreadServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -75,7 +75,7 @@ fn options() -> Options {
     Options { unix: true, ..Options::default() }
 }
 
-/// The command of a server, with its standard streams as a shell is told.
+/// The command of a server, with these shell redirections of its standard streams.
 fn redirected(dir: &Dir, streams: &str) -> Command {
     let server = options().command(dir);
     let mut command = Command::new("sh");
@@ -91,17 +91,17 @@ fn redirected(dir: &Dir, streams: &str) -> Command {
 }
 
 #[test]
-fn streams_that_are_closed_or_full_are_no_reason_to_stop() {
+fn closed_or_full_standard_streams_do_not_stop_the_server() {
     for streams in [">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full", "2</dev/null"] {
         let dir = Dir::new();
         let command = redirected(&dir, streams);
-        let mut server = Mute::start(dir, command);
-        server.chatter();
+        let mut server = UnreadServer::start(dir, command);
+        server.check_while_logging();
         server.stop();
     }
 }
 
-/// Reads what is there, up to that text.
+/// Reads until this text appears.
 fn read_to(pipe: &mut PipeReader, text: &str) -> String {
     let (mut all, mut some) = (String::new(), [0; 65_536]);
     while !all.contains(text) {
@@ -116,19 +116,18 @@ fn read_to(pipe: &mut PipeReader, text: &str) -> String {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_does_not_hold_it_up() {
+fn an_unread_log_pipe_does_not_block_the_server() {
     let (mut ours, mut theirs) = pipe().unwrap();
     rustix::io::ioctl_fionbio(&theirs, true).unwrap();
     while theirs.write(&[b'x'; 4096]).is_ok() {}
-    // The child shares this setting, and must not need it.
+    // The child shares this setting, and must work without it.
     rustix::io::ioctl_fionbio(&theirs, false).unwrap();
     let dir = Dir::new();
     let mut command = options().command(&dir);
     command.stdout(Stdio::from(theirs.try_clone().unwrap())).stderr(Stdio::from(theirs));
-    let mut server = Mute::start(dir, command);
-    server.chatter();
-    // The last word of the start and of all that followed is lost, which is said when there is
-    // somebody again.
+    let mut server = UnreadServer::start(dir, command);
+    server.check_while_logging();
+    // The log lines since the start are lost; their number is logged when the pipe is read again.
     let mut some = [0; 65_536];
     ours.read_exact(&mut some).unwrap();
     server.reload(4000);
@@ -141,24 +140,24 @@ fn a_pipe_that_nobody_reads_does_not_hold_it_up() {
 }
 
 #[test]
-fn a_full_disk_loses_lines_which_is_said_when_there_is_room() {
+fn log_lines_lost_to_a_full_disk_are_counted_afterwards() {
     let dir = Dir::new();
     let log = dir.file("log");
     let lines = || std::fs::read_to_string(&log).unwrap();
     let mut command = options().command(&dir);
     command.stderr(std::fs::File::create(&log).unwrap());
-    let mut server = Mute::start(dir, command);
+    let mut server = UnreadServer::start(dir, command);
     let pid = Pid::from_child(&server.child);
     let bound = |bytes| {
         let limit = Rlimit { current: bytes, maximum: None };
         prlimit(Some(pid), Resource::Fsize, limit).unwrap();
     };
-    // There is room for a part of the next line.
+    // There is room for part of the next line only.
     bound(Some(lines().len() as u64 + 30));
-    server.chatter();
+    server.check_while_logging();
     bound(None);
     server.reload(4000);
-    let told = eventually("it says so", || Some(lines()).filter(|told| told.contains("is 4000")));
+    let told = eventually("it is logged", || Some(lines()).filter(|told| told.contains("is 4000")));
     let lost = told.split_once("\nfws: warning: ").expect(&told).1;
     let lost: u64 = lost.split_once(" lines of the log are lost").unwrap().0.parse().unwrap();
     assert!(lost > 300, "{told}");
@@ -167,11 +166,11 @@ fn a_full_disk_loses_lines_which_is_said_when_there_is_room() {
 }
 
 #[test]
-fn sigpipe_is_nothing() {
+fn sigpipe_is_ignored() {
     let dir = Dir::new();
     let mut command = options().command(&dir);
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut server = Mute::start(dir, command);
+    let mut server = UnreadServer::start(dir, command);
     server.signal(Signal::PIPE);
     assert_eq!(server.control.ask(PING), DONE);
     server.stop();

@@ -123,7 +123,7 @@ fn files_under(folder: &Path, files: &mut Vec<String>) {
 }
 
 #[test]
-fn the_house_is_tidy() {
+fn the_source_tree_obeys_every_rule() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
     let (mut report, mut count) = (Vec::new(), 0);
     for folder in EVERYWHERE {
@@ -150,7 +150,7 @@ fn lines(rule: fn(&Source) -> Vec<Finding>, path: &str, text: &str) -> Vec<usize
 }
 
 #[test]
-fn each_rule_can_fail() {
+fn each_rule_finds_its_violations() {
     let none: [usize; 0] = [];
     let clock = "use std::time::Instant;\nlet t = Instant::now(); // Instant::now\nSystemTime;\n";
     assert_eq!(lines(clocks, "src/hub/mod.rs", clock), [2, 3]);

@@ -1,5 +1,5 @@
-//! What the real binary spends on those who have not said who they are, and on bodies that come
-//! slowly, for nobody, or in great number.
+//! What the real binary spends on unauthenticated clients, and on bodies that are slow, numerous or
+//! for unknown sessions.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
 mod common;
@@ -16,7 +16,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// A server with an admin door, and where that is.
+/// A server with an admin listener, and its address.
 fn watched(limits: &[(&str, u64)]) -> (Server, SocketAddr) {
     let mut options = Options::limits(limits);
     options.config["admin"] = json!("127.0.0.1:0");
@@ -33,11 +33,11 @@ fn metric(admin: SocketAddr, name: &str) -> f64 {
 }
 
 #[track_caller]
-fn shows(admin: SocketAddr, name: &str, value: f64) {
+fn expect_metric(admin: SocketAddr, name: &str, value: f64) {
     eventually(&format!("{name} {value}"), || (metric(admin, name) == value).then_some(()));
 }
 
-/// A session over HTTP: its path. It has said who it is, if there is a user.
+/// Opens an HTTP session, authenticated if there is a user; returns its path.
 fn open(server: &Server, user: Option<&str>) -> String {
     let path = format!("/socket/{}", session());
     assert_eq!(post(server.ws, &format!("{path}/xhr"), "").1, "o\n");
@@ -51,7 +51,7 @@ fn open(server: &Server, user: Option<&str>) -> String {
     path
 }
 
-/// A connection that has begun to post so many bytes, of which some are there.
+/// A connection that posts a body of `length` bytes, of which it has sent `there`.
 fn posting(server: &Server, path: &str, length: usize, there: usize) -> Http {
     let mut http = Http::connect(server.ws);
     let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
@@ -60,10 +60,10 @@ fn posting(server: &Server, path: &str, length: usize, there: usize) -> Http {
 }
 
 #[test]
-fn a_body_that_comes_too_slowly_is_not_waited_for() {
+fn a_body_that_arrives_too_slowly_times_out() {
     let server = Server::start(&Options::limits(&[("http_body_ms", 60_000)]));
     let start = Instant::now();
-    // The second has come a long way, and has time for it: eight seconds.
+    // The second has sent much, and has earned eight seconds by it.
     let mut slow = posting(&server, "/nothing", 10_000, 10);
     let mut good = posting(&server, "/nothing", 10_000, 3000);
     assert_eq!(slow.answer().status, 408);
@@ -75,12 +75,12 @@ fn a_body_that_comes_too_slowly_is_not_waited_for() {
 }
 
 #[test]
-fn a_body_for_nobody_is_thrown_away() {
+fn a_body_for_an_unknown_session_is_discarded() {
     let (server, admin) = watched(&[]);
     let mut nobody = posting(&server, "/socket/0/nobody/xhr_send", 60_000, 50_000);
     let mut unauthenticated =
         posting(&server, &format!("{}/xhr_send", open(&server, None)), 16_000, 9000);
-    eventually("one of them is kept", || {
+    eventually("one of the bodies is buffered", || {
         let bytes = metric(admin, "fws_bodies_bytes");
         (9000.0..20_000.0).contains(&bytes).then_some(())
     });
@@ -89,17 +89,17 @@ fn a_body_for_nobody_is_thrown_away() {
     // The connection goes on.
     assert_eq!(nobody.ask("GET /socket", &[], "").status, 200);
     unauthenticated.raw(" ".repeat(7000));
-    assert_eq!(unauthenticated.answer().status, 500, "that was no JSON");
-    shows(admin, "fws_bodies_bytes", 0.0);
-    // Who is gone keeps nothing.
+    assert_eq!(unauthenticated.answer().status, 500, "the body was no JSON");
+    expect_metric(admin, "fws_bodies_bytes", 0.0);
+    // The body of a closed connection is freed.
     let gone = posting(&server, &format!("{}/xhr_send", open(&server, None)), 16_000, 9000);
-    eventually("it is kept", || (metric(admin, "fws_bodies_bytes") > 9000.0).then_some(()));
+    eventually("it is buffered", || (metric(admin, "fws_bodies_bytes") > 9000.0).then_some(()));
     drop(gone);
-    shows(admin, "fws_bodies_bytes", 0.0);
+    expect_metric(admin, "fws_bodies_bytes", 0.0);
 }
 
 #[test]
-fn a_stranger_says_little_at_once() {
+fn the_body_of_an_unauthenticated_session_is_limited() {
     let server = Server::new();
     let ping = json!({ "event": "ping", "clb": 1, "x": "x".repeat(1000) }).to_string();
     let many = json!(vec![ping; 20]).to_string();
@@ -110,7 +110,7 @@ fn a_stranger_says_little_at_once() {
 }
 
 #[test]
-fn little_waits_for_a_stranger() {
+fn answers_queued_for_an_unauthenticated_session_are_limited() {
     let server = Server::new();
     let ping = json!({ "event": "ping", "clb": "x".repeat(40) }).to_string();
     let many = json!(vec![ping; 100]).to_string();
@@ -120,11 +120,11 @@ fn little_waits_for_a_stranger() {
         sender.send(&format!("POST {path}/xhr_send"), &[], &many);
         if is_held {
             sender.expect_silence();
-            // It is heard as it takes its answers.
+            // Its messages are carried out as it collects the answers.
             let mut count = 0;
             while count < 100 {
                 let got = post(server.ws, &format!("{path}/xhr"), "").1;
-                assert!(got.len() < 10_000, "{} bytes have waited", got.len());
+                assert!(got.len() < 10_000, "{} bytes were queued", got.len());
                 count += got.matches("callBackAnswer").count();
             }
             assert_eq!(count, 100);
@@ -134,7 +134,7 @@ fn little_waits_for_a_stranger() {
 }
 
 #[test]
-fn whoever_asks_for_a_page_and_does_not_read_is_owed_one_answer() {
+fn a_client_that_reads_nothing_has_one_answer_queued() {
     let (server, admin) = watched(&[("kernel_send_bytes", 4096)]);
     let iframe = "GET /socket/iframe.js HTTP/1.1\r\nHost: a\r\n\r\n".repeat(200);
     let crowd: Vec<TcpStream> = (0..100)
@@ -146,22 +146,22 @@ fn whoever_asks_for_a_page_and_does_not_read_is_owed_one_answer() {
         })
         .collect();
     let owed = || metric(admin, "fws_answers_bytes");
-    eventually("answers wait", || (owed() > 20_000.0).then_some(()));
-    // Another gets them all: one in a turn, in which everybody has one.
+    eventually("answers are queued", || (owed() > 20_000.0).then_some(()));
+    // A client that reads gets all of its answers: one per turn, as each connection does.
     let mut http = Http::connect(server.ws);
     http.raw(&iframe);
     for _ in 0..200 {
         assert_eq!(http.answer().body, include_str!("../clients/js/iframe.js"));
     }
-    // The page is there once, and for each its place in the line, and the head.
+    // The page is in memory once; each connection has a queue entry and a response head.
     let owed = owed();
     assert!(owed < 100.0 * 700.0 + 10_000.0, "{owed} bytes");
     drop(crowd);
-    shows(admin, "fws_answers_bytes", 0.0);
+    expect_metric(admin, "fws_answers_bytes", 0.0);
 }
 
 #[test]
-fn what_an_answer_that_waits_repeats_is_counted_and_bounded() {
+fn header_values_held_for_waiting_answers_are_counted() {
     let (server, admin) = watched(&[("input_bytes", 1 << 20)]);
     let waiting = || metric(admin, "fws_input_bytes");
     let (long, name) = ("o".repeat(3000), "c".repeat(1900));
@@ -172,14 +172,14 @@ fn what_an_answer_that_waits_repeats_is_counted_and_bounded() {
         http.send(line, &headers, body);
         http
     };
-    // Polls, one of them with a callback.
+    // Two polls, the second with a callback name.
     let (path, script) = (open(&server, None), open(&server, None));
     let mut poll = wait(&format!("POST {path}/xhr"), "");
     eventually("it is counted", || (3000.0..7000.0).contains(&waiting()).then_some(()));
     let before = waiting();
     let mut call = wait(&format!("GET {script}/jsonp?c={name}"), "");
-    eventually("so is the callback", || (waiting() >= before + 1900.0).then_some(()));
-    // Whoever sends waits behind what is too much for a stranger.
+    eventually("the callback is counted too", || (waiting() >= before + 1900.0).then_some(()));
+    // The sender waits, since its answers are over the limit of an unauthenticated session.
     let many = json!(vec![json!({ "event": "ping", "clb": 1 }).to_string(); 100]).to_string();
     for (path, receiver) in [(&path, &mut poll), (&script, &mut call)] {
         let mut sender = wait(&format!("POST {path}/xhr_send"), &many);
@@ -193,11 +193,11 @@ fn what_an_answer_that_waits_repeats_is_counted_and_bounded() {
         }
         assert_eq!(sender.answer().status, 204);
     }
-    shows(admin, "fws_input_bytes", 0.0);
+    expect_metric(admin, "fws_input_bytes", 0.0);
 }
 
 #[test]
-fn who_makes_many_answers_wait_goes() {
+fn waiting_polls_over_the_input_budget_are_evicted() {
     let (server, admin) = watched(&[("input_bytes", 1 << 20)]);
     let long = format!("Origin: {}", "o".repeat(7000));
     let wait = |_| {
@@ -207,14 +207,14 @@ fn who_makes_many_answers_wait_goes() {
         http
     };
     let _polls: Vec<Http> = (0..200).map(wait).collect();
-    eventually("some had to go", || {
+    eventually("some are evicted", || {
         (metric(admin, "fws_input_evicted_total") >= 20.0).then_some(())
     });
     assert!(metric(admin, "fws_input_bytes") <= f64::from(1 << 20));
 }
 
 #[test]
-fn few_requests_wait_for_one_session() {
+fn requests_waiting_for_one_session_are_limited() {
     let server = Server::new();
     let path = open(&server, None);
     let ping = json!({ "event": "ping", "clb": 1 }).to_string();
@@ -237,49 +237,49 @@ fn few_requests_wait_for_one_session() {
 }
 
 #[test]
-fn the_oldest_of_too_many_strangers_goes() {
+fn the_oldest_unauthenticated_session_is_evicted_over_the_limit() {
     let (server, admin) = watched(&[("sessions_unauthenticated", 3)]);
     let mut known = server.browser("demo", r#"{"i":1}"#);
     let polled = open(&server, None);
     let mut sockets: Vec<Browser> = (0..2).map(|_| Browser::raw(server.ws)).collect();
-    shows(admin, "fws_sessions_unauthenticated", 3.0);
+    expect_metric(admin, "fws_sessions_unauthenticated", 3.0);
     sockets.push(Browser::raw(server.ws));
     let told = "c[3408,\"no auth in time\"]\n";
     assert_eq!(post(server.ws, &format!("{polled}/xhr"), "").1, told);
     sockets.push(Browser::sockjs(server.ws));
     sockets.remove(0).expect_closed(3408, "no auth in time");
-    // Who says who it is makes room.
+    // A session that authenticates makes room.
     sockets[0].auth("demo", r#"{"i":2}"#);
-    shows(admin, "fws_sessions_unauthenticated", 2.0);
+    expect_metric(admin, "fws_sessions_unauthenticated", 2.0);
     let _room = Browser::raw(server.ws);
     for socket in &mut sockets {
         socket.nothing();
     }
     known.nothing();
     drop(sockets);
-    shows(admin, "fws_sessions_unauthenticated", 1.0);
+    expect_metric(admin, "fws_sessions_unauthenticated", 1.0);
 }
 
 #[test]
-fn strangers_and_those_who_are_over_make_place_for_sessions() {
+fn unauthenticated_and_closed_sessions_make_room_for_new_ones() {
     let (server, admin) = watched(&[("sessions", 3), ("session_ms", 600_000)]);
     let ours = |path: &str| post(server.ws, &format!("{path}/xhr"), "");
     let known = open(&server, Some("1"));
     let (first, second) = (open(&server, None), open(&server, None));
     let mut poll = Http::connect(server.ws);
     poll.raw(format!("POST {second}/xhr HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
-    shows(admin, "fws_sessions_unauthenticated", 2.0);
-    // The first that came goes altogether, also if it was asked for; whoever waits is told.
+    expect_metric(admin, "fws_sessions_unauthenticated", 2.0);
+    // The oldest is removed altogether, though it was used; a waiting poll gets the reason.
     let _third = open(&server, None);
     assert_eq!(post(server.ws, &format!("{first}/xhr_send"), r#"["x"]"#).0, 404);
     let fourth = open(&server, Some("2"));
     assert!(poll.answer().body.contains("c[3408,\"no auth in time\"]"));
     let fifth = open(&server, Some("3"));
-    shows(admin, "fws_sessions_unauthenticated", 0.0);
-    // Nobody goes who has said who it is.
+    expect_metric(admin, "fws_sessions_unauthenticated", 0.0);
+    // No authenticated session is evicted.
     let more = format!("/socket/{}", session());
     assert_eq!(ours(&more), (503, "too many sessions\n".into()));
-    // Of those that are over, nobody need be told.
+    // Closed sessions that have not yet fetched their reason make room too.
     let mut control = server.controller("demo");
     control.ask(r#"{"action":"disconnect","params":{"userId":"1"}}"#);
     assert_eq!(ours(&more).1, "o\n");
@@ -289,10 +289,10 @@ fn strangers_and_those_who_are_over_make_place_for_sessions() {
     }
 }
 
-/// A connection is let in once, and can make sessions over HTTP as fast as they are answered: by so
-/// many of its own nobody else may lose the time to say who they are.
+/// One admitted connection can open HTTP sessions as fast as they are answered. They must not cost
+/// other clients their time to authenticate.
 #[test]
-fn who_makes_many_sessions_takes_no_place_from_others() {
+fn a_connection_that_opens_many_sessions_evicts_only_its_own() {
     for limit in ["sessions", "sessions_unauthenticated"] {
         let server = Server::start(&Options::limits(&[(limit, 3), ("session_ms", 600_000)]));
         let mut socket = Browser::raw(server.ws);
@@ -311,12 +311,12 @@ fn who_makes_many_sessions_takes_no_place_from_others() {
 }
 
 #[test]
-fn when_bodies_take_too_much_the_largest_goes() {
+fn the_largest_body_is_evicted_over_the_budget() {
     let (server, admin) = watched(&[("bodies_bytes", 90_000), ("http_body_ms", 60_000)]);
     let path = format!("{}/xhr_send", open(&server, Some("1")));
     let mut small = posting(&server, &path, 10_000, 5000);
     let mut large = posting(&server, &path, 60_000, 50_000);
-    eventually("both are kept", || (metric(admin, "fws_bodies_bytes") > 55_000.0).then_some(()));
+    eventually("both are held", || (metric(admin, "fws_bodies_bytes") > 55_000.0).then_some(()));
     let mut last = posting(&server, &path, 50_000, 40_000);
     assert_eq!(large.answer().status, 503);
     large.expect_end();
@@ -326,11 +326,11 @@ fn when_bodies_take_too_much_the_largest_goes() {
         assert_eq!(http.answer().status, 500, "it was read to its end");
     }
     assert_eq!(ask(server.ws, "GET /socket", &[], "").status, 200);
-    shows(admin, "fws_bodies_bytes", 0.0);
+    expect_metric(admin, "fws_bodies_bytes", 0.0);
 }
 
 #[test]
-fn strangers_who_fill_the_room_for_input_go_before_those_who_have_said_who_they_are() {
+fn the_input_budget_evicts_unauthenticated_clients_first() {
     let (server, admin) = watched(&[("input_bytes", 1 << 20)]);
     let ping = json!({ "event": "ping", "clb": 1, "data": "y".repeat(12_000) }).to_string();
     let ping = masked(0x81, ping.as_bytes());
@@ -346,7 +346,7 @@ fn strangers_who_fill_the_room_for_input_go_before_those_who_have_said_who_they_
         http
     };
     let _crowd: Vec<Http> = (0..200).map(half).collect();
-    eventually("some had to go", || {
+    eventually("some are evicted", || {
         (metric(admin, "fws_input_evicted_total") >= 20.0).then_some(())
     });
     client.send_raw(&ping[11_000..]);
@@ -356,7 +356,7 @@ fn strangers_who_fill_the_room_for_input_go_before_those_who_have_said_who_they_
 }
 
 #[test]
-fn strangers_who_fill_the_room_for_bodies_go_before_those_who_have_said_who_they_are() {
+fn the_bodies_budget_evicts_unauthenticated_clients_first() {
     let limits = [("bodies_bytes", 300_000), ("session_ms", 60_000)];
     let (server, admin) = watched(&limits);
     let begin = |user, length, there| {
@@ -364,7 +364,7 @@ fn strangers_who_fill_the_room_for_bodies_go_before_those_who_have_said_who_they
     };
     let mut client = begin(Some("1"), 50_000, 30_000);
     let mut newcomer = begin(None, 1000, 500);
-    // Those whose body nobody wants have no more than a head.
+    // A request whose body is discarded holds no more than its head.
     let nobody = || {
         let mut http = Http::connect(server.ws);
         let head = format!("POST / HTTP/1.1\r\nHost: a\r\nA: {}\r\n", "a".repeat(8000));
@@ -373,7 +373,7 @@ fn strangers_who_fill_the_room_for_bodies_go_before_those_who_have_said_who_they
     };
     let unauthenticated = || begin(None, 16_000, 15_900);
     let _crowd: Vec<[Http; 2]> = (0..25).map(|_| [nobody(), unauthenticated()]).collect();
-    eventually("some had to go", || {
+    eventually("some are evicted", || {
         (metric(admin, "fws_bodies_evicted_total") >= 10.0).then_some(())
     });
     for (http, missing) in [(&mut client, 20_000), (&mut newcomer, 500)] {

@@ -1,4 +1,4 @@
-//! `fws watch`, the real binary against a real server: what it prints, and why it ends.
+//! `fws watch`, the real binary against a real server: what it prints, and when it exits.
 
 mod common;
 
@@ -27,7 +27,7 @@ impl Watch {
         Watch { child, out, err }
     }
 
-    /// The next line that it says to the person.
+    /// The next line on its standard error.
     #[track_caller]
     fn says(&self) -> String {
         self.err.recv_timeout(DEADLINE).expect("it says something")
@@ -48,7 +48,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // It may have ended already, which is what the test wanted.
+        // It may have exited already, as the test expected.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -58,7 +58,7 @@ fn lines(stream: ChildStderr) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            // Nobody may listen any more.
+            // The receiver may be gone.
             let _ = sender.send(line);
         }
     });
@@ -66,7 +66,7 @@ fn lines(stream: ChildStderr) -> Receiver<String> {
 }
 
 #[test]
-fn watch_prints_what_comes_until_the_server_goes() {
+fn watch_prints_messages_until_the_server_stops() {
     let server = Server::new();
     good(demo(&server, &["set", "demo", "price", "9.90"]));
     let mut watch = Watch::start(demo(&server, &["watch", "demo", "news", "price"]));
@@ -87,19 +87,19 @@ fn watch_prints_what_comes_until_the_server_goes() {
 }
 
 #[test]
-fn watch_ends_quietly_when_nobody_reads() {
+fn watch_exits_quietly_when_its_output_is_closed() {
     let server = Server::new();
     let mut watch = Watch::start(demo(&server, &["watch", "demo", "news"]));
     assert_eq!(watch.says(), "fws: subscribed to news");
     let Watch { child, .. } = &mut watch;
     assert_eq!(child.try_wait().unwrap(), None);
-    // In the midst of silence.
+    // Its output is closed while it prints nothing.
     watch.out = BufReader::new(closed());
     assert_eq!(watch.ends(), Some(0));
     assert!(watch.err.recv_timeout(DEADLINE).is_err(), "it says nothing more");
 }
 
-/// The standard output of a process that has ended.
+/// The standard output of a process that has exited.
 fn closed() -> ChildStdout {
     let mut child = fws(&["--version"]).spawn().expect("the binary starts");
     let out = child.stdout.take().expect("a pipe");
@@ -108,7 +108,7 @@ fn closed() -> ChildStdout {
 }
 
 #[test]
-fn watch_ends_after_so_many_messages() {
+fn watch_exits_after_count_messages() {
     let server = Server::new();
     good(demo(&server, &["set", "demo", "price", "9.90"]));
     let words = ["watch", "demo", "news", "price", "--count", "2"];
@@ -126,7 +126,7 @@ fn watch_ends_after_so_many_messages() {
 }
 
 #[test]
-fn watch_and_get_print_nothing_that_a_terminal_obeys() {
+fn watch_and_get_escape_terminal_control_characters() {
     let server = Server::new();
     let data = "{\"a\u{9b}31m\":\"\u{9d}0;evil\u{9c}\u{7f}\u{85}\u{2028}é\"}";
     let shown = r#"{"a\u009b31m":"\u009d0;evil\u009c\u007f\u0085\u2028é"}"#;
@@ -138,13 +138,13 @@ fn watch_and_get_print_nothing_that_a_terminal_obeys() {
 }
 
 #[test]
-fn watch_comes_by_the_unix_socket() {
+fn watch_connects_over_the_unix_socket() {
     let dir = Dir::new();
     let path = dir.file("ws.sock").display().to_string();
     let mut options = Options::default();
     options.config["ws_unix"] = json!(path);
     let server = Server::start_in(dir, &options);
-    eventually("the door opens", || server.dir().file("ws.sock").exists().then_some(()));
+    eventually("the socket listens", || server.dir().file("ws.sock").exists().then_some(()));
     for is_flag in [true, false] {
         let more = if is_flag { &["--ws-unix", &path][..] } else { &[] };
         let mut command = demo(&server, &[&["watch", "demo", "news"], more].concat());
@@ -158,7 +158,7 @@ fn watch_comes_by_the_unix_socket() {
 }
 
 #[test]
-fn watch_says_why_it_is_refused() {
+fn watch_reports_why_it_is_refused() {
     let server = Server::new();
     let refused = bad(demo(&server, &["watch", "demo", "#vip"]), 1);
     assert!(refused.starts_with("the server refuses #vip: "), "{refused}");
@@ -180,7 +180,7 @@ fn watch_says_why_it_is_refused() {
 }
 
 #[test]
-fn watch_comes_from_a_site_that_may_connect() {
+fn watch_sends_an_allowed_origin() {
     let mut options = Options::default();
     options.config["allow_origin"] = json!(["https://shop.example"]);
     let server = Server::start(&options);
@@ -196,13 +196,13 @@ fn watch_comes_from_a_site_that_may_connect() {
 }
 
 #[test]
-fn watch_prints_what_is_nested_as_deep_as_any_state() {
+fn watch_prints_the_most_deeply_nested_state() {
     let server = Server::new();
     let (open, close) = ("[".repeat(63), "]".repeat(63));
     let mut control = server.control();
     let auth = json!({ "action": "auth", "name": "demo", "sKey": DEMO_KEY });
     assert_eq!(control.ask(&auth.to_string()), r#"{"success":true}"#);
-    // A list of what is as deep as a command takes it, in a message.
+    // A list around data of the greatest depth that a command accepts, inside a message.
     control.ok(&format!(r#"{{"action":"push","channel":"deep","data":{open}{close}}}"#));
     let mut watch = Watch::start(demo(&server, &["watch", "demo", "deep"]));
     assert_eq!(watch.says(), "fws: subscribed to deep");
@@ -210,7 +210,7 @@ fn watch_prints_what_is_nested_as_deep_as_any_state() {
 }
 
 #[test]
-fn watch_does_not_take_pings_for_an_answer_to_auth() {
+fn watch_does_not_accept_pings_as_the_answer_to_auth() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -225,7 +225,7 @@ fn watch_does_not_take_pings_for_an_answer_to_auth() {
         let accept = ws::accept_key(key.lines().next().unwrap());
         let answer = format!("HTTP/1.1 101 S\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
         stream.write_all(answer.as_bytes()).unwrap();
-        // One a second, for three times as long as it is waited for.
+        // One ping per second, for three times as long as watch waits.
         let (_sender, never) = channel::<()>();
         for _ in 0..30 {
             if stream.write_all(&ws::ping_frame(b"")).is_err() {

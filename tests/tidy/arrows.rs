@@ -57,7 +57,7 @@ pub fn check(source: &Source) -> Vec<Finding> {
         return Vec::new();
     }
     if !is_known(from) {
-        return vec![(1, format!("{from} has no place in the order of the house"))];
+        return vec![(1, format!("{from} has no place in the order of modules"))];
     }
     let uses = uses(source).into_iter();
     uses.filter(|(_, to)| !may_use(from, to))
@@ -133,7 +133,7 @@ fn names_behind(path: &str) -> Vec<String> {
 }
 
 #[test]
-fn arrows_point_downward() {
+fn upward_dependencies_are_found() {
     let found = |path: &str, text: &str| -> Vec<(usize, String)> {
         let cut = |(line, what): Finding| (line, what.replace(" must not use ", ">"));
         check(&Source::new(path, text)).into_iter().map(cut).collect()
@@ -155,7 +155,7 @@ fn arrows_point_downward() {
 }
 
 #[test]
-fn those_aside_are_known_to_few() {
+fn modules_outside_the_order_are_used_only_where_listed() {
     let is_clean = |path: &str, text: &str| check(&Source::new(path, text)).is_empty();
     assert!(is_clean("src/server.rs", "use crate::reactor::Reactor;\n"));
     assert!(is_clean("src/load/mod.rs", "use crate::reactor::Reactor;\n"));

@@ -173,7 +173,7 @@ fn raw_length(text: &str) -> usize {
 }
 
 #[test]
-fn only_code_is_left() {
+fn comments_and_literals_are_blanked() {
     for (text, code) in [
         ("a // b \"\n\"c\" d\n", "a\n\" d\n"),
         ("a /* b /* c */\n d */ e\n", "a\n e\n"),

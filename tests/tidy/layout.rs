@@ -30,7 +30,7 @@ fn is_module(name: &str) -> bool {
 }
 
 #[test]
-fn the_layout_names_what_is_there() {
+fn every_module_in_the_layout_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let layout = fs::read_to_string(root.join("layout.ld")).unwrap();
     let named = named(&layout);
@@ -48,7 +48,7 @@ fn the_layout_names_what_is_there() {
 }
 
 #[test]
-fn names_of_symbols_are_read() {
+fn mangled_symbol_names_are_decoded() {
     assert_eq!(named("*(.text.*3fws3cli5bench* .text.*3fws5codec*)"), ["cli::bench", "codec"]);
     assert_eq!(named(".text.*3fws3cli9bench*"), [""; 0]);
     assert!(!is_module("cli::nothing") && is_module("cli::bench") && is_module("hub"));

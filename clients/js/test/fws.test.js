@@ -1,4 +1,5 @@
-// Tests of what fws.js says and hears, without a network: `node --test clients/js/test/*.test.js`.
+// Messages that fws.js sends and receives, without a network:
+// `node --test clients/js/test/*.test.js`.
 'use strict';
 
 const test = require('node:test');
@@ -19,7 +20,7 @@ test('dials the raw endpoint, authenticates, then announces', async () => {
   assert.deepEqual(seen, [['connected', 1], ['auth', 'c-1', 'c-1']]);
 });
 
-test('urls: https, trailing slash, query, relative to the page', async () => {
+test('urls: https, a trailing slash, a query, relative to the page', async () => {
   const world = new World();
   const urls = {
     'https://host/socket/': 'wss://host/socket/websocket',
@@ -35,7 +36,7 @@ test('urls: https, trailing slash, query, relative to the page', async () => {
   assert.throws(() => new world.FWS('http://[', 'demo', 't'), { name: 'TypeError' });
 });
 
-test('subscribes once auth is answered, whenever channel() was called', async () => {
+test('subscribes after the answer to auth, whenever channel() was called', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');
   const got = [];
@@ -54,7 +55,7 @@ test('subscribes once auth is answered, whenever channel() was called', async ()
   assert.deepEqual(got, [['late', 0], ['early', { ü: '😀\u2028' }]]);
 });
 
-test('two handlers of one channel: one call each; the same function counts once', async () => {
+test('two handlers of a channel are called once each; a repeated one counts once', async () => {
   const world = new World();
   const fws = await world.connected();
   const got = [];
@@ -77,7 +78,7 @@ test('numbers and strings name the same channel', async () => {
   assert.deepEqual(got, ['a', 'b']);
 });
 
-test('a channel may be called like an event of the client', async () => {
+test('a channel may have the name of a client event', async () => {
   const world = new World();
   const fws = await world.connected();
   const got = [];
@@ -89,7 +90,7 @@ test('a channel may be called like an event of the client', async () => {
   assert.deepEqual(got, ['channel 1', 'on 2']);
 });
 
-test('what is no message is dropped in silence', async () => {
+test('invalid messages are ignored', async () => {
   const world = new World();
   const fws = await world.connected();
   fws.channel('null', () => assert.fail('called'));
@@ -100,7 +101,7 @@ test('what is no message is dropped in silence', async () => {
   assert.deepEqual(world.socket.names('still'), ['alive']);
 });
 
-test('a handler that throws does not keep the message from the others', async () => {
+test('a handler that throws does not prevent the others from running', async () => {
   const world = new World();
   const fws = await world.connected();
   const got = [];
@@ -112,7 +113,7 @@ test('a handler that throws does not keep the message from the others', async ()
   assert.deepEqual(world.thrown, ['mine']);
 });
 
-test('off and unsubscribe leave, forget, and are not undone by a reconnect', async () => {
+test('off and unsubscribe leave the channel, and a reconnect does not undo them', async () => {
   const world = new World();
   const fws = await world.connected();
   const got = [];
@@ -136,7 +137,7 @@ test('off and unsubscribe leave, forget, and are not undone by a reconnect', asy
   assert.deepEqual([got, answers.length], [[], 1]);
 });
 
-test('emit: numbered callbacks, each called once', async () => {
+test('emit numbers its callbacks and calls each once', async () => {
   const world = new World();
   const fws = await world.connected();
   const got = [];
@@ -155,7 +156,7 @@ test('emit: numbered callbacks, each called once', async () => {
   assert.deepEqual(got, [['z', 'two'], ['y', null]]);
 });
 
-test('emit before the connection waits, within bounds', async () => {
+test('emit before the connection is queued, up to a limit', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');
   const dropped = [];
@@ -168,7 +169,7 @@ test('emit before the connection waits, within bounds', async () => {
   assert.equal(world.socket.names('n')[255], 255);
 });
 
-test('a message that cannot be written takes none with it that waits', async () => {
+test('a message that cannot be serialized does not lose the other queued ones', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');
   const loop = {};
@@ -180,10 +181,10 @@ test('a message that cannot be written takes none with it that waits', async () 
   world.socket.ready();
   assert.deepEqual(world.socket.events(), ['auth', 'before', 'behind']);
   await world.pass(0);
-  assert.match(world.thrown[0], /circular/, 'and whoever looks for errors finds it');
+  assert.match(world.thrown[0], /circular/, 'the error is reported');
 });
 
-test('callbacks of a lost connection get undefined; too many push out the oldest', async () => {
+test('callbacks of a lost connection get undefined; too many evict the oldest', async () => {
   const world = new World();
   const fws = await world.connected();
   const got = [];
@@ -194,7 +195,7 @@ test('callbacks of a lost connection get undefined; too many push out the oldest
   assert.ok(got.every(([, data]) => data === undefined));
 });
 
-test('a refused channel: the callback is told; the next connection tries again', async () => {
+test('a refused channel calls its callback, and is retried on the next connection', async () => {
   const world = new World();
   const fws = await world.connected();
   const reasons = [];
@@ -213,12 +214,12 @@ test('a refused channel: the callback is told; the next connection tries again',
   world.socket.ready();
   answer(3, { ok: false, reason: 'still' });
   assert.deepEqual(world.socket.names('subscribe'), ['#team', '#mine']);
-  world.socket.drop(); // the answer to 4 never came: that is no refusal
+  world.socket.drop(); // the missing answer to 4 is no refusal
   await world.pass(0);
   assert.deepEqual([reasons, world.thrown], [['no grant', 'still'], []]);
 });
 
-test('however many channels are refused, each callback is told', async () => {
+test('any number of refused channels call their callbacks', async () => {
   const world = new World();
   const fws = await world.connected();
   const told = [];
@@ -230,7 +231,7 @@ test('however many channels are refused, each callback is told', async () => {
   assert.deepEqual(told, [...Array(1000).keys()]);
 });
 
-test('handlers that register with every connection do not pile up', async () => {
+test('handlers registered again on every connection do not accumulate', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');
   const got = [];
@@ -255,7 +256,7 @@ test('handlers that register with every connection do not pile up', async () => 
   }
 });
 
-test('handlers that a handler registers may register in turn, and nothing piles up', async () => {
+test('nested registrations in handlers do not accumulate', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');
   const got = [];
@@ -279,7 +280,7 @@ test('handlers that a handler registers may register in turn, and nothing piles 
   }
 });
 
-test('a handler that another has registered once is not ended by what it registers itself', async () => {
+test('a handler registered once by another survives its own registrations', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');
   let isFirst = true;
@@ -298,16 +299,16 @@ test('a handler that another has registered once is not ended by what it registe
     assert.equal(calls, n);
     world.socket.drop();
   }
-  assert.equal(fws._events.size, 3, 'of the others the last is left');
+  assert.equal(fws._events.size, 3, 'only the last of the to-N handlers is left');
 });
 
-test('handlers that register other names with every connection leave the old ones', async () => {
+test('registering other names on every connection leaves the old channels', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');
   const got = [];
   let round = 0;
   const put = (data) => got.push(data);
-  fws.channel('room-1', (data) => got.push(`page ${data}`)); // the page's own stays
+  fws.channel('room-1', (data) => got.push(`page ${data}`)); // the page's own: it stays
   fws.on('auth', () => {
     round += 1;
     fws.channel('news', put);

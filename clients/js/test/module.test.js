@@ -1,5 +1,5 @@
-// fws.js as others load it: by `require`, by `import`, by its name as a package, as a browser does;
-// and whether its types are those of the client.
+// Loading fws.js by `require`, by `import`, by its package name and as a browser does; and whether
+// its type declarations match the client.
 'use strict';
 
 const assert = require('node:assert/strict');
@@ -21,12 +21,12 @@ test('import and require give the same class, by path and by name', async () => 
   }
   assert.equal((await import('../fws.js')).default, FWS);
   assert.equal(require(manifest.name), FWS);
-  // What a compiler to CommonJS makes of `import { FWS }`: TypeScript, or Babel for Jest.
+  // What TypeScript, or Babel for Jest, compiles `import { FWS }` to for CommonJS.
   assert.equal(require(manifest.name).FWS, FWS);
   assert.equal(globalThis.FWS, undefined);
 });
 
-// To both the file is a module that exports nothing; only a browser has `self`.
+// Both load the file as a module that exports nothing; only a browser has `self`.
 for (const who of ['a browser', 'a package of modules']) {
   test(`${who} imports it`, async () => {
     const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'fws-module-'));
@@ -45,7 +45,7 @@ for (const who of ['a browser', 'a package of modules']) {
   });
 }
 
-test('the types have the calls of the client, and no others', () => {
+test('the types declare exactly the methods of the client', () => {
   const types = fs.readFileSync(here('fws.d.ts'), 'utf8');
   const [, body] = /declare class FWS \{\n([^]*?)\n\}/.exec(types);
   const typed = new Map();

@@ -1,11 +1,11 @@
-// Tests of what fws.js does when connections and pages come and go, without a network.
+// fws.js when connections are lost and pages are hidden or shown, without a network.
 'use strict';
 
 const test = require('node:test');
 const assert = require('node:assert/strict');
 const { World } = require('./world.js');
 
-/** Collects what `disconnect` handlers are told. */
+/** Collects the events that `disconnect` handlers get. */
 function watch(fws) {
   const told = [];
   fws.on('disconnect', (event) => told.push({ ...event }));
@@ -28,10 +28,10 @@ test('back-off doubles to its cap, with full jitter', async () => {
   }
 });
 
-test('back-off starts anew only after a connection that lasted', async () => {
+test('back-off restarts only after a connection that lasted', async () => {
   const world = new World();
   await world.connected();
-  for (const ceiling of [500, 1000, 2000]) { // a server that throws out at once
+  for (const ceiling of [500, 1000, 2000]) { // a server that closes each connection at once
     world.socket.drop();
     assert.deepEqual(world.timers(), [ceiling / 2]);
     await world.pass(ceiling / 2);
@@ -42,7 +42,7 @@ test('back-off starts anew only after a connection that lasted', async () => {
   assert.deepEqual(world.timers(), [250]);
 });
 
-test('a server that stops says when to come back, and nobody jumps the queue', async () => {
+test('a stopping server sets the reconnect time, and nothing dials earlier', async () => {
   const world = new World();
   await world.connected();
   world.socket.drop(1001, 'server going away, come back in 7250 ms');
@@ -55,11 +55,11 @@ test('a server that stops says when to come back, and nobody jumps the queue', a
   assert.equal(world.sockets.length, 1);
   await world.pass(6000);
   assert.equal(world.sockets.length, 2);
-  world.socket.drop(); // it is not there yet
+  world.socket.drop(); // the server is not back yet
   assert.deepEqual(world.timers(), [250]);
   await world.pass(250);
   world.socket.ready();
-  // A page that is hidden at that time comes when it is shown.
+  // A page that is hidden at the reconnect time dials when it is shown.
   world.socket.drop(1001, 'server going away, come back in 3000 ms');
   world.hide();
   await world.pass(5000);
@@ -69,7 +69,7 @@ test('a server that stops says when to come back, and nobody jumps the queue', a
   assert.equal(world.sockets.length, 4);
 });
 
-test('a clock that is set back makes nobody wait for longer', async () => {
+test('a clock that is set back does not lengthen the wait', async () => {
   const hour = 3600000;
   const world = new World();
   await world.connected();
@@ -80,11 +80,11 @@ test('a clock that is set back makes nobody wait for longer', async () => {
   assert.deepEqual(world.timers(), [7250]);
   await world.pass(2000);
   world.show();
-  assert.deepEqual(world.timers(), [5250], 'nor is it put off each time that it is shown');
+  assert.deepEqual(world.timers(), [5250], 'showing the page again does not postpone it');
   await world.pass(5250);
   assert.equal(world.sockets.length, 2);
   world.socket.ready();
-  // That it was sent away once is nothing to who is shown again long after.
+  // The old reconnect time has no effect on a page shown long after it.
   world.socket.drop();
   world.hide();
   world.show();
@@ -92,7 +92,7 @@ test('a clock that is set back makes nobody wait for longer', async () => {
   assert.equal(world.sockets.length, 3);
 });
 
-test('a time to come back is taken from a server that stops, and is bounded', async () => {
+test('a reconnect time is accepted only with code 1001, and is bounded', async () => {
   for (const [code, reason, wait] of [
     [1001, 'server going away, come back in 999999999 ms', 600000],
     [1001, 'server going away, come back in 0 ms', 0],
@@ -109,7 +109,7 @@ test('a time to come back is taken from a server that stops, and is bounded', as
   }
 });
 
-test('a reconnect authenticates anew and subscribes to all again', async () => {
+test('a reconnect authenticates and subscribes to every channel again', async () => {
   const world = new World();
   const fws = await world.connected();
   const told = watch(fws);
@@ -130,13 +130,13 @@ test('a reconnect authenticates anew and subscribes to all again', async () => {
   assert.deepEqual([got, fws.cid], [[7, 7], 'second']);
 });
 
-test('an attempt that gets nowhere is given up', async () => {
+test('a connection attempt without an answer to auth times out', async () => {
   const world = new World();
   const fws = new world.FWS('http://host/socket', 'demo', 't');
   const told = watch(fws);
   await world.settle();
   const [first] = world.sockets;
-  first.accept(); // and never an answer to auth
+  first.accept(); // without an answer to auth
   await world.pass(10000);
   assert.deepEqual(told, [{ code: 1006, reason: 'no connection in time', willReconnect: true }]);
   assert.ok(first.closedByClient);
@@ -146,7 +146,7 @@ test('an attempt that gets nowhere is given up', async () => {
   assert.equal(fws.cid, null);
 });
 
-test('a socket that the page may not open', async () => {
+test('a socket that the page may not open is reported and retried', async () => {
   const world = new World();
   world.forbidden = 'mixed content';
   const told = watch(new world.FWS('http://host/socket', 'demo', 't'));
@@ -154,7 +154,7 @@ test('a socket that the page may not open', async () => {
   assert.deepEqual(told, [{ code: 1006, reason: 'mixed content', willReconnect: true }]);
 });
 
-test('hidden: no dial, not at construction, not after a loss; at once when shown', async () => {
+test('hidden: no dial, neither at construction nor after a loss, until shown', async () => {
   const world = new World();
   world.hide();
   let tokens = 0;
@@ -169,7 +169,7 @@ test('hidden: no dial, not at construction, not after a loss; at once when shown
   world.hide();
   world.page('online');
   world.page('pageshow');
-  assert.deepEqual(world.socket.events(), ['auth']); // an open socket stays, and is left alone
+  assert.deepEqual(world.socket.events(), ['auth']); // an open socket stays, unprobed
   world.socket.drop();
   await world.pass(600000);
   assert.equal(world.sockets.length, 1);
@@ -193,7 +193,7 @@ test('hidden while the token is fetched: no dial', async () => {
   assert.equal(world.sockets.length, 1);
 });
 
-test('shown again or back online: no waiting for the back-off', async () => {
+test('shown again or back online: dials without waiting for the back-off', async () => {
   const world = new World();
   world.chance = 0.999;
   new world.FWS('http://host/socket', 'demo', 't');
@@ -210,9 +210,9 @@ test('shown again or back online: no waiting for the back-off', async () => {
     assert.equal(world.sockets.length, before + 1, name);
   }
   world.socket.drop();
-  assert.deepEqual(world.timers(), [0.999 * 500]); // and the back-off starts anew
+  assert.deepEqual(world.timers(), [0.999 * 500]); // and the back-off restarts
   await world.pass(500);
-  assert.equal(world.timers().length, 1); // the limit of the dial; no second retry is left over
+  assert.equal(world.timers().length, 1); // the dial timeout; no second retry remains
 });
 
 test('shown again: the socket is probed, and stays if it answers', async () => {
@@ -220,7 +220,7 @@ test('shown again: the socket is probed, and stays if it answers', async () => {
   const fws = await world.connected();
   world.hide();
   world.show();
-  world.page('pageshow'); // comes with it: one probe is enough
+  world.page('pageshow'); // fires together with it: one probe is enough
   assert.deepEqual(world.socket.sent.slice(1), [{ event: 'ping', data: 1, clb: 1 }]);
   await world.pass(1999);
   world.socket.receive({ event: 'callBackAnswer', clb: 1, data: 1 });
@@ -239,7 +239,7 @@ test('shown again: a socket that does not answer is replaced after 2 s', async (
   fws.channel('news', (data) => got.push(data));
   await world.pass(0);
   const dead = world.socket;
-  dead.receive({ event: 'callBackAnswer', clb: 1, data: 1 }); // it has no state
+  dead.receive({ event: 'callBackAnswer', clb: 1, data: 1 }); // the channel has no state
   world.show();
   dead.receive({ event: 'news', data: 'read before the network went' }); // proves nothing
   await world.pass(1999);
@@ -248,14 +248,14 @@ test('shown again: a socket that does not answer is replaced after 2 s', async (
   assert.deepEqual(told, [{ code: 1006, reason: 'no answer to a ping', willReconnect: true }]);
   assert.equal(world.sockets.length, 2);
   assert.ok(dead.closedByClient);
-  dead.drop(1000); // whatever comes from it now belongs to nobody
+  dead.drop(1000); // events of the dead socket are ignored
   dead.receive({ event: 'news', data: 'ghost' });
   world.socket.ready();
   assert.deepEqual(world.socket.names('subscribe'), ['news']);
   assert.deepEqual([got, told.length], [['read before the network went'], 1]);
 });
 
-test('shown again: no answers that a page waits for push out that of the probe', async () => {
+test('shown again: pending callbacks of the page do not evict that of the probe', async () => {
   const world = new World();
   const fws = await world.connected();
   world.show();
@@ -264,12 +264,12 @@ test('shown again: no answers that a page waits for push out that of the probe',
   assert.equal(world.sockets.length, 2);
 });
 
-test('shown again: whatever comes is a sign of life', async () => {
+test('shown again: any incoming data is a sign of life', async () => {
   const world = new World();
   const fws = await world.connected();
   fws.on('news', () => {});
   world.show();
-  for (let n = 0; n < 30; n++) { // a backlog, before the answer
+  for (let n = 0; n < 30; n++) { // a backlog before the answer
     await world.pass(1900);
     world.socket.receive(n % 2 ? { event: 'news', data: n } : 'not even JSON');
   }
@@ -280,14 +280,14 @@ test('shown again: whatever comes is a sign of life', async () => {
   assert.equal(world.sockets.length, 2);
 });
 
-test('shown again while a state is on its way: it may take as long as the server waits', async () => {
+test('shown again while a state is in flight: the probe allows 35 s of silence', async () => {
   const world = new World();
   const fws = await world.connected();
   const states = [];
   fws.channel('big', (data) => states.push(data));
   fws.channel('small', (data) => states.push(data));
   await world.pass(0);
-  // One ping behind all that was asked for tells when all of it has come.
+  // One ping after all subscriptions tells when all states have arrived.
   assert.deepEqual(world.socket.events(), ['auth', 'subscribe', 'subscribe', 'ping']);
   world.show();
   await world.pass(34999);
@@ -297,19 +297,19 @@ test('shown again while a state is on its way: it may take as long as the server
   world.socket.receive({ event: 'callBackAnswer', clb: 1, data: 1 });
   world.socket.receive({ event: 'callBackAnswer', clb: 2, data: 1 });
   assert.deepEqual([states, world.sockets.length, world.timers()], [[1, 2], 1, [60000]]); // alone
-  world.show(); // nothing is on its way any more
+  world.show(); // nothing is in flight any more
   await world.pass(2000);
   assert.equal(world.sockets.length, 2);
   world.socket.ready();
   await world.pass(0);
   world.show();
-  await world.pass(69999); // the wait before was in vain: now it is twice as long
+  await world.pass(69999); // the last replacement was in vain: twice as long
   assert.equal(world.sockets.length, 2);
   await world.pass(1);
   assert.equal(world.sockets.length, 3);
 });
 
-test('shown again: a message as large as one before may be on its way', async () => {
+test('shown again: a message as large as an earlier one may be in flight', async () => {
   for (const [length, wait] of [[40000, 2000], [400000, 20000], [4000000, 35000]]) {
     const world = new World();
     await world.connected();
@@ -325,14 +325,14 @@ test('shown again: a message as large as one before may be on its way', async ()
   const fws = await world.connected();
   fws.channel('news', () => {});
   await world.pass(0);
-  world.socket.receive({ event: 'news', data: 'x'.repeat(400000) }); // a state comes when asked for
+  world.socket.receive({ event: 'news', data: 'x'.repeat(400000) }); // a requested state
   world.socket.receive({ event: 'callBackAnswer', clb: 1, data: 1 });
   world.show();
   await world.pass(2000);
   assert.equal(world.sockets.length, 2);
 });
 
-test('asked for more while a state is on its way: one ping more behind it', async () => {
+test('subscriptions while a state is in flight: one more ping after it', async () => {
   const world = new World();
   const fws = await world.connected();
   const answer = (clb) => world.socket.receive({ event: 'callBackAnswer', clb, data: 1 });
@@ -346,12 +346,12 @@ test('asked for more while a state is on its way: one ping more behind it', asyn
   await world.pass(0);
   assert.deepEqual(world.socket.events().slice(-3), ['subscribe', 'subscribe', 'ping']);
   world.show();
-  answer(2); // all has come: what is behind that comes soon,
+  answer(2); // all states have arrived: the next one comes soon,
   await world.pass(2000);
   assert.equal(world.sockets.length, 2); // or never
 });
 
-test('shown again: replaced in vain, it waits twice as long, until one answers', async () => {
+test('shown again: each vain replacement doubles the wait, until one answers', async () => {
   const world = new World();
   await world.connected();
   for (const wait of [2000, 4000, 8000, 16000, 32000, 64000, 64000]) {
@@ -372,36 +372,36 @@ test('shown again: replaced in vain, it waits twice as long, until one answers',
   assert.equal(world.sockets.length, before + 1);
 });
 
-test('a page that slept in a probe hears first what has come meanwhile', async () => {
+test('a page suspended during a probe first reads what has arrived', async () => {
   const world = new World();
   await world.connected();
   world.show();
-  world.now += 60000; // no timer has run, and the answer stands behind the first of them
+  world.now += 60000; // no timer has run; the answer is queued behind the first
   await world.pass(0);
   world.socket.receive({ event: 'callBackAnswer', clb: 1, data: 1 });
   await world.pass(60000);
   assert.equal(world.sockets.length, 1);
 });
 
-test('looked at and silent: asked once a minute, and replaced when nothing comes', async () => {
+test('visible and idle: pinged once a minute, and replaced without an answer', async () => {
   const world = new World();
   const fws = await world.connected();
   const told = watch(fws);
   const pings = () => world.socket.names('ping').length;
   for (let minute = 1; minute <= 10; minute++) {
-    assert.deepEqual(world.timers(), [60000]); // one alone
+    assert.deepEqual(world.timers(), [60000]); // the only timer
     await world.pass(59999);
     assert.equal(pings(), minute - 1);
     await world.pass(1);
     assert.equal(pings(), minute);
     world.socket.answer();
   }
-  for (let n = 0; n < 10; n++) { // whoever hears something need not ask
+  for (let n = 0; n < 10; n++) { // received data makes a ping needless
     await world.pass(59999);
     world.socket.receive({ event: 'news', data: n });
   }
   assert.deepEqual([pings(), world.timers()], [10, [60000]]);
-  await world.pass(60000 + 34999); // a large message may be on its way
+  await world.pass(60000 + 34999); // a large message may be in flight
   assert.deepEqual([pings(), world.sockets.length, told], [11, 1, []]);
   world.socket.receive({ event: 'news', data: 'large' });
   await world.pass(34999);
@@ -414,7 +414,7 @@ test('looked at and silent: asked once a minute, and replaced when nothing comes
   assert.deepEqual(world.timers(), []);
 });
 
-test('looked at and silent: a crowd that heard one message does not ask at once', async () => {
+test('visible and idle: pages that got the same message ping at different times', async () => {
   for (const [chance, wait] of [[0, 54000], [0.5, 60000], [1, 66000]]) {
     const world = new World();
     world.chance = chance;
@@ -423,7 +423,7 @@ test('looked at and silent: a crowd that heard one message does not ask at once'
   }
 });
 
-test('silent: a hidden page asks nothing, and has no timer', async () => {
+test('idle: a hidden page sends no ping and has no timer', async () => {
   const world = new World();
   await world.connected();
   world.hide();
@@ -434,41 +434,41 @@ test('silent: a hidden page asks nothing, and has no timer', async () => {
   world.show();
   world.socket.answer();
   assert.deepEqual(world.timers(), [60000]);
-  world.socket.drop(); // nothing is left of a connection that has ended
+  world.socket.drop(); // a lost connection leaves no timer but the retry
   assert.deepEqual(world.timers(), [250]);
   await world.pass(250);
-  world.hide(); // before it is authenticated
+  world.hide(); // before authentication
   world.socket.ready();
   assert.deepEqual(world.timers(), []);
 });
 
-test('silent while a state is on its way: it has three minutes more', async () => {
+test('idle while a state is in flight: the next ping waits three minutes', async () => {
   const world = new World();
   const fws = await world.connected();
   await world.pass(50000);
   fws.channel('big', () => {});
   await world.pass(179999);
-  assert.equal(world.socket.names('ping').length, 1); // behind the subscribe
+  assert.equal(world.socket.names('ping').length, 1); // after the subscribe
   await world.pass(1 + 34999);
   assert.deepEqual([world.socket.names('ping').length, world.sockets.length], [2, 1]);
   await world.pass(1);
   assert.equal(world.sockets.length, 2);
 });
 
-test('shown again while it asks by itself: from then on it has 2 s', async () => {
+test('shown again during an idle ping: the answer has 2 s from then on', async () => {
   const world = new World();
   await world.connected();
   await world.pass(60000 + 10000);
   world.page('online');
   await world.pass(1000);
-  world.page('pageshow'); // begins nothing anew
+  world.page('pageshow'); // does not restart the probe
   await world.pass(999);
   assert.deepEqual([world.sockets.length, world.socket.names('ping').length], [1, 1]);
   await world.pass(1);
   assert.equal(world.sockets.length, 2);
 });
 
-test('shown again while a dial is under way: it is left alone', async () => {
+test('shown again during a dial: the dial goes on', async () => {
   const world = new World();
   new world.FWS('http://host/socket', 'demo', 't');
   await world.settle();
@@ -477,13 +477,13 @@ test('shown again while a dial is under way: it is left alone', async () => {
   assert.equal(world.sockets.length, 1);
 });
 
-test('token: a string, a Promise, a callback', async () => {
+test('token: a returned string, a Promise or a callback', async () => {
   const sources = [
     () => 'fresh',
     () => Promise.resolve('fresh'),
     (callback) => { callback('fresh'); },
     async () => 'fresh',
-    // Whoever passes it on may return anything, as an arrow function does.
+    // A function that uses the callback may return anything, as an arrow function does.
     ...[1, true, null, {}, ['x']].map((value) => (callback) => {
       Promise.resolve().then(() => callback('fresh'));
       return value;
@@ -496,7 +496,7 @@ test('token: a string, a Promise, a callback', async () => {
   }
 });
 
-test('token: a function that fails is called again, with back-off', async () => {
+test('token: a failing function is called again, with back-off', async () => {
   const failures = {
     'no token: mine': () => { throw new Error('mine'); },
     'no token: later': () => Promise.reject(new Error('later')),
@@ -522,12 +522,12 @@ test('token: a function that fails is called again, with back-off', async () => 
   }
 });
 
-test('token: one that comes too late opens nothing', async () => {
+test('token: a late one is not used', async () => {
   const world = new World();
   const give = [];
   const fws = new world.FWS('http://host/socket', 'demo', (callback) => { give.push(callback); });
-  await world.pass(10000); // given up,
-  await world.pass(1000); // and asked for again
+  await world.pass(10000); // the attempt times out,
+  await world.pass(1000); // and the function is called again
   assert.equal(give.length, 2);
   give[0]('late');
   await world.settle();
@@ -543,7 +543,7 @@ test('token: one that comes too late opens nothing', async () => {
   fws.close();
 });
 
-test('token: renewed at 80 % of its life, on the open connection', async () => {
+test('token: renewed after 80 % of its lifetime, on the open connection', async () => {
   const world = new World();
   let calls = 0;
   const fws = await world.connected(() => `token ${++calls}`, { expiresIn: 600 });
@@ -559,16 +559,16 @@ test('token: renewed at 80 % of its life, on the open connection', async () => {
   ]);
   world.socket.authOk({ expiresIn: 100 });
   assert.equal(sent().length, 3); // no second subscribe,
-  assert.equal(auths, 0); // no second announcement
+  assert.equal(auths, 0); // no second auth event
   await world.passAlive(80000);
   assert.equal(sent()[3].data.s, 'token 3');
   assert.equal(world.sockets.length, 1);
 });
 
-test('token: renewed for another user, everything is subscribed anew', async () => {
+test('token: renewed for another user, every channel is subscribed again', async () => {
   const world = new World();
   const token = (user) => `x.${Buffer.from(JSON.stringify({ i: user })).toString('base64url')}.y`;
-  const users = [7, '7', '~~~?', '~~?~', '~~?~']; // the last ones use both letters of base64url
+  const users = [7, '7', '~~~?', '~~?~', '~~?~']; // the last ones use - and _ of base64url
   assert.match(token('~~~?') + token('~~?~'), /-.*_|_.*-/);
   const fws = await world.connected(() => token(users.shift()), { expiresIn: 100 });
   fws.channel('news', () => {});
@@ -579,7 +579,7 @@ test('token: renewed for another user, everything is subscribed anew', async () 
   }
 });
 
-test('token: a renewal that fails is tried again in what time is left', async () => {
+test('token: a failed renewal is retried before the expiry', async () => {
   const world = new World();
   let calls = 0;
   await world.connected(() => {
@@ -592,21 +592,21 @@ test('token: a renewal that fails is tried again in what time is left', async ()
   assert.equal(world.socket.names('auth')[1].s, 'token 3');
 });
 
-test('token: no renewal without expiresIn, with a fixed token, or after the end', async () => {
+test('token: no renewal without expiresIn, of a fixed token, or after close()', async () => {
   const never = [[() => 't', {}], ['t', { expiresIn: 10 }], [() => 't', { expiresIn: 0.5 }]];
   for (const [token, data] of never) {
     const world = new World();
     await world.connected(token, data);
-    assert.deepEqual(world.timers(), [60000]); // a look at the silence, and none else
+    assert.deepEqual(world.timers(), [60000]); // only the idle ping
   }
   const world = new World();
-  const fws = await world.connected(() => 't', { expiresIn: 1e12 }); // more than a timer can hold
+  const fws = await world.connected(() => 't', { expiresIn: 1e12 }); // more than a timer can wait
   assert.deepEqual(world.timers(), [60000, 0x7fffffff]);
   fws.close();
   assert.deepEqual(world.timers(), []);
 });
 
-test('a refused token: a function gives another, a fixed one is the end', async () => {
+test('a refused token: a function is asked again, a fixed one ends the client', async () => {
   const refusals = [[3404, 'invalid JWT'], [3401, 'token expired'], [3002, 'not found s - param']];
   for (const [code, reason] of refusals) {
     const world = new World();
@@ -632,7 +632,7 @@ test('a refused token: a function gives another, a fixed one is the end', async 
   }
 });
 
-test('close() is for good and leaves nothing behind', async () => {
+test('close() is final and leaves nothing behind', async () => {
   const world = new World();
   const fws = await world.connected(() => 't', { expiresIn: 600 });
   const told = watch(fws);
@@ -650,7 +650,7 @@ test('close() is for good and leaves nothing behind', async () => {
   assert.deepEqual([world.sockets.length, world.timers(), world.listening()], [1, [], 0]);
 });
 
-test('close() in a handler of each event', async () => {
+test('close() works in a handler of each event', async () => {
   for (const event of ['connected', 'auth', 'disconnect']) {
     const world = new World();
     const fws = new world.FWS('http://host/socket', 'demo', 't');

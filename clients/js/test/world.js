@@ -1,5 +1,5 @@
 // A page without a browser: fws.js runs in it with a WebSocket, a document, a clock, timers and
-// chance that the test holds in its hands. Nothing here touches a network or waits.
+// random numbers that the test controls. Nothing here touches a network or waits.
 'use strict';
 
 const fs = require('node:fs');
@@ -11,9 +11,9 @@ const SOURCE = path.join(__dirname, '..', 'fws.js');
 class World {
   constructor() {
     this.now = 1700000000000;
-    this.dateOff = 0; // by how much somebody has set the clock; timers do not go by it
-    this.chance = 0.5; // what Math.random gives
-    this.sockets = []; // all that were ever dialled
+    this.dateOff = 0; // how far the wall clock has been set; timers do not follow it
+    this.chance = 0.5; // what Math.random returns
+    this.sockets = []; // every socket ever opened
     this.thrown = []; // errors that reached the top of a timer
     this._timers = new Map();
     this._nextTimer = 1;
@@ -34,7 +34,7 @@ class World {
         this.sent.push(JSON.parse(text));
       }
       close() { this.closedByClient = true; }
-      // What the network does:
+      // Actions of the network and the server:
       accept() { this.open = true; this.onopen({}); }
       receive(message) {
         const data = typeof message === 'string' ? message : JSON.stringify(message);
@@ -42,7 +42,7 @@ class World {
       }
       authOk(data) { this.receive({ event: 'auth ok', data: { cid: 'cid', ...data } }); }
       ready(data) { this.accept(); this.authOk(data); }
-      answer() { // all pings that have no answer yet
+      answer() { // answers all unanswered pings
         const isOpen = ({ event, answered }) => event === 'ping' && !answered;
         this.sent.filter(isOpen).forEach((ping) => {
           Object.defineProperty(ping, 'answered', { value: true });
@@ -91,7 +91,7 @@ class World {
     return id;
   }
 
-  /** Milliseconds until each timer that runs, the next one first. */
+  /** Milliseconds until each pending timer, the next one first. */
   timers() {
     return [...this._timers.values()].map(({ at }) => at - this.now).sort((a, b) => a - b);
   }
@@ -105,7 +105,7 @@ class World {
     for (let turns = 0; turns < 10; turns++) await Promise.resolve();
   }
 
-  /** Moves the clock, and runs what becomes due on the way, in order. */
+  /** Advances the clock and runs the timers that become due, in order. */
   async pass(ms) {
     const end = this.now + ms;
     for (;;) {
@@ -114,7 +114,7 @@ class World {
         .filter(({ at }) => at <= end)
         .sort((a, b) => a.at - b.at || a.id - b.id);
       if (!next) break;
-      this.now = Math.max(this.now, next.at); // a page that slept is late
+      this.now = Math.max(this.now, next.at); // timers of a suspended page run late
       this._timers.delete(next.id);
       try {
         next.fn();
@@ -126,7 +126,7 @@ class World {
     await this.settle();
   }
 
-  /** The same, with a network that works: pings are answered. */
+  /** The same on a working network: pings are answered. */
   async passAlive(ms) {
     const end = this.now + ms;
     while (this.now < end) {
@@ -142,7 +142,7 @@ class World {
   hide() { this.document.hidden = true; this.page('visibilitychange'); }
   show() { this.document.hidden = false; this.page('visibilitychange'); }
 
-  /** A client with a connection that is authenticated. */
+  /** A client with an authenticated connection. */
   async connected(token = 'token', data) {
     const fws = new this.FWS('http://host:8080/socket', 'demo', token);
     await this.settle();

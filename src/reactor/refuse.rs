@@ -71,8 +71,8 @@ impl Reactor {
     pub(super) fn tell_full(&mut self) {
         let now = self.io.now;
         if !self.is_full_told && self.full_again_at <= now.mono {
-            let max = self.bounds.connections as u64;
-            let open = crate::log::Count(max, "connection is", "connections are");
+            let open = self.let_in() as u64;
+            let open = crate::log::Count(open, "connection is", "connections are");
             let text = format_args!("full: {open} open, there is no room for more");
             crate::log::warning(now.unix, text);
             self.is_full_told = true;

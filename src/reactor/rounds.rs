@@ -158,7 +158,6 @@ impl Reactor {
             }
         }
         self.flushed_bytes += self.io.meters.sent_bytes - sent_before;
-        self.io.joiner.clear();
     }
 
     /// Ends the output of a turn. Connections with much queued, and closing ones, come after all

@@ -120,14 +120,19 @@ fn turns(
     most
 }
 
+/// Opens a listener and returns its address.
+fn listen(reactor: &mut Reactor, door: Door) -> String {
+    let listener = Listener::tcp(door, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.address().to_string();
+    reactor.add_door(listener).unwrap();
+    address
+}
+
 /// Returns a reactor with one listener, and its address.
 fn reactor() -> (Reactor, String) {
-    let bounds = Bounds { connections: 1000, ..bounds() };
-    let mut reactor = Reactor::new(bounds).unwrap();
-    let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = door.address();
-    reactor.add_door(door).unwrap();
-    (reactor, address.to_string())
+    let mut reactor = Reactor::new(Bounds { connections: 1000, ..bounds() }).unwrap();
+    let address = listen(&mut reactor, Door::Web);
+    (reactor, address)
 }
 
 /// Connects `count` peers, and runs turns until all are accepted.
@@ -147,9 +152,7 @@ fn back_ends_do_not_wait_for_a_crowd_of_browsers() {
     let (mut reactor, address) = reactor();
     let mut crowd = Crowd::default();
     let mut peers = gather(&mut reactor, &mut crowd, &address, 900);
-    let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = door.address().to_string();
-    reactor.add_door(door).unwrap();
+    let address = listen(&mut reactor, Door::Control);
     peers.push(std::net::TcpStream::connect(address).unwrap());
     turns(&mut reactor, &mut crowd, 901, |_, crowd| crowd.conns.len());
     peers.iter_mut().for_each(|peer| peer.write_all(b"x").unwrap());
@@ -194,9 +197,7 @@ impl Handler for Relay {
 #[test]
 fn publications_are_written_before_browsers_are_read() {
     let (mut reactor, web) = reactor();
-    let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let control = door.address().to_string();
-    reactor.add_door(door).unwrap();
+    let control = listen(&mut reactor, Door::Control);
     let peers = [web, control].map(|address| std::net::TcpStream::connect(address).unwrap());
     let mut relay = Relay::default();
     while relay.doors.len() < peers.len() {
@@ -212,9 +213,7 @@ fn publications_are_written_before_browsers_are_read() {
 #[test]
 fn back_ends_are_read_round_robin_however_much_one_has_sent() {
     let mut reactor = Reactor::new(bounds()).unwrap();
-    let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = door.address().to_string();
-    reactor.add_door(door).unwrap();
+    let address = listen(&mut reactor, Door::Control);
     let mut peers: Vec<_> =
         (0..3).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
     let mut crowd = Crowd { reads_one_byte: true, ..Crowd::default() };
@@ -235,9 +234,7 @@ fn back_ends_are_read_round_robin_however_much_one_has_sent() {
 #[test]
 fn back_ends_with_input_are_read_before_more_are_accepted() {
     let mut reactor = Reactor::new(Bounds { connections: 1000, ..bounds() }).unwrap();
-    let door = Listener::tcp(Door::Control, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = door.address().to_string();
-    reactor.add_door(door).unwrap();
+    let address = listen(&mut reactor, Door::Control);
     let connect = |_| {
         let mut peer = std::net::TcpStream::connect(&address).unwrap();
         peer.write_all(b"x").unwrap();
@@ -471,9 +468,7 @@ impl Handler for ConsumesNothing {
 fn the_peer_with_most_pending_input_is_evicted_beyond_the_limit() {
     let bounds = Bounds { input_bytes: 40_000, ..bounds() };
     let mut reactor = Reactor::new(bounds).unwrap();
-    let door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = door.address();
-    reactor.add_door(door).unwrap();
+    let address = listen(&mut reactor, Door::Web);
     let mut handler = ConsumesNothing::default();
     let mut peers = Vec::new();
     let mut total = 0;
@@ -497,13 +492,7 @@ fn the_peer_with_most_pending_input_is_evicted_beyond_the_limit() {
 fn admin_clients_get_low_slots_however_many_browsers_are_connected() {
     let bounds = Bounds { connections: 1000, admin_connections: 2, ..bounds() };
     let mut reactor = Reactor::new(bounds).unwrap();
-    let mut door = |door| {
-        let listener = Listener::tcp(door, "127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.address();
-        reactor.add_door(listener).unwrap();
-        address
-    };
-    let (web, admin) = (door(Door::Web), door(Door::Admin));
+    let [web, admin] = [Door::Web, Door::Admin].map(|door| listen(&mut reactor, door));
     let mut crowd = Crowd::default();
     let opened = |_: &Reactor, crowd: &Crowd| crowd.conns.len();
     let connect = |address: &str| std::net::TcpStream::connect(address).unwrap();
@@ -527,13 +516,7 @@ fn admin_clients_get_low_slots_however_many_browsers_are_connected() {
 fn browsers_above_a_lowered_limit_do_not_lock_out_back_ends() {
     let lowered = Bounds { control_reserve: 2, ..bounds() };
     let mut reactor = Reactor::new(Bounds { connections: 40, ..lowered }).unwrap();
-    let mut door = |door| {
-        let listener = Listener::tcp(door, "127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.address();
-        reactor.add_door(listener).unwrap();
-        address
-    };
-    let (web, control) = (door(Door::Web), door(Door::Control));
+    let [web, control] = [Door::Web, Door::Control].map(|door| listen(&mut reactor, door));
     let mut crowd = Crowd::default();
     let opened = |_: &Reactor, crowd: &Crowd| crowd.conns.len();
     let connect = |address: &str| std::net::TcpStream::connect(address).unwrap();

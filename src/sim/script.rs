@@ -212,25 +212,23 @@ impl<G: Storage> Stage<G> {
         }
         is_busy |= self.forget();
         self.door.tick(&mut self.net);
-        let mut ready = std::mem::take(&mut self.net.ready);
-        is_busy |= !ready.is_empty();
-        let most = self.net.round().min(ready.len());
+        let most = self.net.round().min(self.net.ready.len());
+        is_busy |= most > 0;
         // Back ends skipped because the switch has processed enough for now keep their place.
         let mut left = Vec::new();
         let (back_ends, browsers): (Vec<_>, Vec<_>) =
-            ready.drain(..most).partition(|conn| self.peers.is_first(*conn));
+            self.net.ready.drain(..most).partition(|conn| self.peers.is_first(*conn));
         for conn in back_ends {
             match self.door.is_turn_full() {
                 true => left.push(conn),
                 false => self.read(conn),
             }
         }
-        self.flush_some();
+        is_busy |= self.flush_some();
         for conn in browsers {
             self.read(conn);
         }
-        let came = std::mem::take(&mut self.net.ready);
-        self.net.ready = left.into_iter().chain(ready).chain(came).collect();
+        self.net.ready.splice(..0, left);
         self.expire();
         is_busy |= self.forget();
         self.door.settle(&mut self.net);
@@ -246,11 +244,9 @@ impl<G: Storage> Stage<G> {
 
     /// Writes to some of the connections that have output.
     fn flush_some(&mut self) -> bool {
-        let mut dirty = std::mem::take(&mut self.net.dirty);
-        let most = self.net.round().min(dirty.len());
-        dirty.drain(..most).for_each(|conn| self.flush(conn));
-        let came = std::mem::replace(&mut self.net.dirty, dirty);
-        self.net.dirty.extend(came);
+        let most = self.net.round().min(self.net.dirty.len());
+        let some: Vec<ConnId> = self.net.dirty.drain(..most).collect();
+        some.into_iter().for_each(|conn| self.flush(conn));
         most > 0
     }
 

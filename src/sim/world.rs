@@ -162,14 +162,13 @@ impl<G: Storage> World<G> {
         self.judge.look_at_keys();
         self.judge.count_in();
         self.judge_items(&items, None);
-        let mut ready = std::mem::take(&mut self.net.ready);
-        is_busy |= !ready.is_empty();
-        let most = self.net.round().min(ready.len());
+        let most = self.net.round().min(self.net.ready.len());
+        is_busy |= most > 0;
         // Back ends skipped because the switch has processed enough for now keep their place.
         let mut left = Vec::new();
         let door = |conn: &ConnId| self.judge.lines.get(conn).map(|line| line.door());
         let (back_ends, browsers): (Vec<_>, Vec<_>) =
-            ready.drain(..most).partition(|conn| door(conn) == Some(Door::Control));
+            self.net.ready.drain(..most).partition(|conn| door(conn) == Some(Door::Control));
         for conn in back_ends {
             match self.switch.is_turn_full() {
                 true => left.push(conn),
@@ -180,8 +179,7 @@ impl<G: Storage> World<G> {
         for conn in browsers {
             self.read(conn);
         }
-        let came = std::mem::take(&mut self.net.ready);
-        self.net.ready = left.into_iter().chain(ready).chain(came).collect();
+        self.net.ready.splice(..0, left);
         is_busy |= self.expire();
         is_busy |= self.cut_slow();
         is_busy |= self.forget();
@@ -253,15 +251,10 @@ impl<G: Storage> World<G> {
 
     /// Writes to some of the connections that have output.
     fn flush_some(&mut self) -> bool {
-        let mut dirty = std::mem::take(&mut self.net.dirty);
-        let most = self.net.round().min(dirty.len());
-        for conn in dirty.drain(..most) {
-            self.flush(conn);
-        }
-        let has_written = most > 0;
-        dirty.extend(std::mem::take(&mut self.net.dirty));
-        self.net.dirty = dirty;
-        has_written
+        let most = self.net.round().min(self.net.dirty.len());
+        let some: Vec<ConnId> = self.net.dirty.drain(..most).collect();
+        some.into_iter().for_each(|conn| self.flush(conn));
+        most > 0
     }
 
     /// Whether the switch wants a turn now.

@@ -54,7 +54,7 @@ impl Report {
 const CPU: &str = "server_cpu_per_delivery_us";
 
 fn broadcast(bench: &mut Bench, report: &mut Report, fws: &Target, floor: &Target) -> Result<()> {
-    // Time of fws and of the floor in microseconds, by number of subscribers, at 128 bytes.
+    // Microseconds per delivery, of fws and of the floor, by number of subscribers, at 128 bytes.
     let mut growth = Vec::new();
     for (subscribers, bytes) in
         [(100, 128), (1000, 128), (10_000, 128), (100, 1024), (1000, 1024), (10_000, 1024)]
@@ -62,22 +62,22 @@ fn broadcast(bench: &mut Bench, report: &mut Report, fws: &Target, floor: &Targe
         let (n, b) = (subscribers.to_string(), bytes.to_string());
         let flags = ["broadcast", "--subscribers", &n, "--bytes", &b];
         let all = bench.compare(&[fws, floor], &flags)?;
-        let what = format!("1. broadcast to {n}, {b} bytes, 16 in flight, × floor");
+        let what = format!("1. broadcast to {n} subscribers, {b} bytes, 16 in flight, × floor");
         report.at_most(&what, ratio(&all[0], &all[1], CPU), 1.10, "");
         let (ours, theirs) = (figure(&all[0], CPU), figure(&all[1], CPU));
-        report.note("   µs a delivery, ours and the floor's", format!("{ours:.2}, {theirs:.2}"));
+        report.note("   µs per delivery: fws, floor", format!("{ours:.2}, {theirs:.2}"));
         if bytes == 128 && subscribers != 1000 {
             growth.push((ours, theirs));
         }
     }
     let flags = ["broadcast", "--subscribers", "1000", "--in-flight", "1"];
     let all = bench.compare(&[fws, floor], &flags)?;
-    let what = "1. broadcast to 1000, 128 bytes, one in flight, × floor";
+    let what = "1. broadcast to 1000 subscribers, 128 bytes, 1 in flight, × floor";
     report.at_most(what, ratio(&all[0], &all[1], CPU), 1.03, "");
     if let [few, many] = growth[..] {
         let (ours, theirs) = (many.0 / few.0, many.1 / few.1);
         let goal = f64::max(1.35, 1.1 * theirs);
-        report.at_most("7. a delivery to one of 10000, × to one of 100", ours, goal, "");
+        report.at_most("7. broadcast to 10000, per delivery, × to 100", ours, goal, "");
     }
     Ok(())
 }
@@ -88,14 +88,14 @@ fn unicast_and_churn(
     [fws, floor, browsers]: [&Target; 3],
 ) -> Result<()> {
     let all = bench.compare(&[fws, floor], &["unicast", "--subscribers", "10000"])?;
-    let what = "2. to one user of 10000, 64 in flight, × floor";
+    let what = "2. unicast to one user of 10000, 64 in flight, × floor";
     report.at_most(what, ratio(&all[0], &all[1], CPU), 1.10, "");
     let all = bench.compare(&[fws, browsers], &["churn"])?;
     let cpu = "server_cpu_per_visit_us";
-    let what = "3. connect, authenticate, subscribe, close, × a floor that checks nothing";
+    let what = "3. connect, authenticate, subscribe, close, × floor, which checks no token";
     report.at_most(what, ratio(&all[0], &all[1], cpu), 1.15, "");
     let rate = 1e6 / figure(&all[0], cpu);
-    report.at_least("3. the same, a second of one core", rate, 15_000.0, "");
+    report.at_least("3. the same, visits per CPU second", rate, 15_000.0, "");
     Ok(())
 }
 
@@ -115,14 +115,16 @@ fn start(report: &mut Report, folder: &Folder) -> Result<()> {
             server.stop()?;
         }
     }
-    report.at_most("4. resident at start, KiB", median(kilobytes.clone()), 4096.0, "");
+    report.at_most("4. resident memory at start, KiB", median(kilobytes.clone()), 4096.0, "");
     let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
-    report.note("   the most of 18 starts", format!("{:.0}", most(&kilobytes)));
-    for (times, what) in times.into_iter().zip(["which makes its store", "with an empty store"]) {
+    report.note("   maximum of 18 starts", format!("{:.0}", most(&kilobytes)));
+    for (times, what) in
+        times.into_iter().zip(["first start, creating the store", "start with an empty store"])
+    {
         let longest = most(&times);
-        let what = format!("9. from start to listening, {what}, ms");
+        let what = format!("9. {what}, until it listens, ms");
         report.at_most(&what, median(times), 10.0, "");
-        report.note("   the longest of nine", format!("{longest:.2}"));
+        report.note("   maximum of nine", format!("{longest:.2}"));
     }
     Ok(())
 }
@@ -134,12 +136,12 @@ fn idle(bench: &mut Bench, report: &mut Report, folder: &Folder) -> Result<()> {
         let count = if bench.is_serious() { "15000" } else { "2000" };
         let all = [bench.run(&fws, &[words, &["--subscribers", count]].concat())?];
         let bytes = figure(&all, "pss_per_subscriber_bytes");
-        let what = format!("4. bytes of an idle subscriber of {count}, channel: {label}");
+        let what = format!("4. bytes per idle subscriber of {count}, {label} channel");
         report.at_most(&what, bytes, goal, "");
         let kernel = figure(&all, "kernel_slab_per_subscriber_bytes");
-        report.note("   in the kernel, both ends of it", format!("{kernel:.0}"));
+        report.note("   in the kernel, both ends of the connection", format!("{kernel:.0}"));
         let kept = figure(&all, "pss_kept_bytes") / 1024.0;
-        report.at_most("4. kept when all have gone, KiB", kept, 1024.0, "");
+        report.at_most("4. memory kept when all have left, KiB", kept, 1024.0, "");
     }
     Ok(())
 }
@@ -152,18 +154,20 @@ fn control(bench: &mut Bench, report: &mut Report, folder: &Folder) -> Result<()
     let cpu = "server_cpu_per_reply_us";
     for connections in ["1", "50"] {
         let flags = |command| ["control", "--command", command, "--connections", connections];
-        for (label, [fws, redis]) in [("synced by interval", &kept), ("kept nowhere", &none)] {
+        let what = |command: &str, other: &str| {
+            format!("5. {command}, {connections} × 64 in flight, requests per CPU second × {other}")
+        };
+        for (label, [fws, redis]) in [("set, synced every second", &kept), ("set, no store", &none)]
+        {
             let all = bench.compare(&[fws, redis], &flags("set"))?;
-            let what = format!("5. set on {connections}, {label}, requests a CPU second × Redis");
-            report.at_least(&what, 1.0 / ratio(&all[0], &all[1], cpu), 1.3, "");
+            report.at_least(&what(label, "Redis"), 1.0 / ratio(&all[0], &all[1], cpu), 1.3, "");
         }
         let [fws, redis] = &kept;
         let all = bench.compare(&[fws, redis], &flags("get"))?;
-        let what = format!("5. get on {connections}, requests a CPU second × Redis");
-        report.at_least(&what, 1.0 / ratio(&all[0], &all[1], cpu), 1.3, "");
+        report.at_least(&what("get", "Redis"), 1.0 / ratio(&all[0], &all[1], cpu), 1.3, "");
         let emits = bench.compare(&[fws], &flags("emit"))?;
-        let what = format!("5. emit to nobody on {connections}, requests a CPU second × get");
-        report.at_least(&what, 1.0 / ratio(&emits[0], &all[0], cpu), 1.0, "");
+        let measured = 1.0 / ratio(&emits[0], &all[0], cpu);
+        report.at_least(&what("emit to nobody", "get"), measured, 1.0, "");
     }
     Ok(())
 }
@@ -176,7 +180,7 @@ fn transports(bench: &mut Bench, report: &mut Report, fws: &Target) -> Result<()
         if raw.is_empty() {
             raw = all;
         } else {
-            let what = format!("6. {protocol}, broadcast to 1000, × raw");
+            let what = format!("6. broadcast to 1000 over {protocol}, × raw WebSocket");
             report.at_most(&what, ratio(&all, &raw, CPU), goal, "");
         }
     }
@@ -192,14 +196,16 @@ fn latency(bench: &mut Bench, report: &mut Report, fws: &Target, floor: &Target)
     let parts = ["p50", "p99", "p99_9"];
     for part in parts {
         let name = format!("last_latency_{part}_us");
-        let what = format!("8. 50 a second to 1000, {part} of the last subscriber, × floor");
+        let part = part.replace('_', ".");
+        let what = format!("8. 50 messages/s to 1000, {part} of the last subscriber, × floor");
         report.at_most(&what, ratio(&all[0], &all[1], &name), 1.1, "");
     }
     let stalled = ["slow", "--subscribers", "1000", "--stalled", "10"];
     let slow = bench.compare(&[fws, floor], &stalled)?;
     for part in parts {
         let name = format!("stalled_last_latency_{part}_us");
-        let what = format!("8. the same, 1 % of them stalled, {part}, × floor");
+        let part = part.replace('_', ".");
+        let what = format!("8. the same, 1 % of the subscribers stalled, {part}, × floor");
         report.at_most(&what, ratio(&slow[0], &slow[1], &name), 1.1, "");
     }
     bench.seconds = seconds;
@@ -260,15 +266,15 @@ fn main() -> Result<()> {
     let ours = Path::new(env!("CARGO_BIN_EXE_fws"));
     if Command::new("strip").arg("-o").args([stripped.as_path(), ours]).status()?.success() {
         let kilobytes = std::fs::metadata(&stripped)?.len() as f64 / 1024.0;
-        report.at_most("9. binary, stripped, KiB", kilobytes, 2048.0, "");
+        report.at_most("9. stripped binary, KiB", kilobytes, 2048.0, "");
     }
-    println!("\n{}", row(&[&"goal", &"measured", &"wanted", &"met"]));
+    println!("\n{}", row(&[&"goal", &"measured", &"bound", &"met"]));
     println!("|---|---|---|---|");
     report.lines.sort_by_key(|(number, _)| *number);
     report.lines.iter().for_each(|(_, line)| println!("{line}"));
-    println!("\n{}; {} goals are not met", bench.summary(), report.missed);
+    println!("\n{}; {} goals are missed", bench.summary(), report.missed);
     if !bench.is_serious() {
-        println!("too short to be quoted: BENCH_REPEAT is 3 and BENCH_SECONDS 1.2 by default");
+        println!("too short to quote: BENCH_REPEAT is 3 and BENCH_SECONDS 1.2 by default");
     }
     Ok(())
 }

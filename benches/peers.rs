@@ -119,9 +119,9 @@ fn others(tables: &mut Tables, bench: &mut Bench) -> (String, Vec<(&'static str,
     let floor = tables.place("floor-write");
     let (mut heads, mut columns, mut plot) = (Vec::new(), Vec::new(), Vec::new());
     let loads: [(&str, &str, &[&str]); 4] = [
-        ("one at a time", CPU, &["broadcast", "--in-flight", "1"]),
-        ("50 a second", CPU, &["rate", "--per-second", "50"]),
-        ("to one of 10,000", CPU, &["unicast", "--subscribers", "10000"]),
+        ("broadcast, 1 in flight", CPU, &["broadcast", "--in-flight", "1"]),
+        ("broadcast, 50/s", CPU, &["rate", "--per-second", "50"]),
+        ("unicast, 1 of 10,000", CPU, &["unicast", "--subscribers", "10000"]),
         ("connect, subscribe, close", VISIT, &["churn"]),
     ];
     for (name, cpu, flags) in loads {
@@ -129,8 +129,8 @@ fn others(tables: &mut Tables, bench: &mut Bench) -> (String, Vec<(&'static str,
         heads.push(name.to_owned());
         columns.push(cells(&all, floor, cpu));
         plot.push((name, all.iter().map(|ours| ratio(ours, &all[floor], cpu)).collect()));
-        if name == "50 a second" {
-            heads.push("p50 / p99 / p99.9 of the last subscriber, ms".into());
+        if name == "broadcast, 50/s" {
+            heads.push("its last subscriber, p50 / p99 / p99.9 in ms".into());
             let part = |ours: &Outcomes, part: &str| {
                 figure(ours, &format!("last_latency_{part}_us")) / 1000.0
             };
@@ -140,8 +140,8 @@ fn others(tables: &mut Tables, bench: &mut Bench) -> (String, Vec<(&'static str,
             };
             columns.push(all.iter().map(cell).collect());
         }
-        if name == "to one of 10,000" {
-            heads.push("its p99, ms".into());
+        if name == "unicast, 1 of 10,000" {
+            heads.push("its p99 in ms".into());
             columns.push(plain(&all, |ours| figure(ours, "latency_p99_us") / 1000.0, 2));
         }
     }
@@ -162,10 +162,10 @@ fn idle(bench: &mut Bench, tables: &mut Tables, folder: &Path, program: &Path) -
     }
     let of = |name: &'static str, unit: f64| move |ours: &Outcomes| figure(ours, name) / unit;
     let heads = [
-        format!("bytes each of {count}"),
-        "KiB of the process with none".into(),
-        "KiB kept when all have gone".into(),
-        "bytes in the kernel, both ends".into(),
+        format!("bytes per subscriber of {count}"),
+        "KiB of the process without subscribers".into(),
+        "KiB kept when all have left".into(),
+        "bytes in the kernel, both ends of a connection".into(),
     ];
     let columns = [
         plain(&all, of("pss_per_subscriber_bytes", 1.0), 0),
@@ -179,7 +179,7 @@ fn idle(bench: &mut Bench, tables: &mut Tables, folder: &Path, program: &Path) -
 /// Commands, compared with Redis.
 fn control(bench: &mut Bench, folder: &Path, program: &Path) -> Result<String> {
     let targets = vec![
-        Target::floor("floor, answers unread", "control", program)?,
+        Target::floor("floor, parses nothing", "control", program)?,
         Target::fws("fws, --sync 1s", folder, &["--sync", "1s"])?,
         Target::redis("Redis, everysec", folder, true)?,
         Target::fws("fws, --store none", folder, &["--store", "none"])?,
@@ -227,9 +227,9 @@ fn publish(text: &str) -> Result<()> {
 fn method(bench: &Bench, failures: &[String]) -> String {
     let (repeat, seconds) = (bench.repeat, bench.seconds);
     let mut text = format!(
-        "Server on one core, `fws bench` on the other, over loopback, one server at a time; each \
-         cell the middle one of {repeat} runs of {seconds} s, all servers in turn in each \
-         repetition, ratios taken inside one. {}. Machine: {}. Versions: ",
+        "Server on one core, `fws bench` on the other, over loopback, one server at a time. Each \
+         cell is the median of {repeat} runs of {seconds} s. Each repetition runs all servers in \
+         turn, and ratios are taken within one repetition. {}. Machine: {}. Versions: ",
         bench.summary(),
         peers::machine()
     );
@@ -257,26 +257,27 @@ fn main() -> Result<()> {
     tables.targets.clear();
     let fourth = control(&mut bench, &folder.0, &program)?;
     let mut text = method(&bench, &tables.failures);
-    text += "![processor time beside the floor's](peers.svg)\n\n";
-    text += "Broadcast, 16 in flight: processor time of a delivery in µs (× floor-coalesce):\n\n";
+    text += "![processor time relative to the floor](peers.svg)\n\n";
+    text += "Broadcast, 16 in flight: processor time per delivery in µs (× floor-coalesce):\n\n";
     text += &first;
-    text += "To 1,000 subscribers one at a time and 50 a second, to one of 10,000, and visits: µs \
-             each (× floor-write). Of all these ours alone checks a token:\n\n";
+    text += "Broadcast to 1,000 subscribers with one message in flight, the same at 50 messages a \
+             second, unicast to one of 10,000 subscribers, and churn: processor time per delivery \
+             or visit in µs (× floor-write). Only fws verifies a token:\n\n";
     text += &second;
     text += "Idle subscribers, user memory:\n\n";
     text += &third;
-    text += "Control port, values of 128 bytes, processor time of a request in µs:\n\n";
+    text += "Control port, values of 128 bytes: processor time per request in µs:\n\n";
     text += &fourth;
     let mut groups = vec![("broadcast", ratios)];
     groups.extend(plot);
-    let title = "Processor time of the server, × that of the floor (less is better)";
+    let title = "Processor time of the server, × that of the floor (lower is better)";
     let svg = plot::bars(title, &labels, &groups, 64.0);
     println!("{text}");
     if bench.is_serious() || std::env::var_os("BENCH_PUBLISH").is_some() {
         publish(&text)?;
         std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/peers.svg"), svg)?;
     } else {
-        println!("too short to be published; BENCH_PUBLISH=1 does it all the same");
+        println!("too short to publish; BENCH_PUBLISH=1 publishes it all the same");
     }
     Ok(())
 }

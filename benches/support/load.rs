@@ -236,7 +236,7 @@ impl Bench {
         let output = command.args(flags).stderr(Stdio::piped()).output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("{}: {line}: {}", target.label, said.trim()).into());
+            return Err(format!("{line}: {}", said.trim()).into());
         }
         Ok(serde_json::from_slice(&output.stdout)?)
     }
@@ -261,8 +261,8 @@ impl Bench {
     pub fn summary(&self) -> String {
         let (runs, noisy, seconds) = (self.runs, self.noisy, self.begin.elapsed().as_secs());
         format!(
-            "{runs} runs in {seconds} s, {noisy} of them with more than {NOISE_CORES} core of \
-             foreign load"
+            "{runs} runs in {seconds} s, {noisy} of them with more than {NOISE_CORES} core of load \
+             from other processes"
         )
     }
 }

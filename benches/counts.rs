@@ -201,10 +201,10 @@ fn main() {
     let (few, many) = (allocations_per_emit(10), allocations_per_emit(1000));
     report("allocations per emit to 10 subscribers", few, 4);
     report("allocations per emit to 1000 subscribers", many, 4);
-    report("more allocations for 990 more subscribers", many.saturating_sub(few), 0);
+    report("additional allocations for 990 more subscribers", many.saturating_sub(few), 0);
     report("allocations per visit", allocations_per_visit(), 13);
     for action in ["set", "get", "emit"] {
-        let what = format!("allocations for 64 times {action} in one read");
+        let what = format!("allocations for 64 {action} commands in one read");
         report(&what, allocations_per_64(action), 2);
     }
     report("heap bytes per idle subscriber of 9000", bytes_per_idle_subscriber(9000), 600);

@@ -65,7 +65,7 @@ impl Report {
     /// slower.
     fn grown(&mut self, what: &str, few: (f64, f64), many: (f64, f64)) {
         let ratio = many.0 / few.0;
-        let verdict = if ratio <= 20.0 { "ok" } else { "TOO DEAR" };
+        let verdict = if ratio <= 20.0 { "ok" } else { "TOO SLOW" };
         self.is_good &= ratio <= 20.0;
         println!("{what:<58} {:>8.0} ns, {:.0} with few: {ratio:.1} × {verdict}", many.0, few.0);
     }
@@ -93,12 +93,12 @@ fn codecs(report: &mut Report) {
         black_box(decoder.next(&frame, 1 << 20).expect("a good frame").body);
     });
     let body = String::from_utf8_lossy(&frame[4..frame.len() - 1]).into_owned();
-    report.one("JSON: five members of a command of 128 bytes", 0.0, |_| {
+    report.one("JSON: find five members of a command of 128 bytes", 0.0, |_| {
         let names = ["action", "channel", "data", "params", "userId"];
         black_box(json::members(&body, &names).expect("JSON"));
     });
     let body = r#"{"action":"get","channel":"key000000","params":{}}"#;
-    report.one("JSON: each member of a command of 50 bytes, and its text", 0.0, |_| {
+    report.one("JSON: walk the members of a command of 50 bytes", 0.0, |_| {
         json::each_member(black_box(body), json::DEPTH_MAX, |key, value| {
             black_box((key, json::text(value)));
         })
@@ -140,7 +140,7 @@ fn wheel(report: &mut Report) {
     report.grown("wheel: insert and cancel, among a million timers", few, many);
     let mut wheel = Wheel::new(0);
     let mut now = 0;
-    report.one("wheel: insert, a heartbeat later expire", 0.0, |n| {
+    report.one("wheel: insert, expire a heartbeat later", 0.0, |n| {
         wheel.insert(now + 25_000, n);
         now += 25;
         wheel.advance(now);
@@ -215,7 +215,7 @@ fn hubs(report: &mut Report) {
         })
     };
     let (few, many) = (emit(0), emit(1_000_000));
-    report.grown("hub: emit to 10, beside a million channels and states", few, many);
+    report.grown("hub: emit to 10, among a million channels and states", few, many);
     let rejoin = |members: usize| {
         let (mut hub, _, peers) = hub(0, members);
         measure(|n| {

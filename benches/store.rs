@@ -185,14 +185,14 @@ fn start_and_memory(folder: &Path) -> Result<()> {
     }
     let after = server.status("RssAnon:")?;
     println!(
-        "{STATES} states in {SPACES} namespaces: {:.0} bytes of memory each beside key and value",
+        "{STATES} states in {SPACES} namespaces: {:.0} bytes each besides key and value",
         ((after - before) * 1024 - text as u64) as f64 / STATES as f64
     );
     server.stop()?;
     let length = std::fs::metadata(folder.join("store.redb"))?.len();
     let server = Server::start(folder, &[])?;
     println!(
-        "start with these: {:.0} ms until it listens, {} KiB resident, {length} bytes of file",
+        "start with these: {:.0} ms until it listens, {} KiB resident, file of {length} bytes",
         server.start.as_secs_f64() * 1000.0,
         server.status("VmRSS:")?
     );
@@ -201,7 +201,7 @@ fn start_and_memory(folder: &Path) -> Result<()> {
     drop(server);
     let server = Server::start(&empty, &[])?;
     println!(
-        "start with an empty store: {:.1} ms, {} KiB resident",
+        "start with an empty store: {:.1} ms until it listens, {} KiB resident",
         server.start.as_secs_f64() * 1000.0,
         server.status("VmRSS:")?
     );
@@ -244,7 +244,7 @@ fn waiting(folder: &Path) -> Result<()> {
     times.sort_unstable();
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1000.0;
     println!(
-        "a ping beside 64 sets in flight: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms ({} pings)",
+        "ping with 64 sets in flight: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms ({} pings)",
         at(0.5),
         at(0.99),
         at(0.999),

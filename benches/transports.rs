@@ -249,7 +249,9 @@ fn time(transport: Transport) -> f64 {
 fn main() {
     let mut is_good = true;
     let raw = time(Raw);
-    println!("one message of {DATA_BYTES} bytes of data, to each subscriber (raw: {raw:.0} ns):");
+    println!(
+        "one message of {DATA_BYTES} bytes of data, per subscriber (raw WebSocket: {raw:.0} ns):"
+    );
     for (transport, name, bound) in TRANSPORTS {
         let (few, _, _) = count(transport, 10);
         let (many, frames, bytes) = count(transport, 110);
@@ -258,7 +260,7 @@ fn main() {
         is_good &= more <= bound;
         let ratio = if transport == Raw { 1.0 } else { time(transport) / raw };
         println!(
-            "{name}: {more} allocations (at most {bound}) {verdict}, {few} for the first ten, \
+            "{name}: {more} allocations (at most {bound}) {verdict}, {few} for an emit to ten, \
              {each:.0} frame in 1 write, {} bytes, {ratio:.1} times the time",
             bytes / 110
         );

@@ -17,7 +17,7 @@ use crate::support;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// A run with more foreign load than this, in cores, is spoiled: it is repeated once.
+/// A run with more load from other processes than this, in cores, is repeated once.
 const NOISE_CORES: f64 = 0.15;
 
 /// A server under load. Killed when dropped.
@@ -184,7 +184,7 @@ pub struct Bench {
     pub seconds: f64,
     begin: Instant,
     runs: usize,
-    /// Runs that were spoiled and spoiled again when repeated.
+    /// Runs that were disturbed again when repeated.
     pub noisy: usize,
 }
 

@@ -38,12 +38,12 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "subscribes",
-        about: "400 that subscribe to 100 states of 32 KiB each, and read none of them",
+        about: "400 browsers that subscribe to 100 states of 32 KiB each, and read none of them",
         run: Run::Beside(subscribes, Bounds::DEFAULT),
     },
     Attack {
         name: "resets",
-        about: "10,000 resets in the middle of writes, theirs and ours",
+        about: "10,000 resets in the middle of writes, in both directions",
         run: Run::Beside(resets, Bounds::DEFAULT),
     },
     Attack {
@@ -95,14 +95,14 @@ fn flood(field: &Field, bytes: &[u8]) -> Outcome<Findings> {
     let read =
         numbers.of("fws_received_bytes_total", "") - before.of("fws_received_bytes_total", "");
     findings.note(format!(
-        "{megabytes:.1} MB were sent, {:.1} MB read; they were held back {held} times",
+        "{megabytes:.1} MB were sent, {:.1} MB read; senders were throttled {held} times",
         read / 1e6
     ));
-    findings.expect(held > 0.0, "whoever speaks too fast is held back".into());
+    findings.expect(held > 0.0, "connections that send too fast are throttled".into());
     let known = crowd.members[half..].iter().filter(|member| member.is_open()).count();
     findings.expect(known == half, format!("{known} of {half} with auth are still there"));
     let late = numbers.closed("auth_timeout") - before.closed("auth_timeout");
-    findings.note(format!("{late} of {half} without auth were cut for it"));
+    findings.note(format!("{late} of {half} without auth were closed for that"));
     // With FIN the server would first read all that is queued, at its pace: minutes.
     for at in 0..crowd.members.len() {
         crowd.reset(at);
@@ -128,7 +128,9 @@ fn subscribes(field: &Field) -> Outcome<Findings> {
     })?;
     crowd.pump(field.long(10))?;
     let queued = field.numbers()?.of("fws_queued_bytes", "") / 1_048_576.0;
-    findings.note(format!("{queued:.1} MiB wait for {count} who asked for 3.2 MiB each"));
+    findings.note(format!(
+        "{queued:.1} MiB are queued for {count} browsers that asked for 3.2 MiB each"
+    ));
     let open = crowd.open();
     findings.expect(open == count, format!("{open} of {count} are still there"));
     crowd.close_all();
@@ -173,7 +175,7 @@ fn resets(field: &Field) -> Outcome<Findings> {
     }
     drop((small, large));
     findings.note(format!(
-        "{done} resets within 16 KiB messages, {in_large} within 4 MB; {:.0} MB were read",
+        "{done} resets within messages of 16 KiB, {in_large} within 4 MB; {:.0} MB were read",
         bytes as f64 / 1e6
     ));
     Ok(findings)

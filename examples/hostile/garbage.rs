@@ -14,27 +14,27 @@ use crate::{Attack, Outcome, Run};
 pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "control-garbage",
-        about: "nonsense at the control port: lengths, HTTP, TLS, deep JSON, wrong keys, noise",
+        about: "garbage at the control port: lengths, HTTP, TLS, deep JSON, wrong keys, noise",
         run: Run::Beside(control, Bounds::DEFAULT),
     },
     Attack {
         name: "strangers",
-        about: "thousands at the control port without a key; who has one gets in beside them",
+        about: "thousands of connections to the control port without a key; one with a key gets in",
         run: Run::Beside(unauthenticated, Bounds::DEFAULT),
     },
     Attack {
         name: "unread-replies",
-        about: "60 back ends that ask for a state of 1 MiB for ever and read no reply",
+        about: "60 back ends that ask for a state of 1 MB 2,000 times and read no reply",
         run: Run::Beside(unread, Bounds::DEFAULT),
     },
     Attack {
         name: "http-garbage",
-        about: "requests that are none, each answered as it should be, and noise",
+        about: "invalid HTTP requests, each of which must get the right status, and noise",
         run: Run::Beside(http, Bounds::DEFAULT),
     },
     Attack {
         name: "sessions",
-        about: "10,000 sessions over HTTP that nobody polls, and a flood of xhr_send to more",
+        about: "10,000 sessions over HTTP that nobody polls, and a flood of xhr_send to some",
         run: Run::Beside(sessions, Bounds::DEFAULT),
     },
 ];
@@ -91,10 +91,11 @@ fn control(field: &Field) -> Outcome<Findings> {
             let got =
                 String::from_utf8_lossy(&member.got[..member.got.len().min(100)]).into_owned();
             let took = start.elapsed();
-            findings.faults.push(format!("{text:?}: closed {is_closed} {took:.1?}, {got:?}"));
+            findings.faults.push(format!("{text:?}: closed {is_closed}, {took:.1?}, got {got:?}"));
         }
     }
-    findings.note(format!("{} kinds of nonsense, each on a connection of its own", cases.len()));
+    findings
+        .note(format!("{} kinds of invalid input, each on a connection of its own", cases.len()));
     let (mut control, _) = field.back_end(CROWD, CROWD_KEY)?;
     let levels = |count: usize| "[".repeat(count) + "1" + &"]".repeat(count);
     for body in [levels(65), levels(2_000_000), "[".repeat(4_000_000), "{\"a\":".repeat(900_000)] {
@@ -142,7 +143,10 @@ fn unauthenticated(field: &Field) -> Outcome<Findings> {
         most = most.max(field.numbers()?.of("fws_connections", "control"));
     }
     let count = crowd.members.len();
-    findings.expect(most <= 70.0, format!("{count} strangers came, {most} connections at most"));
+    findings.expect(
+        most <= 70.0,
+        format!("{count} connections without a key, at most {most} at a time"),
+    );
     let is_soon = longest < Duration::from_secs(1);
     findings.expect(is_soon, format!("a back end with a key got in within {longest:.1?}"));
     crowd.close_all();
@@ -163,7 +167,7 @@ fn unread(field: &Field) -> Outcome<Findings> {
     crowd.say_all(&gets);
     crowd.pump(field.long(15))?;
     let open = crowd.open();
-    findings.note(format!("{open} of {count} are still open, each asked 2000 times"));
+    findings.note(format!("{open} of {count} are still open; each asked 2000 times"));
     crowd.close_all();
     control.ask(br#"{"action":"set","channel":"large","data":null}"#)?;
     Ok(findings)
@@ -222,7 +226,7 @@ fn http(field: &Field) -> Outcome<Findings> {
             findings.faults.push(format!("{text:?}: {status:?}, not {due}; open: {open}"));
         }
     }
-    findings.note(format!("{} kinds of nonsense", cases.len()));
+    findings.note(format!("{} kinds of invalid requests", cases.len()));
     noise(field, field.web, &mut findings)?;
     Ok(findings)
 }
@@ -246,7 +250,7 @@ fn sessions(field: &Field) -> Outcome<Findings> {
     }
     crowd.pump(Duration::from_secs(1))?;
     let most = field.numbers()?.of("fws_connections", "session");
-    findings.note(format!("{most} sessions of {count} at once"));
+    findings.note(format!("{most} of {count} sessions at once"));
     let text = json!(vec![r#"{"event":"nothing"}"#; 50]).to_string();
     let (start, mut sent) = (Instant::now(), 0);
     while start.elapsed() < field.long(8) {
@@ -271,7 +275,7 @@ fn sessions(field: &Field) -> Outcome<Findings> {
             })?;
         }
     }
-    findings.note(format!("{sent} times xhr_send with 50 messages"));
+    findings.note(format!("{sent} xhr_send requests with 50 messages each"));
     crowd.close_all();
     Ok(findings)
 }

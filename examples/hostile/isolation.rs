@@ -14,7 +14,7 @@ use crate::{Attack, Outcome, Run};
 /// The attacks of this file.
 pub const ATTACKS: &[Attack] = &[Attack {
     name: "isolation",
-    about: "a million random triples of namespace, user and channel without one cross delivery",
+    about: "a million messages to random namespaces, users and channels, none delivered elsewhere",
     run: Run::Beside(triples, Bounds::DEFAULT),
 }];
 
@@ -266,15 +266,17 @@ fn triples(field: &Field) -> Outcome<Findings> {
     }
     let rate = number as f64 / start.elapsed().as_secs_f64();
     let heard = hall.seats.iter().map(|seat| seat.got).sum::<u64>();
-    findings.note(format!("{number} triples, {rate:.0} a second, {heard} deliveries"));
+    findings.note(format!("{number} messages, {rate:.0} a second, {heard} deliveries"));
     let wrong: Vec<&Seat> = hall.seats.iter().filter(|seat| seat.wrong.is_some()).collect();
-    findings.expect(wrong.is_empty(), format!("{} browsers heard what is not theirs", wrong.len()));
+    findings
+        .expect(wrong.is_empty(), format!("{} browsers received what is not theirs", wrong.len()));
     for seat in wrong.iter().take(3) {
         let (space, user) = (SPACES[seat.space], USERS[seat.user]);
-        findings.faults.push(format!("{user} of {space} heard {:?}", seat.wrong));
+        findings.faults.push(format!("{user} of {space} received {:?}", seat.wrong));
     }
     let missing = hall.seats.iter().filter(|seat| seat.got != seat.due).count();
-    findings.expect(missing == 0, format!("{missing} browsers heard too little or too much"));
+    findings
+        .expect(missing == 0, format!("{missing} browsers received too few or too many messages"));
     hall.browsers.close_all();
     hall.back_ends.close_all();
     Ok(findings)

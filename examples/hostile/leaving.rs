@@ -28,7 +28,7 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "withdrawn",
-        about: "the grants of a private channel are withdrawn from 10,000 who are in it",
+        about: "the grants of a private channel are withdrawn from the 10,000 connections in it",
         run: Run::Beside(withdrawn, CROWDED),
     },
 ];
@@ -49,13 +49,17 @@ fn leave(field: &Field) -> Outcome<Findings> {
         Rc::from(hello(CROWD, CROWD_KEY, &user(number), &names))
     })?;
     let open = crowd.open();
-    findings.expect(open == count, format!("{open} of {count} came in {:.1?}", start.elapsed()));
+    findings
+        .expect(open == count, format!("{open} of {count} connected in {:.1?}", start.elapsed()));
     crowd.pump(Duration::from_secs(1))?;
     let start = Instant::now();
     crowd.close_all();
     let gone = gone(field, 0.0)?;
-    findings.expect(gone < Duration::from_secs(10), format!("all had left {gone:.1?} after that"));
-    findings.note(format!("closing took us {:.1?}", start.elapsed() - gone));
+    findings.expect(
+        gone < Duration::from_secs(10),
+        format!("all were gone {gone:.1?} after they had closed"),
+    );
+    findings.note(format!("closing them took the attacker {:.1?}", start.elapsed() - gone));
     Ok(findings)
 }
 
@@ -65,7 +69,7 @@ fn gone(field: &Field, others: f64) -> Outcome<Duration> {
     let healthy = crate::healthy::SUBSCRIBERS as f64;
     while field.numbers()?.of("fws_peers", "") > healthy + others {
         if start.elapsed() > Duration::from_secs(30) {
-            return Err("30 s later peers were left".into());
+            return Err("after 30 s some peers are still there".into());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -93,13 +97,13 @@ fn removed(field: &Field) -> Outcome<Findings> {
     findings.expect(reply.contains("true"), format!("{reply} after {:.1?}", start.elapsed()));
     crowd.pump_until(Duration::from_secs(15), |crowd| crowd.open() == 0)?;
     let (open, took) = (crowd.open(), start.elapsed());
-    findings.expect(open == 0, format!("{open} of {count} are left {took:.1?} later"));
+    findings.expect(open == 0, format!("{open} of {count} are left after {took:.1?}"));
     let told = crowd
         .members
         .iter()
         .filter(|member| close_of(&member.got) == Some((3404, "site id not registered".into())));
     let told = told.count();
-    findings.expect(told == count, format!("{told} of {count} were told 3404"));
+    findings.expect(told == count, format!("{told} of {count} were closed with 3404"));
     Ok(findings)
 }
 

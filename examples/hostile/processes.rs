@@ -18,12 +18,12 @@ use crate::{Attack, Outcome, Run};
 pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "sigterm",
-        about: "SIGTERM with 10,000 connections: each is told, and the end is 0 within 10 s",
+        about: "SIGTERM with 10,000 connections: each is told 1001, and exit code 0 within 10 s",
         run: Run::Alone(sigterm),
     },
     Attack {
         name: "kill",
-        about: "kill -9 while states are set, and a new start: what was acknowledged is there",
+        about: "kill -9 while states are set, and a restart: all that was acknowledged is there",
         run: Run::Alone(kill),
     },
 ];
@@ -62,7 +62,7 @@ fn sigterm(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
     times.sort_unstable();
     let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or_default();
     findings.note(format!(
-        "a tenth were gone after {:.1?}, half {:.1?}, nine {:.1?}",
+        "10 % were closed after {:.1?}, 50 % after {:.1?}, 90 % after {:.1?}",
         at(10),
         at(50),
         at(90)
@@ -99,7 +99,10 @@ fn kill(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
             is_over.store(true, Ordering::Relaxed);
             setter.join().map_err(|_| "the setter ended in a panic".into())
         })?;
-        findings.expect(acknowledged > written, format!("{} sets", acknowledged - written));
+        findings.expect(
+            acknowledged > written,
+            format!("{} sets acknowledged", acknowledged - written),
+        );
         written = acknowledged;
         while stage.server.ended()?.is_none() {
             std::thread::sleep(Duration::from_millis(5));
@@ -115,7 +118,7 @@ fn kill(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
             let got = control.ask(body.as_bytes())?.parse::<u64>().unwrap_or(0);
             // The next number may be stored although its reply was lost.
             if number > 0 && got < number {
-                findings.faults.push(format!("{number} was acknowledged, {got} is there"));
+                findings.faults.push(format!("{number} was acknowledged, but the state is {got}"));
             }
         }
     }

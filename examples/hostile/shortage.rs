@@ -19,22 +19,22 @@ use crate::{floods, garbage, isolation, leaving, slow, tokens, trickle};
 pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "full",
-        about: "room for 336 connections, and 2,000 that want in: a back end gets in all the same",
+        about: "room for 336 connections, and 2,000 browsers connect: a back end still gets in",
         run: Run::Alone(|campaign, attack| descriptors(campaign, attack, false)),
     },
     Attack {
         name: "descriptors",
-        about: "the same with a descriptor limit that falls while the server runs, so accept fails",
+        about: "the same with a descriptor limit lowered while the server runs, so accept fails",
         run: Run::Alone(|campaign, attack| descriptors(campaign, attack, true)),
     },
     Attack {
         name: "address-space",
-        about: "all attacks at once, smaller, on a server with 256 MiB of address space",
+        about: "all attacks at once, at a tenth of their size, in 256 MiB of address space",
         run: Run::Alone(address_space),
     },
     Attack {
         name: "full-disk",
-        about: "the disk of the store is full, and has room again",
+        about: "the store's disk becomes full, and later has room again",
         run: Run::Alone(full_disk),
     },
 ];
@@ -87,7 +87,7 @@ fn crowded(field: &Field, is_lowered: bool) -> Outcome<Findings> {
         Err(error) => format!("({error})"),
     };
     let open = crowd.open();
-    findings.note(format!("{open} of 2000 open, {told} heard 503, {turned} were turned away"));
+    findings.note(format!("{open} of 2000 open, {told} were answered 503, {turned} turned away"));
     if is_lowered {
         set_limit(field, "4000:4000")?;
     } else {
@@ -100,7 +100,7 @@ fn crowded(field: &Field, is_lowered: bool) -> Outcome<Findings> {
     let is_in = newcomer.pump_until(Duration::from_secs(5), heard)?;
     let took = start.elapsed();
     let is_soon = is_in && took < Duration::from_secs(1);
-    findings.expect(is_soon, format!("with room again a browser got in within {took:.1?}"));
+    findings.expect(is_soon, format!("once there was room, a browser got in within {took:.1?}"));
     newcomer.close_all();
     crowd.close_all();
     Ok(findings)
@@ -142,10 +142,10 @@ fn address_space(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
             let found = thread.join().map_err(|_| "an attack ended in a panic")?;
             // Attacks that run together may miss their own expectations, so faults are only noted.
             let faults = found.map_or_else(|error| vec![error.to_string()], |found| found.faults);
-            faults.into_iter().for_each(|fault| findings.note(format!("(in the mix) {fault}")));
+            faults.into_iter().for_each(|fault| findings.note(format!("(not judged) {fault}")));
         }
         let peak = machine::memory(field.pid, "VmPeak")? >> 20;
-        findings.note(format!("{count} attacks at once; address space {peak} MiB at most"));
+        findings.note(format!("{count} attacks at once; at most {peak} MiB of address space"));
         Ok(findings)
     });
     campaign.leave(stage);
@@ -181,9 +181,9 @@ fn full_disk(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
         });
         let text = match refused {
             Some((number, Ok(reply))) if reply.contains(":302") => {
-                Ok(format!("the disk is full: set {number} heard {reply}"))
+                Ok(format!("disk full: set {number} was answered {reply}"))
             }
-            other => Err(format!("the disk is full: {other:?}")),
+            other => Err(format!("disk full: {other:?}")),
         };
         findings.expect(text.is_ok(), text.unwrap_or_else(|text| text));
         let failing = field.numbers()?.of("fws_store_failing", "");
@@ -196,7 +196,7 @@ fn full_disk(campaign: &mut Campaign, attack: &Attack) -> Outcome<Report> {
         }
         let took = start.elapsed();
         let is_soon = took < Duration::from_secs(3);
-        findings.expect(is_soon, format!("with room again a set is taken after {took:.1?}"));
+        findings.expect(is_soon, format!("once there was room, a set succeeded after {took:.1?}"));
         Ok(findings)
     });
     campaign.leave(stage);

@@ -16,7 +16,7 @@ use crate::{Attack, Outcome, Run};
 /// The attacks of this file.
 pub const ATTACKS: &[Attack] = &[Attack {
     name: "silent",
-    about: "500 browsers, half of whom are published to, and 20 back ends, whose link goes down",
+    about: "500 browsers, half of which are published to, and 20 back ends; their link goes down",
     run: Run::Alone(silent),
 }];
 
@@ -98,7 +98,7 @@ fn go_silent(field: &Field, link: &Link) -> Outcome<Findings> {
     let mut line = String::new();
     BufReader::new(out).read_line(&mut line)?;
     if line.trim() != "ready" {
-        return Err(format!("the peers did not come: {line}").into());
+        return Err(format!("the peers did not connect: {line}").into());
     }
     let before = field.numbers()?.of("fws_peers", "");
     let back_ends =

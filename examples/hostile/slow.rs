@@ -16,7 +16,7 @@ use crate::{Attack, Outcome, Run};
 pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "deaf",
-        about: "1,000 subscribers that never read, while 10 MB/s go to their channel",
+        about: "1,000 subscribers that never read, while 10 MB/s are published to them",
         run: Run::Beside(|field| readers(field, 0), Bounds::DEFAULT),
     },
     Attack {
@@ -106,14 +106,14 @@ fn readers(field: &Field, sip: usize) -> Outcome<Findings> {
     findings.note(format!("{megabytes:.0} MB were published, {rate:.1} MB/s"));
     findings.expect(
         cut >= count as f64 && took < Duration::from_secs(15),
-        format!("{cut} of {count} were cut within {:.1} s", took.as_secs_f64()),
+        format!("{cut} of {count} were closed within {:.1} s", took.as_secs_f64()),
     );
     drop(publisher);
     // A subscriber that reads is served, whatever the others do.
     let mut reader = Crowd::new(field.web)?;
     let first: Rc<[u8]> = Rc::from(hello(CROWD, CROWD_KEY, "reader", &["flood"]));
     reader.gather(1, ReadMode::KeepLast(512), Some(AUTHENTICATED), |_| Rc::clone(&first))?;
-    findings.expect(reader.open() == 1, "one who reads gets in and stays".into());
+    findings.expect(reader.open() == 1, "a subscriber that reads gets in and stays".into());
     reader.close_all();
     crowd.close_all();
     Ok(findings)

@@ -233,7 +233,7 @@ impl Stage {
             }
             if start.elapsed() > Duration::from_secs(45) {
                 return Ok(Some(format!(
-                    "45 s later {sockets} sockets, {sessions} sessions, {queued} frames are left"
+                    "after 45 s {sockets} sockets, {sessions} sessions, {queued} frames are left"
                 )));
             }
             std::thread::sleep(Duration::from_millis(200));
@@ -265,7 +265,7 @@ impl Stage {
         let (findings, kernel) = with_kernel_memory(|| run(&field));
         report.findings = findings.unwrap_or_else(|error| Findings {
             notes: Vec::new(),
-            faults: vec![format!("broke off: {error}")],
+            faults: vec![format!("aborted: {error}")],
         });
         report.kernel = kernel as f64 / MIB;
         if self.server.ended()?.is_some() {
@@ -296,24 +296,29 @@ impl Report {
     fn judge(&mut self, bounds: Bounds, scale: f64) {
         let Latency { lost, cut, count, .. } = self.during;
         if lost + cut > 0 || count == 0 {
-            let what = format!("of the healthy {cut} were cut, {lost} of {count} messages lost");
+            let what =
+                format!("healthy load: {cut} subscribers closed, {lost} of {count} messages lost");
             self.findings.faults.push(what);
         }
         let growth = self.memory[1] - self.memory[0];
         if growth > bounds.memory_mib {
             let most = bounds.memory_mib;
-            self.findings.faults.push(format!("memory grew by {growth:.0} MiB, not {most:.0}"));
+            self.findings
+                .faults
+                .push(format!("memory grew by {growth:.0} MiB, more than {most:.0}"));
         }
         let most = bounds.cpu_percent;
         if self.cpu > most {
-            self.findings.faults.push(format!("{:.1} % of a core, not {most}", self.cpu));
+            self.findings.faults.push(format!("{:.1} % of a core, more than {most}", self.cpu));
         }
         let ratio = self.during.p99 / self.before.p99;
         if bounds.is_timed && scale >= 1.0 && ratio > RATIO {
             // Other processes may be the cause: then the result is unsure and must be repeated.
             self.is_unsure = self.foreign > FOREIGN_PERCENT;
             if !self.is_unsure {
-                self.findings.faults.push(format!("p99 of the healthy grew {ratio:.2} times"));
+                self.findings
+                    .faults
+                    .push(format!("p99 of the healthy load is {ratio:.2} times what it was"));
             }
         }
     }
@@ -391,7 +396,7 @@ impl Campaign {
                 times += 1;
             }
             if times > 1 {
-                findings.note(format!("{times} times, of which that was the last"));
+                findings.note(format!("run {times} times; these are the findings of the last run"));
             }
             Ok(findings)
         };
@@ -420,7 +425,7 @@ impl Campaign {
             Run::Alone(run) => run(self, attack),
         };
         let report = report.unwrap_or_else(|error| {
-            let faults = vec![format!("broke off: {error}")];
+            let faults = vec![format!("aborted: {error}")];
             Report::of(attack, Findings { notes: Vec::new(), faults })
         });
         report.print();
@@ -440,16 +445,16 @@ impl Campaign {
             let counts = kinds.map(|name| format!("{name} {}", numbers.of(name, "")));
             findings.note(format!("{}, RSS {memory:.0} MiB", counts.join(", ")));
             let is_drained = kinds.iter().all(|name| numbers.of(name, "") == 0.0);
-            let left = left.unwrap_or_else(|| "all is drained".into());
-            findings.expect(is_drained && left == "all is drained", left);
+            let left = left.unwrap_or_else(|| "nothing is left".into());
+            findings.expect(is_drained && left == "nothing is left", left);
             self.turns.add(&numbers.turns());
             stage.server.signal(Signal::TERM)?;
         }
         let turn = self.turns.below(0.999);
         let most = self.turns.below(1.0);
-        let what = format!("p99.9 of all turns {turn} ms, the longest {most} ms at most");
+        let what = format!("p99.9 of all turns {turn} ms, the longest at most {most} ms");
         findings.expect(turn <= TURN_MS || self.scale < 1.0, what);
-        println!("\nat the end");
+        println!("\nend state");
         findings.notes.iter().for_each(|note| println!("    {note}"));
         findings.faults.iter().for_each(|fault| println!("  ! {fault}"));
         let bad: Vec<&str> = self
@@ -459,7 +464,7 @@ impl Campaign {
             .map(|report| report.name.as_str())
             .collect();
         println!(
-            "{} attacks, not ok: {}",
+            "{} attacks; not ok: {}",
             self.reports.len(),
             match &bad[..] {
                 [] => "none".into(),

@@ -12,12 +12,12 @@ use crate::{Attack, Outcome, Run};
 pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "drip",
-        about: "10,000 connections that send a byte of a header a second, and come again when cut",
+        about: "10,000 connections that send a header at a byte a second, replaced when closed",
         run: Run::Beside(drip, Bounds::DEFAULT),
     },
     Attack {
         name: "half-frames",
-        about: "10,000 half frames, at both doors, authenticated and not, a byte more each second",
+        about: "10,000 incomplete frames at both ports, with and without auth, a byte a second",
         run: Run::Beside(half_frames, Bounds::DEFAULT),
     },
 ];
@@ -48,10 +48,10 @@ fn drip(field: &Field) -> Outcome<Findings> {
         .collect();
     let longest = ended.iter().map(|(_, life)| *life).max().unwrap_or_default();
     let told = ended.iter().filter(|(member, _)| member.got.starts_with(b"HTTP/1.1 408")).count();
-    findings.note(format!("{} came, {} were cut", crowd.members.len(), ended.len()));
+    findings.note(format!("{} connections, {} were closed", crowd.members.len(), ended.len()));
     let many = ended.len() >= count;
     findings.expect(many && longest < Duration::from_secs(8), format!("longest life {longest:?}"));
-    findings.expect(told == ended.len(), format!("{told} of {} were told 408", ended.len()));
+    findings.expect(told == ended.len(), format!("{told} of {} were answered 408", ended.len()));
     crowd.close_all();
     Ok(findings)
 }
@@ -104,7 +104,7 @@ fn half_frames(field: &Field) -> Outcome<Findings> {
     let left = back_ends.open();
     findings.expect(
         left == 0 && longest < Duration::from_secs(12),
-        format!("half frames of back ends: {left} left, longest life {longest:?}"),
+        format!("incomplete frames of back ends: {left} left, longest life {longest:?}"),
     );
     let unauthenticated = browsers.members[..half].iter().filter(|member| member.is_open()).count();
     findings
@@ -113,7 +113,7 @@ fn half_frames(field: &Field) -> Outcome<Findings> {
     let reset =
         browsers.members.iter().filter(|member| matches!(member.end, Some((End::Reset, _))));
     findings.note(format!(
-        "{known} of {half} authenticated browsers are left in half a message, {} were reset",
+        "{known} of {half} authenticated browsers with half a message are left, {} were reset",
         reset.count()
     ));
     browsers.close_all();

@@ -20,6 +20,9 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A run with more load from other processes than this, in cores, is repeated once.
 const NOISE_CORES: f64 = 0.15;
 
+/// See [`Bench::closely`].
+const CLOSER: usize = 5;
+
 /// A server under load. Killed when dropped.
 pub struct Target {
     pub label: &'static str,
@@ -229,7 +232,7 @@ impl Bench {
         command.args(["--key", support::KEY, "--pid", &target.pid.to_string()]);
         command.args(["--ws", &format!("127.0.0.1:{}", target.ws)]);
         command.args(["--control", &format!("127.0.0.1:{}", target.control)]);
-        command.args(["--seconds", &self.seconds.to_string(), "--warm-up", "0.4"]);
+        command.args(["--seconds", &self.seconds.to_string(), "--warm-up", "0.3"]);
         if !flags.contains(&"--to") {
             command.args(["--to", target.protocol]);
         }
@@ -241,15 +244,35 @@ impl Bench {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    /// Puts the same load on the targets in turn, repeatedly; returns the outcomes of each.
-    pub fn compare(&mut self, targets: &[&Target], flags: &[&str]) -> Result<Vec<Vec<Value>>> {
-        let mut outcomes = vec![Vec::new(); targets.len()];
-        for _ in 0..self.repeat {
-            for (target, outcomes) in targets.iter().zip(&mut outcomes) {
-                outcomes.push(self.run(target, flags)?);
+    /// Runs the loads in turn, repeatedly; returns the outcomes of each. Every second round goes
+    /// backwards, so that a machine that becomes slower or faster favours none of them.
+    pub fn alternate(&mut self, loads: &[(&Target, &[&str])]) -> Result<Vec<Vec<Value>>> {
+        let mut outcomes = vec![Vec::new(); loads.len()];
+        for round in 0..self.repeat {
+            for step in 0..loads.len() {
+                let at = if round % 2 == 0 { step } else { loads.len() - 1 - step };
+                let (target, flags) = loads[at];
+                outcomes[at].push(self.run(target, flags)?);
             }
         }
         Ok(outcomes)
+    }
+
+    /// Puts the same load on the targets.
+    pub fn compare(&mut self, targets: &[&Target], flags: &[&str]) -> Result<Vec<Vec<Value>>> {
+        let loads: Vec<_> = targets.iter().map(|target| (*target, flags)).collect();
+        self.alternate(&loads)
+    }
+
+    /// Measures in [`CLOSER`] times as many runs, each as much shorter: for ratios close to their
+    /// goals. The speed of a virtual machine changes from second to second by more than those goals
+    /// allow, and the median of many short runs next to each other depends on it the least.
+    pub fn closely<T>(&mut self, measure: impl FnOnce(&mut Bench) -> T) -> T {
+        let (repeat, seconds) = (self.repeat, self.seconds);
+        (self.repeat, self.seconds) = (repeat * CLOSER, seconds / CLOSER as f64);
+        let outcome = measure(self);
+        (self.repeat, self.seconds) = (repeat, seconds);
+        outcome
     }
 
     fn tell(&self, line: &str) {

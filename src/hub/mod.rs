@@ -12,6 +12,7 @@ mod grants;
 mod index;
 mod keys;
 mod leave;
+mod long_list;
 mod record;
 mod share;
 mod small_list;
@@ -40,6 +41,7 @@ use crate::wheel::Wheel;
 use grants::Grant;
 use index::{Index, Named};
 use leave::{Leaving, Present};
+use long_list::LongList;
 use small_list::{Blank, SmallList};
 use state::State;
 
@@ -119,7 +121,7 @@ pub struct Namespace {
 pub struct Channel {
     ns: NsId,
     name: SmolStr,
-    members: SmallList<Member, 1>,
+    members: LongList<Member>,
 }
 
 /// One subscription, as stored in the channel.
@@ -422,8 +424,8 @@ impl Hub {
     /// every member is to hear what is published there (see [`Outbox::gather`]).
     pub fn audience(&self, channel: ChannelId) -> impl Iterator<Item = Route> {
         debug_assert!(self.leaving.is_calm_in(channel));
-        let members = self.channels.get(channel).map_or(&[][..], |channel| &channel.members);
-        members.iter().map(|member| member.route)
+        let channel = self.channels.get(channel).into_iter();
+        channel.flat_map(|channel| channel.members.iter()).map(|member| member.route)
     }
 
     /// How many peers a message to a channel, or to one user in it, looks at; it reaches no more.
@@ -496,7 +498,7 @@ impl Hub {
     fn open_channel(&mut self, ns: NsId, name: &str) -> Option<Id<Channel>> {
         let space = self.namespaces.get_mut(ns)?;
         let id =
-            self.channels.insert(Channel { ns, name: name.into(), members: SmallList::default() });
+            self.channels.insert(Channel { ns, name: name.into(), members: LongList::default() });
         space.channels.insert(&self.channels, id, &self.hasher);
         self.present.channels += 1;
         Some(id)

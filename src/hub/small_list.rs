@@ -1,5 +1,5 @@
 //! A list that is mostly short, and then needs no allocation: the channels of a peer (a shared one
-//! and its own), the connections of a user, the members of a private channel.
+//! and its own), the connections of a user.
 
 use std::ops::{Deref, DerefMut};
 

@@ -120,12 +120,12 @@ impl Switch {
     pub(super) fn hand_out(&mut self, net: &mut impl Net) {
         let Some(channel) = self.publish_batch.channel.take() else { return };
         let publication = Publication::of(&self.publish_batch.run);
-        for route in self.hub.audience(channel) {
+        self.hub.audience(channel).for_each(|route| {
             self.work += 1;
             if self.web.publish(net, route, &publication) {
                 self.leaving.push((route, CloseReason::SlowConsumer));
             }
-        }
+        });
         self.publish_batch.run.clear();
         self.dismiss_leaving(net);
     }

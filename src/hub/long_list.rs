@@ -1,15 +1,16 @@
 //! A list for the members of a channel. One member needs no allocation. Thousands of them are in
-//! pieces, so another one moves none of the others: ten thousand clients that subscribe to the same
-//! hundred channels would otherwise have a hundred long lists copied in one turn.
+//! pieces, each as long as all before it, so another member moves none of the others: ten thousand
+//! clients that subscribe to the same hundred channels would otherwise have a hundred long lists
+//! copied in one turn.
 
 use std::ops::{Index, IndexMut};
 
 use super::small_list::Blank;
 
-/// Elements of a piece; a member takes 16 bytes.
-const PIECE: usize = 512;
+/// Elements of the first piece, which is copied when it grows; a member takes 16 bytes.
+const FIRST: usize = 512;
 
-/// A list of values: one inline, more in an allocation, and more than [`PIECE`] in several.
+/// A list of values: one inline, more in an allocation, and more than [`FIRST`] in several.
 #[derive(Debug)]
 pub(super) struct LongList<T> {
     /// The only element, if there is no more than one.
@@ -23,40 +24,52 @@ pub(super) struct LongList<T> {
 struct Spilled<T> {
     /// The first piece, which grows as it is filled.
     first: Vec<T>,
-    /// The others, none of them empty.
+    /// The others, none of them empty: of `FIRST` elements, twice as many, and so on. The system
+    /// gives memory for large ones only where it is used, and takes it back at once.
     others: Vec<Vec<T>>,
+}
+
+/// The piece of an index, counted from the first, and the index in it.
+fn place(index: usize) -> (usize, usize) {
+    match (index / FIRST).checked_ilog2() {
+        None => (0, index),
+        Some(other) => (other as usize + 1, index - (FIRST << other)),
+    }
 }
 
 impl<T> Spilled<T> {
     fn len(&self) -> usize {
         match &self.others[..] {
             [] => self.first.len(),
-            [full @ .., last] => PIECE * (1 + full.len()) + last.len(),
+            [full @ .., last] => (FIRST << full.len()) + last.len(),
         }
     }
 
-    fn piece(&self, index: usize) -> &[T] {
-        match index / PIECE {
-            0 => &self.first,
-            number => self.others.get(number - 1).map_or(&[], |piece| piece),
+    fn get(&self, index: usize) -> Option<&T> {
+        let (piece, index) = place(index);
+        match piece.checked_sub(1) {
+            None => self.first.get(index),
+            Some(other) => self.others.get(other)?.get(index),
         }
     }
 
-    fn piece_mut(&mut self, index: usize) -> &mut [T] {
-        match index / PIECE {
-            0 => &mut self.first,
-            number => self.others.get_mut(number - 1).map_or(&mut [], |piece| piece),
+    fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        let (piece, index) = place(index);
+        match piece.checked_sub(1) {
+            None => self.first.get_mut(index),
+            Some(other) => self.others.get_mut(other)?.get_mut(index),
         }
     }
 
     fn push(&mut self, value: T) {
-        if self.first.len() < PIECE {
+        if self.first.len() < FIRST {
             return self.first.push(value);
         }
+        let size = FIRST << self.others.len().saturating_sub(1);
         match self.others.last_mut() {
-            Some(last) if last.len() < PIECE => last.push(value),
+            Some(last) if last.len() < size => last.push(value),
             _ => {
-                let mut piece = Vec::with_capacity(PIECE);
+                let mut piece = Vec::with_capacity(FIRST << self.others.len());
                 piece.push(value);
                 self.others.push(piece);
             }
@@ -75,9 +88,6 @@ impl<T> Spilled<T> {
         let value = last.pop();
         if last.is_empty() {
             self.others.pop();
-            if self.others.len() * 4 <= self.others.capacity() {
-                self.others.shrink_to(self.others.len() * 2);
-            }
         }
         value
     }
@@ -128,11 +138,8 @@ impl<T: Blank> LongList<T> {
             return removed;
         };
         let last = spilled.pop();
-        let left = spilled.len();
-        if index < left
-            && let Some(last) = last
-        {
-            spilled.piece_mut(index)[index % PIECE] = last;
+        if let (Some(place), Some(last)) = (spilled.get_mut(index), last) {
+            *place = last;
         }
         if let ([only], []) = (&spilled.first[..], &spilled.others[..]) {
             self.inline = *only;
@@ -144,7 +151,7 @@ impl<T: Blank> LongList<T> {
     /// The element at an index.
     pub fn get(&self, index: usize) -> Option<&T> {
         match &self.spilled {
-            Some(spilled) => spilled.piece(index).get(index % PIECE),
+            Some(spilled) => spilled.get(index),
             None => Some(&self.inline).filter(|one| index == 0 && !one.is_blank()),
         }
     }
@@ -169,11 +176,11 @@ impl<T: Blank> Index<usize> for LongList<T> {
 
 impl<T: Blank> IndexMut<usize> for LongList<T> {
     fn index_mut(&mut self, index: usize) -> &mut T {
-        assert!(index < self.len(), "there is none at {index}");
-        match &mut self.spilled {
-            Some(spilled) => &mut spilled.piece_mut(index)[index % PIECE],
-            None => &mut self.inline,
-        }
+        let found = match &mut self.spilled {
+            Some(spilled) => spilled.get_mut(index),
+            None => Some(&mut self.inline).filter(|one| index == 0 && !one.is_blank()),
+        };
+        found.unwrap_or_else(|| panic!("there is none at {index}"))
     }
 }
 
@@ -206,7 +213,7 @@ mod tests {
                 (long[last], list[last]) = (value, value);
             }
         }
-        assert!(list.len() < PIECE, "it has become short again: {}", list.len());
+        assert!(list.len() < FIRST, "it has become short again: {}", list.len());
     }
 
     #[test]
@@ -220,6 +227,8 @@ mod tests {
         (0..10_000).for_each(|_| drop(list.swap_remove(list.len() - 1)));
         assert_eq!(places(&list), before);
         let spilled = list.spilled.as_ref().expect("many are not inline");
-        assert_eq!(spilled.others.len(), 10_000 / PIECE, "no empty piece is kept");
+        assert_eq!(spilled.others.len(), 5, "no empty piece is kept");
+        let sizes = spilled.others.iter().map(Vec::capacity);
+        assert!(sizes.eq((0..5).map(|other| FIRST << other)));
     }
 }

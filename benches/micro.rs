@@ -180,7 +180,7 @@ fn hub(others: usize, members: usize) -> (Hub, NsId, Vec<PeerId>) {
     let mut hub = Hub::new(limits, NOW);
     let mut out = Counter(0);
     let mut apply = |hub: &mut Hub, change| {
-        hub.apply(NOW, &change, &mut out).expect("room for it");
+        hub.apply(NOW, &change, None, &mut out).expect("room for it");
     };
     let register = |name: String| Change::Register { name: name.into(), key: support::KEY.into() };
     apply(&mut hub, register(support::NAMESPACE.into()));
@@ -211,7 +211,7 @@ fn hubs(report: &mut Report) {
         measure(|_| {
             let (channels, data) = (vec!["news".into()].into(), "1".into());
             let change = Change::Emit { ns, channels, data, user: None, except: None };
-            hub.apply(NOW, &change, &mut out).expect("the namespace is there");
+            hub.apply(NOW, &change, None, &mut out).expect("the namespace is there");
         })
     };
     let (few, many) = (emit(0), emit(1_000_000));

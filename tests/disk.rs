@@ -94,7 +94,7 @@ impl Source {
     fn apply(&mut self, change: Change<'_>, changed: &mut Changed) {
         self.n += 1;
         // A refused change changes nothing, which is a step like any other.
-        let _ = self.hub.apply(AT, &change, changed);
+        let _ = self.hub.apply(AT, &change, None, changed);
     }
 
     /// Applies a step, and returns the batch to write.

@@ -70,7 +70,7 @@ impl Loop {
     }
 
     fn apply(&mut self, at: UnixMillis, change: &Change<'_>) -> Outcome {
-        self.hub.apply(at, change, &mut Out(&mut self.journal)).unwrap()
+        self.hub.apply(at, change, None, &mut Out(&mut self.journal)).unwrap()
     }
 
     /// Proposes a change; returns its mark, or `None` if it was refused.

@@ -282,7 +282,7 @@ fn close_stuck(
         ttl_ms: None,
         emit: false,
     };
-    hub.apply(start, &set, &mut Recorded(&mut journal)).unwrap();
+    hub.apply(start, &set, None, &mut Recorded(&mut journal)).unwrap();
     let (began, now) = (Instant::now(), Now { unix: start, ..Now::default() });
     let unkept = journal.close(&hub, start, now, is_urged);
     (unkept, began.elapsed())

@@ -51,7 +51,7 @@ impl Server {
 
     fn change(&mut self, change: &Change<'_>) {
         assert!(matches!(self.journal.propose(AT, change), Proposal::Now(_)));
-        self.hub.apply(AT, change, &mut Recorder(&mut self.journal)).unwrap();
+        self.hub.apply(AT, change, None, &mut Recorder(&mut self.journal)).unwrap();
     }
 
     fn set(&mut self, data: &str) {

@@ -172,25 +172,12 @@ impl Hub {
     }
 
     /// Applies a change that was ordered at the time `at`: updates what is recorded, and hands the
-    /// messages that follow from it to the outbox.
+    /// messages that follow from it to the outbox. `checked` comes from [`Hub::check`] for the same
+    /// time, with nothing in between; without it the change is checked first.
     ///
     /// # Errors
     /// [`Refusal`], if a change ordered before it prevents it; nothing has changed then.
     pub fn apply(
-        &mut self,
-        at: UnixMillis,
-        change: &Change<'_>,
-        out: &mut impl Outbox,
-    ) -> Result<Outcome, Refusal> {
-        self.apply_checked(at, change, None, out)
-    }
-
-    /// [`Hub::apply`] for a change that may have been checked for the time `at`, with nothing in
-    /// between.
-    ///
-    /// # Errors
-    /// As [`Hub::apply`], unless it has been checked.
-    pub fn apply_checked(
         &mut self,
         at: UnixMillis,
         change: &Change<'_>,

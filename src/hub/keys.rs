@@ -224,7 +224,7 @@ mod tests {
 
         fn rotate(&mut self, key: &str, grace_ms: u64) {
             let change = Change::Rotate { ns: self.ns, key: key.into(), grace_ms };
-            let done = self.hub.apply(AT, &change, &mut self.out);
+            let done = self.hub.apply(AT, &change, None, &mut self.out);
             assert_eq!(done, Ok(Outcome::Key(key.into())));
         }
 
@@ -316,10 +316,10 @@ mod tests {
         assert!(world.hub.would_record("b", "file"), "there is no such namespace");
         world.declare("file");
         // The configuration may still give it the key that it had.
-        world.hub.apply(AT, &Change::Remove { ns: world.ns }, &mut world.out).unwrap();
+        world.hub.apply(AT, &Change::Remove { ns: world.ns }, None, &mut world.out).unwrap();
         assert!(world.hub.would_record("a", "file"));
         let register = Change::Register { name: "a".into(), key: "new".into() };
-        world.hub.apply(AT, &register, &mut world.out).unwrap();
+        world.hub.apply(AT, &register, None, &mut world.out).unwrap();
         world.ns = world.hub.namespace("a").unwrap();
         assert!(world.hub.would_record("a", "file"));
         assert_eq!(world.declare("file"), Declared::OtherKey);

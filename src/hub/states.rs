@@ -204,7 +204,7 @@ mod tests {
         ];
         for (at, (change, state)) in (0..).step_by(10).map(UnixMillis).zip(changes) {
             let checked = hub.check(&change, at).unwrap();
-            let outcome = hub.apply_checked(at, &change, Some(checked), &mut Nobody);
+            let outcome = hub.apply(at, &change, Some(checked), &mut Nobody);
             assert_eq!(outcome, Ok(Outcome::Done));
             assert_eq!(hub.state(ns, "c", None, at), Some(state));
             hub.check_invariants();
@@ -229,7 +229,7 @@ mod tests {
         for (channel, ttl_ms) in [("c", None), ("c", None), ("c", Some(1)), ("d", None)] {
             let (channel, data) = (channel.into(), "1".into());
             let change = Change::Push { ns, channel, user: None, data, ttl_ms, emit: false };
-            hub.apply(UnixMillis(0), &change, &mut undos).unwrap();
+            hub.apply(UnixMillis(0), &change, None, &mut undos).unwrap();
         }
         let at = UnixMillis(9);
         hub.undo(undos.0.pop().unwrap(), &mut Nobody);

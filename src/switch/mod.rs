@@ -241,7 +241,7 @@ impl Switch {
         let (hub, mut delivery) = self.delivery(net);
         delivery.gathers_in = published_in.filter(|_| checked.is_some());
         delivery.reached = part.reached;
-        let outcome = hub.apply_checked(at, change, checked, &mut delivery);
+        let outcome = hub.apply(at, change, checked, &mut delivery);
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
             let deliveries = self.metrics.deliveries - before;
             let publications = u64::from(part.is_first);

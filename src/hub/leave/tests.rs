@@ -54,7 +54,7 @@ impl World {
     }
 
     fn apply(&mut self, change: Change<'_>) -> Outcome {
-        self.hub.apply(AT, &change, &mut self.out).unwrap()
+        self.hub.apply(AT, &change, None, &mut self.out).unwrap()
     }
 
     /// Connects `count` peers of one user, each subscribed to these channels.

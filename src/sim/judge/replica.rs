@@ -137,7 +137,7 @@ impl Replica {
             }
             // What was refused there is refused here.
             let mut out = Nobody(std::mem::take(&mut self.fresh));
-            let _ = self.hub.apply(at, change, &mut out);
+            let _ = self.hub.apply(at, change, None, &mut out);
             self.fresh = out.0;
         }
     }

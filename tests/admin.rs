@@ -386,6 +386,27 @@ fn idle_admin_connections_are_evicted_for_new_ones() {
 }
 
 #[test]
+fn a_lowered_limit_of_admin_connections_closes_idle_ones() {
+    let mut options = options();
+    options.config["limits"] = json!({ "http_head_ms": 600_000 });
+    let server = Server::start(&options);
+    let admin = server.admin();
+    for most in [3, 1] {
+        let mut asked: Vec<_> = (0..6).map(|_| Http::connect(admin)).collect();
+        for http in &mut asked {
+            assert_eq!(http.ask("GET /healthz", &[], "").status, 200);
+        }
+        options.config["limits"]["admin_connections"] = json!(most);
+        server.reload_with(&options.config);
+        // This request would wait until the others end, ten minutes from now.
+        assert_eq!(get(admin, "/healthz").status, 200);
+        drop(asked);
+        options.config["limits"]["admin_connections"] = json!(8);
+        server.reload_with(&options.config);
+    }
+}
+
+#[test]
 fn many_idle_admin_connections_delay_no_request() {
     let server = Server::start(&options());
     let admin = server.admin();

@@ -98,8 +98,8 @@ fn a_mistyped_command_or_flag_exits_with_2_and_a_suggestion() {
         (&["watch", "shop", "a", ""], "the name of the channel is empty"),
         (&["grant", "shop", "#vip", ""], "the name of the user is empty"),
         (
-            &["emit", "shop", "a", "-5"],
-            "-5: there is no such flag; before words that begin with - write --, as in `fws emit \
+            &["emit", "shop", "a", "-x"],
+            "-x: there is no such flag; before words that begin with - write --, as in `fws emit \
              -- …`",
         ),
         (
@@ -507,6 +507,11 @@ fn states_and_grants_are_set_and_read() {
     assert_eq!(run(&["get", "demo", "@cart", "--user", "6"]), "null\n");
     assert_eq!(run(&["set", "demo", "price", "null"]), "removed\n");
     assert_eq!(run(&["get", "demo", "price"]), "null\n");
+    assert_eq!(run(&["set", "demo", "price", "-5", "--emit"]), "set and sent\n");
+    assert_eq!(run(&["get", "demo", "price"]), "-5\n");
+    assert_eq!(run(&["set", "demo", "@cart", "--user", "-7", "-1.5e3"]), "set\n");
+    assert_eq!(run(&["get", "demo", "@cart", "--user=-7"]), "-1.5e3\n");
+    assert_eq!(run(&["emit", "demo", "news", "--", "-5"]), "sent\n");
     let error = r#"{"success":false,"reason":"like an error","code":1}"#;
     run(&["set", "demo", "odd", error]);
     assert_eq!(run(&["get", "demo", "odd"]), format!("{error}\n"));

@@ -178,6 +178,7 @@ fn fill_with_ambiguous_keys(redis: &mut Redis) {
         ("a:b:@c", "5"),
         ("a:c", "6"),
         ("gone:x", "7"),
+        ("shop:", "8"),
         ("shop:text", "no JSON"),
         ("shop:deep", &"[".repeat(100)),
         ("shop:nothing", "null"),
@@ -209,7 +210,7 @@ fn ambiguous_keys_are_left_out_and_reported() {
     let mut told: Vec<&str> = ran.err.lines().collect();
     assert_eq!(
         told.pop(),
-        Some("fws: 12 keys left out: 4 ambiguous, 2 not JSON, 1 of no namespace, 5 of no use")
+        Some("fws: 13 keys left out: 4 ambiguous, 2 not JSON, 1 of no namespace, 6 of no use")
     );
     told.sort_unstable();
     let of_user = |rest: &str, user: &str, channel: &str| {
@@ -226,6 +227,7 @@ fn ambiguous_keys_are_left_out_and_reported() {
         key("store:a:b:@c") + "it may be of namespace \"a\" or \"a:b\"",
         key("store:a:b:c") + "it may be of namespace \"a\" or \"a:b\"",
         key("store:gone:x") + "there is no such namespace",
+        key("store:shop:") + "the name of its channel is empty",
         of_user("1:2:x", "1", "2:x"),
         of_user("1:x", "1", "x"),
         key("store:shop:bytes") + "what it holds is not JSON",

@@ -4,12 +4,13 @@
 
 mod common;
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 
 use common::browser::Browser;
 use common::command::{bad, fws, good, run};
-use common::control::Control;
+use common::control::{Control, frame};
 use common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server};
 use common::web::Http;
 use common::{DEADLINE, eventually};
@@ -18,21 +19,6 @@ use serde_json::{Value, json};
 
 const DONE: &str = r#"{"success":true}"#;
 const PING: &str = r#"{"action":"ping"}"#;
-
-/// Replaces the configuration file of a running server.
-fn rewrite(server: &Server, config: &Value) {
-    std::fs::write(server.dir().file("config.json"), config.to_string()).unwrap();
-}
-
-/// Sends SIGHUP, waits until the log states the result, and returns the log lines of this reload.
-fn reload(server: &Server) -> Vec<String> {
-    let told = server.log().len();
-    kill_process(server.pid(), Signal::HUP).unwrap();
-    let is_end =
-        |line: &String| ["reload: done", "reload: nothing"].iter().any(|end| line.contains(end));
-    eventually("the result is logged", || server.log()[told..].iter().any(is_end).then_some(()));
-    server.log()[told..].to_vec()
-}
 
 #[track_caller]
 fn assert_says(lines: &[String], what: &str) {
@@ -60,8 +46,7 @@ fn reloaded_limits_apply_from_then_on() {
         "messages_per_second": 30, "connections": 500, "kernel_send_bytes": 500_000,
         "namespaces": 50, "tcp_user_timeout_ms": 5000, "store_retry_ms": 100,
         "metrics_namespaces": 300, "control_commands_per_turn": 2 });
-    rewrite(&server, &options.config);
-    let said = reload(&server);
+    let said = server.reload_with(&options.config);
     assert_says(&said, "reload: connections_per_user is 1, was 2");
     assert_says(&said, "reload: channels_per_connection is 1, was 128");
     // The limit, not the setting of the same name, whose changes have other lines.
@@ -89,7 +74,7 @@ fn reloaded_limits_apply_from_then_on() {
     two.say(r#"{"event":"subscribe","clb":7,"data":"d"}"#);
     let refused = two.hear();
     assert!(refused.contains("at most 1"), "{refused}");
-    let mut said = reload(&server);
+    let mut said = server.reload();
     said.retain(|line| !line.contains("may be guessed"));
     assert_eq!(said.len(), 3, "a second time nothing was to be changed: {said:#?}");
     server.assert_alive();
@@ -103,11 +88,32 @@ fn a_raised_admission_rate_admits_newcomers_at_once() {
         drop(server.browser("demo", r#"{"i":1}"#));
     }
     options.config["limits"] = json!({});
-    rewrite(&server, &options.config);
-    assert_says(&reload(&server), "reload: admissions_per_second is 20000, was 2");
+    server.rewrite(&options.config);
+    assert_says(&server.reload(), "reload: admissions_per_second is 20000, was 2");
     // At 2 per second, the 50 admissions would have delayed this one by 25 seconds.
     drop(server.browser("demo", r#"{"i":1}"#));
     server.assert_alive();
+}
+
+#[test]
+fn a_lowered_limit_of_back_ends_closes_idle_ones_of_the_largest_namespace() {
+    let mut options = Options::default();
+    let server = Server::start(&options);
+    let mut few: Vec<_> = (0..3).map(|_| server.controller("other")).collect();
+    let mut many: Vec<_> = (0..60).map(|_| server.controller("demo")).collect();
+    let half = frame(PING.as_bytes());
+    many[0].wire.write_all(&half[..half.len() - 1]).unwrap();
+    few[0].ok(PING);
+    options.config["limits"] = json!({ "control_connections": 32 });
+    server.reload_with(&options.config);
+    // One place in 32 is kept for those that have not authenticated.
+    many.drain(1..=63 - 31).for_each(|mut idle| idle.expect_closed());
+    many[0].wire.write_all(&half[half.len() - 1..]).unwrap();
+    assert_eq!(many[0].recv(), DONE, "who is busy stays");
+    few.iter_mut().chain(&mut many).for_each(|one| one.ok(PING));
+    // A namespace with few gets in at the cost of the largest, which gets no more itself.
+    few.push(server.controller("other"));
+    assert!(auth(&mut server.control(), "demo", DEMO_KEY).contains("313"));
 }
 
 #[test]
@@ -116,8 +122,7 @@ fn a_new_address_cap_counts_open_connections() {
     let server = Server::start(&options);
     let mut here: Vec<_> = (0..60).map(|_| server.browser("demo", r#"{"i":1}"#)).collect();
     options.config["limits"] = json!({ "connections_per_address": 59 });
-    rewrite(&server, &options.config);
-    reload(&server);
+    server.reload_with(&options.config);
     let ask = || {
         let mut http = Http::connect(server.ws);
         (http.ask("GET /socket", &[], "").status, http)
@@ -141,8 +146,7 @@ fn a_new_address_cap_counts_proxy_connections_for_their_clients() {
     let mut kept: Vec<Http> = (0..3).map(|_| Http::connect(server.ws)).collect();
     kept.iter_mut().for_each(|http| assert_eq!(ask(http, 1), 200));
     options.config["limits"] = json!({ "connections_per_address": 2 });
-    rewrite(&server, &options.config);
-    reload(&server);
+    server.reload_with(&options.config);
     // Each counts from its next request on. A request that names no client counts for no address,
     // not even the proxy's.
     let [first, second, third] = &mut kept[..] else { panic!("three are kept") };
@@ -161,8 +165,7 @@ fn a_push_over_a_lowered_bytes_limit_may_shorten_the_list() {
     let push = |item: &str| json!({ "action": "push", "channel": "c", "data": item }).to_string();
     (0..50).for_each(|_| control.ok(&push(&"x".repeat(100))));
     options.config["limits"] = json!({ "list_items": 10, "states_bytes_per_namespace": 3000 });
-    rewrite(&server, &options.config);
-    reload(&server);
+    server.reload_with(&options.config);
     control.ok(&push("last"));
     let list: Value =
         serde_json::from_str(&control.ask(r#"{"action":"get","channel":"c"}"#)).unwrap();
@@ -176,8 +179,8 @@ fn a_lowered_unauthenticated_limit_evicts_only_for_newcomers() {
     let server = Server::start(&options);
     let mut unauthenticated: Vec<Browser> = (0..4).map(|_| Browser::raw(server.ws)).collect();
     options.config["limits"] = json!({ "sessions_unauthenticated": 1, "auth_ms": 100 });
-    rewrite(&server, &options.config);
-    assert_says(&reload(&server), "reload: sessions_unauthenticated is 1, was 4");
+    server.rewrite(&options.config);
+    assert_says(&server.reload(), "reload: sessions_unauthenticated is 1, was 4");
     let mut newcomer = Browser::raw(server.ws);
     unauthenticated.remove(0).expect_closed(3408, "no auth in time");
     // A newcomer has the shorter deadline; the existing sessions keep the old one, and stay.
@@ -202,8 +205,8 @@ fn a_backlog_over_a_lowered_limit_closes_the_slow_consumer() {
         control.ok(&format!(r#"{{"action":"emit","channel":"c","data":"{data}"}}"#));
     }
     options.config["limits"] = json!({ "backlog_bytes": 20_000, "backlog_ms": 0 });
-    rewrite(&server, &options.config);
-    assert_says(&reload(&server), "reload: backlog_bytes is 20000, was 262144");
+    server.rewrite(&options.config);
+    assert_says(&server.reload(), "reload: backlog_bytes is 20000, was 262144");
     control.ok(r#"{"action":"emit","channel":"c","data":"one more"}"#);
     let told = |line: &String| line.contains("refused: slow_consumer 1");
     server.terminate();
@@ -224,27 +227,26 @@ fn an_invalid_configuration_changes_nothing() {
         (json!({ "namespaces": five, "limits": { "namespaces": 4 } }), "room for 4"),
         (json!({ "namespaces": { "demo": SERVER_KEY } }), "also the key of namespace"),
     ] {
-        rewrite(&server, &config);
-        let said = reload(&server);
+        let said = server.reload_with(&config);
         assert_eq!(said.len(), 1, "{said:#?}");
         let start = "error: reload: nothing is changed, all stays as it was: ";
         assert!(said[0].contains(start) && said[0].contains(wrong), "{said:#?}");
     }
     std::fs::remove_file(&file).unwrap();
-    assert!(reload(&server)[0].contains("cannot read"));
+    assert!(server.reload()[0].contains("cannot read"));
     // A FIFO without a writer would block the server for ever.
     rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR).unwrap();
-    assert!(reload(&server)[0].contains("it is no regular file"));
+    assert!(server.reload()[0].contains("it is no regular file"));
     std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, vec![b' '; (16 << 20) + 1]).unwrap();
-    assert!(reload(&server)[0].contains("it has more than 16 MiB"));
+    assert!(server.reload()[0].contains("it has more than 16 MiB"));
     // Nothing has changed: a name of 21 bytes is still accepted.
     let mut control = server.control();
     control.ask(&register("a-name-of-21-bytes-xx", SERVER_KEY));
     assert!(auth(&mut control, "demo", DEMO_KEY) == DONE);
     options.config["limits"] = json!({ "name_bytes": 20 });
-    rewrite(&server, &options.config);
-    assert_says(&reload(&server), "reload: done, 1 change");
+    server.rewrite(&options.config);
+    assert_says(&server.reload(), "reload: done, 1 change");
     let refused = control.ask(&register("b-name-of-21-bytes-xx", SERVER_KEY));
     assert!(refused.contains("at most 20 bytes"), "{refused}");
     server.assert_alive();
@@ -263,13 +265,12 @@ fn a_refused_reload_creates_no_demo_key() {
     std::fs::remove_file(&key).unwrap();
     options.config["namespaces"]["c"] = json!(DEMO_KEY);
     options.config["limits"] = json!({ "namespaces": 3 });
-    rewrite(&server, &options.config);
-    let said = reload(&server);
+    let said = server.reload_with(&options.config);
     assert!(said.iter().any(|line| line.contains("no room for namespace \"c\"")), "{said:#?}");
     assert!(!key.exists(), "a key was made for the demo, which is not in use");
     options.config["limits"] = json!({ "namespaces": 5 });
-    rewrite(&server, &options.config);
-    assert_says(&reload(&server), "the key of namespace \"demo\" is another one");
+    server.rewrite(&options.config);
+    assert_says(&server.reload(), "the key of namespace \"demo\" is another one");
     let key = std::fs::read_to_string(&key).unwrap();
     assert_eq!(auth(&mut control, "demo", key.trim()), DONE);
 }
@@ -282,8 +283,8 @@ fn namespace_keys_follow_the_configuration_file() {
     let mut browser = server.browser("demo", r#"{"i":1}"#);
     browser.subscribe("c");
     old.ok(r#"{"action":"set","channel":"c","data":1}"#);
-    rewrite(&server, &json!({ "namespaces": { "demo": "another key", "third": "its key" } }));
-    let said = reload(&server);
+    let said =
+        server.reload_with(&json!({ "namespaces": { "demo": "another key", "third": "its key" } }));
     assert_says(&said, "reload: the key of namespace \"demo\" is another one");
     assert_says(&said, "reload: namespace \"third\" is new");
     assert_says(&said, "reload: nobody can open namespace \"other\" any more");
@@ -318,16 +319,15 @@ fn a_reload_compares_keys_with_those_in_use() {
     assert_eq!(auth(&mut control, "shop", key), DONE);
     // The file gives it another key; after a removal, the next reload restores it from the file.
     let both = json!({ "namespaces": { "demo": DEMO_KEY, "other": OTHER_KEY, "shop": "k" } });
-    rewrite(&server, &both);
-    let said = reload(&server);
+    let said = server.reload_with(&both);
     assert_says(&said, "reload: the key of namespace \"shop\" is another one");
     assert_says(&said, "reload: done, 1 change");
     let remove = format!(r#"{{"action":"removeNameSpace","name":"shop","key":"{SERVER_KEY}"}}"#);
     control.ok(&remove);
-    let said = reload(&server);
+    let said = server.reload();
     assert_says(&said, "reload: namespace \"shop\" is new");
     assert_says(&said, "reload: done, 1 change");
-    assert_says(&reload(&server), "reload: nothing was to be changed");
+    assert_says(&server.reload(), "reload: nothing was to be changed");
 }
 
 #[test]
@@ -335,10 +335,10 @@ fn a_restored_namespace_is_logged_at_reload_but_not_at_start() {
     let options = Options::default();
     let server = Server::start(&options);
     let demo = json!({ "namespaces": { "demo": DEMO_KEY } });
-    rewrite(&server, &demo);
-    assert_says(&reload(&server), "reload: nobody can open namespace \"other\" any more");
-    rewrite(&server, &json!({ "namespaces": { "demo": DEMO_KEY, "other": OTHER_KEY } }));
-    assert_says(&reload(&server), "reload: namespace \"other\" can be opened again");
+    server.rewrite(&demo);
+    assert_says(&server.reload(), "reload: nobody can open namespace \"other\" any more");
+    server.rewrite(&json!({ "namespaces": { "demo": DEMO_KEY, "other": OTHER_KEY } }));
+    assert_says(&server.reload(), "reload: namespace \"other\" can be opened again");
     let server = Server::start_in(server.stop(), &options);
     assert!(
         !server.log().iter().any(|line| line.contains("key of namespace")),
@@ -364,8 +364,8 @@ fn writing_a_rotated_key_into_the_file_keeps_the_grace_period() {
     let key = rotate(&server, 3600);
     let mut new = server.control();
     assert_eq!(auth(&mut new, "demo", &key), DONE);
-    rewrite(&server, &json!({ "namespaces": { "demo": key, "other": OTHER_KEY } }));
-    assert_says(&reload(&server), "reload: nothing was to be changed");
+    server.rewrite(&json!({ "namespaces": { "demo": key, "other": OTHER_KEY } }));
+    assert_says(&server.reload(), "reload: nothing was to be changed");
     for control in [&mut old, &mut new] {
         control.ok(r#"{"action":"set","channel":"c","data":1}"#);
     }
@@ -387,8 +387,8 @@ fn a_key_removed_from_the_file_loses_its_grace_period() {
     let mut old = server.controller("demo");
     let key = rotate(&server, 3600);
     let config = json!({ "namespaces": { "other": OTHER_KEY } });
-    rewrite(&server, &config);
-    assert_says(&reload(&server), "reload: nothing was to be changed");
+    server.rewrite(&config);
+    assert_says(&server.reload(), "reload: nothing was to be changed");
     assert!(old.ask(r#"{"action":"get","channel":"c"}"#).contains("311"));
     assert!(auth(&mut server.control(), "demo", DEMO_KEY).contains("305"));
     assert_eq!(auth(&mut server.control(), "demo", &key), DONE);
@@ -403,13 +403,12 @@ fn a_reload_of_many_namespaces_logs_few_lines() {
     let many: serde_json::Map<String, Value> =
         (0..20_000).map(|n| (format!("n{n}"), format!("key {n}").into())).collect();
     let config = json!({ "namespaces": many, "limits": { "namespaces": 30_000 } });
-    rewrite(&server, &config);
-    let said = reload(&server);
+    let said = server.reload_with(&config);
     assert!(said.len() < 50, "{} lines", said.len());
     assert_says(&said, "warning: namespaces: and 19980 more keys like these");
     assert_says(&said, "reload: and 19982 more like these");
     // A reload compares each namespace once, however many there are.
-    assert_says(&reload(&server), "reload: nothing was to be changed");
+    assert_says(&server.reload(), "reload: nothing was to be changed");
 }
 
 #[test]
@@ -420,11 +419,11 @@ fn a_reload_reads_the_server_key_again() {
     let mut control = server.control();
     assert!(control.ask(&register("one", first.trim())).contains("true"));
     std::fs::write(&file, "a key of another kind\n").unwrap();
-    assert_says(&reload(&server), "reload: the server key is another one");
+    assert_says(&server.reload(), "reload: the server key is another one");
     assert!(control.ask(&register("two", first.trim())).contains("306"));
     assert!(control.ask(&register("two", "a key of another kind")).contains("true"));
     std::fs::remove_file(&file).unwrap();
-    let told = reload(&server).remove(0);
+    let told = server.reload().remove(0);
     assert!(told.contains("there is no server key"), "{told}");
     assert!(told.ends_with(": put it back, or restart, which makes one"), "{told}");
     assert!(!file.exists(), "no key is made");
@@ -446,13 +445,13 @@ fn short_keys_are_warned_about_at_start_and_each_reload() {
     let key = format!("warning: {}: the server key {why}", file.display());
     assert_says(&server.log(), &namespace);
     server.told(&key);
-    let said = reload(&server);
+    let said = server.reload();
     assert_says(&said, &namespace);
     assert_says(&said, &key);
     // With good keys there is no warning.
     std::fs::write(&file, "0123456789abcdef\n").unwrap();
-    rewrite(&server, &json!({ "namespaces": { "shop": "744099b2-3fcf-4f3b-8364" } }));
-    assert!(!reload(&server).iter().any(|line| line.contains("warning")), "{:#?}", server.log());
+    server.rewrite(&json!({ "namespaces": { "shop": "744099b2-3fcf-4f3b-8364" } }));
+    assert!(!server.reload().iter().any(|line| line.contains("warning")), "{:#?}", server.log());
 }
 
 #[test]
@@ -463,9 +462,9 @@ fn settings_that_need_a_restart_are_named() {
     config["store"] = json!("none");
     config["admin"] = json!("127.0.0.1:0");
     config["allow_origin"] = json!(["https://example.org"]);
-    rewrite(&server, &config);
+    server.rewrite(&config);
     for _ in 0..2 {
-        let said = reload(&server);
+        let said = server.reload();
         assert_says(&said, "warning: reload: store stays redb: none needs a restart");
         assert_says(&said, "warning: reload: admin stays not set: 127.0.0.1:0 needs a restart");
     }
@@ -492,7 +491,7 @@ fn a_reload_notifies_the_service_manager() {
     command.env("NOTIFY_SOCKET", &path);
     let server = Server::spawn(command, dir, false);
     assert_eq!(hear(), "READY=1");
-    reload(&server);
+    server.reload();
     assert_eq!(hear(), "RELOADING=1");
     assert_eq!(hear(), "READY=1\nSTATUS=reload: nothing was to be changed");
     server.stop();
@@ -539,8 +538,7 @@ fn a_back_end_with_a_revoked_key_must_authenticate_in_time() {
     let [mut silent, mut again] = [(); 2].map(|()| server.controller("demo"));
     // None of them sends anything meanwhile.
     options.config["namespaces"]["demo"] = json!("another-key");
-    rewrite(&server, &options.config);
-    reload(&server);
+    server.reload_with(&options.config);
     assert_eq!(auth(&mut again, "demo", "another-key"), DONE);
     silent.expect_closed();
     let grace = json!({ "grace": 1 });

@@ -5,6 +5,7 @@
 mod common;
 
 use common::browser::{Browser, Heard, upgrade};
+use common::eventually;
 use common::http::Answer;
 use common::web::{Conformance, Http, NEVER_CACHED, ask, post, session};
 use std::io::Write;
@@ -468,6 +469,8 @@ fn a_session_has_one_receiver() {
     first.send(&format!("POST {place}/xhr"), &[], "");
     first.expect_silence();
     drop(first);
+    let send = || post(server.address, &format!("{place}/xhr_send"), "[\"x\"]").0;
+    eventually("the session has ended", || (send() == 404).then_some(()));
     assert_eq!(post(server.address, &format!("{place}/xhr"), "").1, "o\n");
 }
 

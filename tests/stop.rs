@@ -157,6 +157,44 @@ fn requests_during_a_stop_get_retry_after() {
     server.exited();
 }
 
+/// Between two polls a client has no request to answer: the next one that comes is told.
+#[test]
+fn a_poll_that_arrives_during_a_stop_is_told_when_to_reconnect() {
+    let server = Server::start(&Options::limits(&[("drain_ms", 4000)]));
+    let crowd: Vec<Browser> =
+        (1..=60).map(|i| server.browser("demo", &format!(r#"{{"i":{i}}}"#))).collect();
+    let ids = [7, 8].map(|user| session_on(server.ws, user, "c"));
+    let mut polls = [(); 2].map(|()| Http::connect(server.ws));
+    let poll = |http: &mut Http, id: &str| http.send(&format!("POST /socket/{id}/xhr"), &[], "");
+    let mut control = server.controller("demo");
+    let mut emit = |data: &str| {
+        control.ok(&json!({ "action": "emit", "channel": "c", "data": data }).to_string());
+    };
+    emit("before");
+    for (http, id) in polls.iter_mut().zip(&ids) {
+        poll(http, id);
+        assert!(http.answer().body.contains("before"));
+    }
+    server.terminate();
+    let mut crowd = crowd.into_iter();
+    crowd.next().unwrap().expect_going_away();
+    // What was published since the last poll comes first.
+    poll(&mut polls[0], &ids[0]);
+    emit("meanwhile");
+    assert!(polls[0].answer().body.contains("meanwhile"));
+    for (http, id) in polls.iter_mut().zip(&ids).rev() {
+        poll(http, id);
+    }
+    assert!(polls[1].answer().body.contains("meanwhile"));
+    poll(&mut polls[1], &ids[1]);
+    for http in &mut polls {
+        let told = http.answer().body;
+        let reason = told.strip_prefix("c[1001,\"").and_then(|rest| rest.strip_suffix("\"]\n"));
+        assert!(back_ms(reason.unwrap_or_else(|| panic!("{told}"))) >= 1000, "{told}");
+    }
+    server.exited();
+}
+
 #[test]
 fn a_poll_waiting_for_memory_is_told_when_to_reconnect() {
     let limits = [("answers_bytes", 1_000_000), ("kernel_send_bytes", 16_384), ("drain_ms", 2000)];

@@ -27,7 +27,8 @@
   const IDLE_JITTER = 0.2; // ±10 % of these two: many clients receive the same message at once
   const PROBE_MS = 2000; // silence after a ping before the link is given up, once the page is shown
   const PROBE_MAX_MS = 35000; // the same while states are being received; servers wait 33 s
-  const DOUBLINGS_MAX = 5; // of these two limits
+  const DOUBLINGS_MAX = 5; // of these two limits,
+  const PROBE_CAP_MS = 70000; // to no more than this
   const PACE = 20; // speed of a slow network, in characters per millisecond
   const RENEW_AT = 0.8; // fraction of a token's life after which it is renewed
   const BACK_MAX_MS = 600000; // longest delay that a server may ask for
@@ -312,6 +313,7 @@
       if (this._closed || hidden()) return;
       if (this._link) {
         if (this._link.ready) this._probe(this._link, false);
+        else this._failures = 0; // if this attempt is lost, the next one comes soon
       } else if (Date.now() >= this._backAt) {
         this._failures = 0;
         this._dial();
@@ -358,14 +360,15 @@
     /**
      * Gives the link up unless a message arrives in time. A message is not seen before it is
      * complete, so there is time for one as large as any before, or for awaited states, doubled
-     * after each failed probe; a patient probe waits at least as long as for states. The wait has
-     * two halves: if the page was frozen or busy in the first, messages that came meanwhile are
+     * after each failed probe up to a cap: nobody waits longer for a network that is dead. A
+     * patient probe waits at least as long as for states. The wait has two halves: if the page was frozen or busy in the first, messages that came meanwhile are
      * handled in the second.
      */
     _listen(link) {
       clearTimeout(link.probe);
       const message = Math.max(PROBE_MS, Math.min(PROBE_MAX_MS, this._largest / PACE));
-      const grown = (link.states ? PROBE_MAX_MS : message) * 2 ** this._unanswered;
+      const doubled = (link.states ? PROBE_MAX_MS : message) * 2 ** this._unanswered;
+      const grown = Math.min(PROBE_CAP_MS, doubled);
       const wait = link.patient ? Math.max(PROBE_MAX_MS, grown) : grown;
       link.probe = setTimeout(() => {
         link.probe = setTimeout(() => {
@@ -384,6 +387,7 @@
         link.more = false;
         this._send(link, 'ping', 1, () => {
           link.states = null;
+          this._unanswered = 0; // the network carries even the states
           if (link.more) this._expect(link);
         }, link.own);
       });

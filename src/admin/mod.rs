@@ -26,6 +26,8 @@ pub struct AdminDoor {
     /// Connections of this listener, few and mostly none; first the one that has been without a
     /// request for the longest time.
     conns: Vec<ConnId>,
+    /// A reload has allowed fewer connections, and none has come since.
+    is_lowered: bool,
     started: Now,
     /// Only this machine can reach it, which includes the browsers that run there.
     is_local: bool,
@@ -35,7 +37,14 @@ impl AdminDoor {
     /// Wraps this switch, at the start of the server.
     pub fn new(switch: Switch, now: Now) -> AdminDoor {
         let web = Web::new(Vec::new(), own_limits(switch.limits()), now);
-        AdminDoor { switch, web, conns: Vec::new(), started: now, is_local: false }
+        AdminDoor {
+            switch,
+            web,
+            conns: Vec::new(),
+            is_lowered: false,
+            started: now,
+            is_local: false,
+        }
     }
 
     /// Sets whether only this machine can reach the port: then the one host name it answers to is
@@ -47,6 +56,7 @@ impl AdminDoor {
 
     /// Applies new limits, to this listener and to the switch (see [`Switch::reload`]).
     pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
+        self.is_lowered |= limits.admin_connections < self.switch.limits().admin_connections;
         self.web.reload(Vec::new(), own_limits(limits), now);
         self.switch.reload(limits, sockjs, now);
     }
@@ -70,15 +80,13 @@ impl AdminDoor {
         self.conns.contains(&conn)
     }
 
-    /// If the newest connection took the last place, makes room for the next: of the others that
-    /// have nothing queued, closes the one that has been without a request for the longest time.
-    fn make_room(&mut self, net: &mut impl Net) {
-        if self.conns.len() < self.switch.limits().admin_connections {
-            return;
-        }
-        let newest = self.conns.last().copied();
+    /// Makes room for the next connection if there is none: of those that have nothing queued,
+    /// except the newest, closes the ones that have been without a request for the longest time.
+    fn make_room(&mut self, net: &mut impl Net, newest: Option<ConnId>) {
+        let excess = (self.conns.len() + 1).saturating_sub(self.switch.limits().admin_connections);
         let idle = |conn: &&ConnId| net.queued(**conn) == 0 && Some(**conn) != newest;
-        if let Some(conn) = self.conns.iter().find(idle).copied() {
+        let idle: Vec<ConnId> = self.conns.iter().filter(idle).take(excess).copied().collect();
+        for conn in idle {
             net.expel(conn, CloseReason::HalfRequest);
         }
     }
@@ -177,7 +185,8 @@ impl Handler for AdminDoor {
         if door == Door::Admin {
             self.conns.push(conn);
             self.web.opened(net, conn, from);
-            self.make_room(net);
+            self.is_lowered = false;
+            self.make_room(net, Some(conn));
         } else {
             self.switch.opened(net, conn, door, from);
         }
@@ -277,6 +286,10 @@ impl Handler for AdminDoor {
     }
 
     fn tick(&mut self, net: &mut impl Net) {
+        // Until those that are busy now have had their answers.
+        if self.is_lowered {
+            self.make_room(net, None);
+        }
         self.switch.tick(net);
     }
 

@@ -134,7 +134,11 @@ pub(super) const SERVE: [Flag; 13] = [
 /// Flags with their values, and the positional arguments.
 pub(super) type Parsed = (Vec<(&'static str, String)>, Vec<String>);
 
-/// Parses the arguments after the command's name.
+/// Marks a negative number for getopts, which would take it for flags. No argument contains it.
+const VALUE: char = '\0';
+
+/// Parses the arguments after the command's name. `-` and a digit begin a value, never a flag: no
+/// flag has such a name, and `fws set shop temperature -5` means what it says.
 pub(super) fn parse(command: &'static Command, arguments: &[String]) -> Result<Parsed, Stop> {
     let mut options = Options::new();
     options.parsing_style(ParsingStyle::FloatingFrees);
@@ -144,17 +148,28 @@ pub(super) fn parse(command: &'static Command, arguments: &[String]) -> Result<P
         let occur = if is_list { Occur::Multi } else { Occur::Optional };
         options.opt("", flag.name, flag.about, flag.value, has, occur);
     }
+    let marked = arguments.iter().map(|word| match is_negative(word) {
+        true => format!("{VALUE}{word}"),
+        false => word.clone(),
+    });
     let matches =
-        options.parse(arguments).map_err(|fail| Stop::Usage(explain(command, fail, arguments)))?;
+        options.parse(marked).map_err(|fail| Stop::Usage(explain(command, fail, arguments)))?;
+    let plain = |word: String| word.trim_start_matches(VALUE).to_owned();
     let mut flags = Vec::new();
     for flag in command.flags {
         if flag.value.is_empty() {
             flags.extend(matches.opt_present(flag.name).then(|| (flag.name, "true".to_string())));
         } else {
-            flags.extend(matches.opt_strs(flag.name).into_iter().map(|value| (flag.name, value)));
+            flags.extend(
+                matches.opt_strs(flag.name).into_iter().map(|value| (flag.name, plain(value))),
+            );
         }
     }
-    Ok((flags, matches.free))
+    Ok((flags, matches.free.into_iter().map(plain).collect()))
+}
+
+fn is_negative(word: &str) -> bool {
+    word.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn explain(command: &Command, fail: Fail, arguments: &[String]) -> String {

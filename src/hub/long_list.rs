@@ -193,7 +193,7 @@ mod tests {
         let (mut long, mut list, mut random) = (LongList::<u32>::default(), Vec::new(), 7_u32);
         for value in 0..40_000_u32 {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            // Up to four pieces, and back to nothing.
+            // Up to thousands, and back to nothing.
             let is_growing = (value / 4000) % 2 == 0;
             if list.is_empty() || is_growing == ((random >> 16) % 4 > 0) {
                 long.push(value);

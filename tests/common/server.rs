@@ -243,6 +243,30 @@ impl Server {
         Pid::from_child(&self.child)
     }
 
+    /// Replaces its configuration file.
+    pub fn rewrite(&self, config: &Value) {
+        std::fs::write(self.dir().file("config.json"), config.to_string()).expect("a file of ours");
+    }
+
+    /// Replaces its configuration file, and reloads it.
+    pub fn reload_with(&self, config: &Value) -> Vec<String> {
+        self.rewrite(config);
+        self.reload()
+    }
+
+    /// Sends SIGHUP, waits until the log states the result, and returns the log lines of this
+    /// reload.
+    pub fn reload(&self) -> Vec<String> {
+        let told = self.log().len();
+        kill_process(self.pid(), Signal::HUP).expect("a process of ours");
+        let is_end = |line: &String| {
+            ["reload: done", "reload: nothing"].iter().any(|end| line.contains(end))
+        };
+        let has_ended = || self.log()[told..].iter().any(is_end).then_some(());
+        eventually("the result is logged", has_ended);
+        self.log()[told..].to_vec()
+    }
+
     /// Asserts that the same process still serves both ports.
     #[track_caller]
     pub fn assert_alive(&mut self) {

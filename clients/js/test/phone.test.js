@@ -372,6 +372,47 @@ test('shown again: each vain replacement doubles the wait, until one answers', a
   assert.equal(world.sockets.length, before + 1);
 });
 
+test('shown again: an answered ping ends the doubling, also that after the subscribes', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  fws.channel('news', () => {});
+  await world.pass(0);
+  world.socket.receive({ event: 'news', data: 'x'.repeat(4000000) });
+  world.socket.answer();
+  for (let loss = 0; loss < 7; loss++) { // each network takes the states, and goes silent
+    await world.pass(60000 + 34999);
+    const before = world.sockets.length;
+    await world.pass(1);
+    assert.equal(world.sockets.length, before + 1);
+    world.socket.ready();
+    await world.pass(0);
+    world.socket.answer();
+  }
+});
+
+test('shown again: no wait for a message is longer than 70 s', async () => {
+  const world = new World();
+  const fws = await world.connected();
+  fws.channel('big', () => {});
+  await world.pass(0);
+  for (const wait of [35000, 70000, 70000, 70000, 70000, 70000, 70000]) {
+    const before = world.sockets.length;
+    world.show();
+    await world.pass(wait - 1);
+    assert.equal(world.sockets.length, before);
+    await world.pass(1);
+    assert.equal(world.sockets.length, before + 1);
+    world.socket.ready();
+    await world.pass(0);
+  }
+  // Nobody shows the page: the ping waits for the state, and the answer no longer than before.
+  const before = world.sockets.length;
+  await world.pass(180000 + 69999);
+  assert.equal(world.sockets.length, before);
+  await world.pass(1);
+  assert.equal(world.sockets.length, before + 1);
+});
+
 test('a page suspended during a probe first reads what has arrived', async () => {
   const world = new World();
   await world.connected();
@@ -475,6 +516,19 @@ test('shown again during a dial: the dial goes on', async () => {
   world.page('pageshow'); // as every page does when it has loaded
   await world.pass(5000);
   assert.equal(world.sockets.length, 1);
+});
+
+test('back online during a dial: the next one comes soon', async () => {
+  const world = new World();
+  new world.FWS('http://host/socket', 'demo', 't');
+  await world.settle();
+  for (const ceiling of [500, 1000, 2000, 4000, 8000, 16000]) {
+    world.socket.drop();
+    await world.pass(ceiling);
+  }
+  world.page('online');
+  world.socket.drop(); // it was begun without a network
+  assert.deepEqual(world.timers(), [250]);
 });
 
 test('token: a returned string, a Promise or a callback', async () => {

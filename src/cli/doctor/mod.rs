@@ -67,6 +67,9 @@ or one that it signs with the key. That shows whether the clocks agree. With NAM
 and --wait 60 it also finds proxies that close idle connections; heartbeats come
 every 25 s. TLS needs the program openssl: without it https and wss are ?.
 
+It looks at no page. If everything is ok and a page still does not connect, look
+at its browser's console: does its Content-Security-Policy allow URL?
+
 Exit code 0: nothing wrong was found; 1: something was; 2: wrong usage.",
     flags: &[ORIGIN, TOKEN, KEY, WAIT, WS_UNIX, JSON, AT_DATA, AT_CONFIG],
     examples: &[

@@ -25,9 +25,11 @@ impl Url {
     /// What is wrong with it, worded to follow the URL.
     pub fn parse(text: &str) -> Result<Url, String> {
         let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(format!("has no scheme: write http://{text} or https://{text}"));
+            let rest = text.trim_start_matches('/');
+            return Err(format!("has no scheme: write http://{rest} or https://{rest}"));
         };
-        let is_tls = match scheme {
+        let scheme = scheme.to_ascii_lowercase();
+        let is_tls = match scheme.as_str() {
             "http" | "ws" => false,
             "https" | "wss" => true,
             _ => return Err("must begin with http, https, ws or wss".into()),
@@ -36,7 +38,13 @@ impl Url {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("has a character that must be written as %XX, or a name as xn--…".into());
         }
-        if text.contains(['?', '#', '@']) {
+        if let Some(at) = text.find(['?', '#']) {
+            let path = &text[..at];
+            return Err(format!(
+                "has a query or a fragment, which clients do not send: write {path}"
+            ));
+        }
+        if text.contains('@') {
             return Err("must be a scheme, a host, perhaps a port, and a path".into());
         }
         let usual = if is_tls { 443 } else { 80 };
@@ -118,6 +126,8 @@ mod tests {
             ("http://127.0.0.1:8080/socket", "http://127.0.0.1:8080/socket", "127.0.0.1:8080"),
             ("http://[::1]:81/", "http://[::1]:81", "[::1]:81"),
             ("https://[::1]/x", "https://[::1]/x", "[::1]"),
+            ("HTTPS://Example.org/Socket", "https://example.org/Socket", "example.org"),
+            ("WSS://a/socket/websocket", "https://a/socket", "a"),
         ] {
             let url = Url::parse(text).unwrap();
             assert_eq!((url.to_string().as_str(), url.host().as_str()), (shown, host));
@@ -143,7 +153,13 @@ mod tests {
             ("http://a/b\r\nX: y", "%XX"),
             ("http://ö.example", "xn--"),
             ("http://me:pw@a/", "a scheme, a host"),
-            ("http://a/?x", "a scheme, a host"),
+            ("//host/socket", "no scheme: write http://host/socket or https://host/socket"),
+            (
+                "http://a/?x",
+                "has a query or a fragment, which clients do not send: write http://a/",
+            ),
+            ("https://a/socket#x", "clients do not send: write https://a/socket"),
+            ("https://a?x", "clients do not send: write https://a"),
         ] {
             let error = Url::parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

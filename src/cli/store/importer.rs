@@ -2,16 +2,19 @@
 //! replaces the old one at the end, or not at all. Knows neither lines nor Redis.
 
 use std::hash::BuildHasher;
+use std::path::{Path, PathBuf};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 
 use super::line::Namespace;
 use super::{count, failed};
 use crate::cli::Stop;
+use crate::cli::output::tell;
 use crate::codec::json;
-use crate::config::Config;
+use crate::config::{Config, Secret};
 use crate::hub::{Key, Row, StateKey};
 use crate::journal::store::{Folder, Rewrite};
+use crate::keys;
 use crate::limits::Limits;
 use crate::time::{Now, UnixMillis};
 
@@ -79,6 +82,7 @@ struct Counts {
 /// An import in progress.
 pub(super) struct Importer {
     rewrite: Rewrite,
+    data: PathBuf,
     limits: Limits,
     now: Now,
     is_replacing: bool,
@@ -107,6 +111,7 @@ impl Importer {
         let (content, rewrite) = Rewrite::begin(folder, now).map_err(failed)?;
         let mut importer = Importer {
             rewrite,
+            data: config.data.clone(),
             limits: config.limits.clone(),
             now,
             is_replacing,
@@ -334,9 +339,13 @@ impl Importer {
         Err(format!("{what} is longer than {max} bytes (limit name_bytes)").into())
     }
 
-    /// Replaces the store. Returns a summary of what was imported.
+    /// Replaces the store, and the keys that are kept for the commands of this machine where the
+    /// store has others now. Returns a summary of what was imported.
     pub fn finish(mut self) -> Result<String, Stop> {
+        let mut stale = Vec::new();
         for Space { number, row, .. } in std::mem::take(&mut self.spaces) {
+            let key = row.key.as_deref().and_then(|key| newer_key(&self.data, &row.name, key));
+            stale.extend(key.map(|key| (row.name.clone(), key)));
             let moment = |until| self.rewrite.moment(until);
             let row = Row::Namespace {
                 name: row.name,
@@ -346,7 +355,12 @@ impl Importer {
             };
             self.rewrite.put(Key::Namespace { ns: number }, row).map_err(failed)?;
         }
+        // As soon as the store is in place a server may start, and another command change a key.
+        let wait = || tell("waits for another command that makes or ends a key");
+        let turn = (!stale.is_empty()).then(|| keys::lock(&self.data, wait));
         self.rewrite.finish().map_err(failed)?;
+        let renewed = stale.iter().filter(|(name, key)| keep_key(&self.data, name, key)).count();
+        drop(turn);
         let Counts { namespaces, grants, states, expired, nameless } = self.counts;
         let (namespaces, grants) = (count(namespaces, "namespace"), count(grants, "grant"));
         let mut text = format!("took in {namespaces}, {grants}, {}\n", count(states, "state"));
@@ -357,8 +371,29 @@ impl Importer {
             let rows = count(nameless, "row");
             text.push_str(&format!("left out {rows} of a user with an empty name\n"));
         }
+        if renewed > 0 {
+            let keys = count(renewed as u64, "key");
+            text.push_str(&format!("renewed {keys} in {}\n", self.data.join("keys").display()));
+        }
         Ok(text)
     }
+}
+
+/// Returns the key of a namespace if another one is kept for the commands of this machine.
+fn newer_key(data: &Path, name: &str, key: &str) -> Option<Secret> {
+    match keys::load(data, name) {
+        Ok(None) => None,
+        Ok(Some(kept)) if kept.matches(key) => None,
+        Ok(Some(_)) | Err(_) => Secret::new(key).ok(),
+    }
+}
+
+fn keep_key(data: &Path, name: &str, key: &Secret) -> bool {
+    let kept = keys::store(data, name, key);
+    if let Err(e) = &kept {
+        tell(&format!("warning: the key of {name:?} that is kept for commands is an old one: {e}"));
+    }
+    kept.is_ok()
 }
 
 /// The number of the row's namespace.

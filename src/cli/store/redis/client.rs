@@ -196,6 +196,10 @@ fn state(
             left.out(key, Why::NoNamespace, "there is no such namespace");
             return Ok(());
         }
+        Meaning::Nameless => {
+            left.out(key, Why::Unusable, "the name of its channel is empty");
+            return Ok(());
+        }
         Meaning::Ambiguous(text) => {
             left.out(key, Why::Ambiguous, &text);
             return Ok(());

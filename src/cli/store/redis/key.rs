@@ -21,6 +21,8 @@ pub(super) enum Meaning<'a> {
     State { namespace: &'a str, user: Option<&'a str>, channel: &'a str },
     /// No such namespace exists.
     Orphan,
+    /// The namespace exists, and the channel has no name, which no client can ask for.
+    Nameless,
     /// More than one reading is possible: which, in words.
     Ambiguous(String),
 }
@@ -33,7 +35,10 @@ pub(super) fn meaning<'a>(
 ) -> Meaning<'a> {
     let mut homes = splits(rest).filter(|(namespace, _)| namespaces.contains(*namespace));
     match (homes.next(), homes.next()) {
-        (None, _) => Meaning::Orphan,
+        (None, _) => match rest.strip_suffix(':') {
+            Some(namespace) if namespaces.contains(namespace) => Meaning::Nameless,
+            _ => Meaning::Orphan,
+        },
         (Some((one, _)), Some((two, _))) => {
             Meaning::Ambiguous(format!("it may be of namespace {one:?} or {two:?}"))
         }
@@ -75,6 +80,7 @@ mod tests {
                 format!("{namespace}|{}|{channel}", user.unwrap_or("-"))
             }
             Meaning::Orphan => "orphan".into(),
+            Meaning::Nameless => "nameless".into(),
             Meaning::Ambiguous(_) => "?".into(),
         };
         for (rest, unknown, channel, user) in [
@@ -95,7 +101,8 @@ mod tests {
             ("a:b:@c", "?", "?", "?"),
             ("nope:x", "orphan", "orphan", "orphan"),
             ("shop", "orphan", "orphan", "orphan"),
-            ("shop:", "orphan", "orphan", "orphan"),
+            ("shop:", "nameless", "nameless", "nameless"),
+            ("nope:", "orphan", "orphan", "orphan"),
             ("", "orphan", "orphan", "orphan"),
         ] {
             assert_eq!(meaning_of(rest, Colon::Unknown), unknown, "{rest}");

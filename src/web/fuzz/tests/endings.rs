@@ -52,3 +52,36 @@ fn a_session_evicted_for_its_waiting_messages_closes_as_full() {
     assert_eq!(world.door.web.http_sessions_closed()[CloseReason::Full as usize], 1);
     world.end();
 }
+
+/// As of clients behind a proxy that keeps no connection open: each request has its own.
+#[test]
+fn sessions_whose_requests_each_have_a_connection_leave_nothing() {
+    let mut world = World::new();
+    for number in 0..20_000_u32 {
+        let [_, high, low, _] = (number % 1000).to_be_bytes();
+        let mut ask = |request: &str, body: &str, expected: &str| {
+            // The slot is free again, and so is its place in the network.
+            world.net.peers.clear();
+            let conn = world.connect(Address::Ip([10, high, low, 1].into()));
+            let length = body.len();
+            let head = format!("POST /socket/0/{number}/{request} HTTP/1.1\r\nHost: a\r\n");
+            let head = format!("{head}Connection: close\r\nContent-Length: {length}\r\n\r\n");
+            world.give(conn, (head + body).as_bytes());
+            let peer = &world.net.peers[conn.index()];
+            let output = String::from_utf8_lossy(&peer.output);
+            assert!(output.ends_with(expected) && !peer.is_open, "{number}: {output}");
+        };
+        ask("xhr", "", "\r\n\r\no\n");
+        ask("xhr_send", "[\"x\"]", "\r\n\r\n");
+        ask("xhr", "", "a[\"x\"]\n");
+        // At most five wait for a receiver that does not come.
+        world.net.now = world.net.now.plus(1000);
+    }
+    assert!(world.door.web.sessions.len() > 1);
+    world.net.now = world.net.now.plus(10_000);
+    while world.turn() || world.door.due(&world.net).is_some_and(|at| at <= world.net.now) {}
+    world.door.web.check_invariants();
+    world.door.web.check_drained();
+    let parted = world.door.web.http_sessions_closed();
+    assert_eq!(parted[CloseReason::PeerLost as usize], 20_000, "{parted:?}");
+}

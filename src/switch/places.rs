@@ -73,8 +73,8 @@ impl Switch {
         }
         let limit = self.limits.control_connections;
         let max = authenticated_max(limit).min(limit);
-        // While there are more, those that are busy may become idle, and others authenticate.
-        self.may_be_too_many = self.connections.controllers() > max && self.drain.is_none();
+        // While there are more, those that are busy may become idle.
+        self.may_be_too_many = self.authenticated() > max && self.drain.is_none();
         if !self.may_be_too_many {
             return;
         }

@@ -11,8 +11,9 @@
 //! What is met, and what happens:
 //!
 //! - A commit that is not durable: the header is in the file, and perhaps not all of its pages. Its
-//!   batch is above that in the seal, or a page fails. Then the commit before it is taken, whose
-//!   pages stay as they are until then.
+//!   batch is not in the seal, or a page fails. Then the one before it is taken, whose pages stay
+//!   as they are until then. It counts once the seal has changed: if that cannot be written, the
+//!   last commit may be durable and acknowledged.
 //! - A header that is being written: the slot that changes fails its checksum.
 //! - The file grows, shrinks, or is replaced by another: it is opened anew for each attempt, and
 //!   pages are known by their checksums.
@@ -33,6 +34,7 @@ use super::tables::Tables;
 /// take less than a millisecond, or a pause.
 const ATTEMPTS: u32 = 1000;
 const PAUSES: u32 = 250;
+const UNSEALED: &str = "store.seal does not say that its last batch is durable";
 const FAST: &str = "it changes faster than it can be read";
 /// What fails so many times in a row, with a pause before each, is damage.
 const STRIKES: u32 = 5;
@@ -60,8 +62,8 @@ enum Miss {
     Wrong(Damage),
 }
 
-/// Takes a snapshot of what is durable now: of no batch before the last one that the seal names at
-/// the beginning, and of none that the seal does not name at the end.
+/// Takes a snapshot of what is durable now: of a batch that the seal names, and none before the one
+/// that it names at the beginning.
 ///
 /// `open` opens the file, and `seal` reads the seal; `scratch` is an empty file for a copy of the
 /// pages, which the content is then read from. `pause` waits for some milliseconds.
@@ -75,13 +77,15 @@ pub fn snapshot<B: StorageBackend>(
     pause: impl Fn(),
 ) -> Result<Content, NoSnapshot> {
     let (known, missed, roots) = (HashMap::new(), HashSet::new(), Vec::new());
-    let mut copy = Copy { scratch, known, missed, roots, is_still: false };
+    let (is_still, is_last, sealed) = (false, true, SealState::Nothing);
+    let mut copy = Copy { scratch, known, missed, roots, is_still, is_last, sealed };
     let (mut stuck, mut strikes, mut wrongs) = (HashSet::new(), 0, 0);
     let (mut pauses, mut why) = (0, "");
     for _ in 0..ATTEMPTS {
         let is_fresh = copy.known.is_empty();
         match copy.attempt(&open, &seal)? {
-            Ok(content) => return Ok(content),
+            Ok(content) if copy.is_last => return Ok(content),
+            Ok(content) => return copy.settled(&open, &seal, &pause).map(|()| content),
             Err(Miss::Pages) => {
                 why = FAST;
                 stuck.retain(|page| copy.missed.contains(page));
@@ -124,6 +128,10 @@ struct Copy<S> {
     /// The commits in the header, and whether they are those of the attempt before.
     roots: Vec<Option<PageRef>>,
     is_still: bool,
+    /// Whether the last of them was tried last.
+    is_last: bool,
+    /// The seal before the header was read.
+    sealed: SealState,
 }
 
 impl<S: StorageBackend + Clone> Copy<S> {
@@ -133,7 +141,7 @@ impl<S: StorageBackend + Clone> Copy<S> {
         open: impl Fn() -> io::Result<B>,
         seal: impl Fn() -> io::Result<SealState>,
     ) -> Result<Result<Content, Miss>, NoSnapshot> {
-        let before = seal().map_err(NoSnapshot::Unread)?;
+        self.sealed = seal().map_err(NoSnapshot::Unread)?;
         let file = open().map_err(NoSnapshot::Unread)?;
         let file = Pages::verified(file).map_err(NoSnapshot::Damaged)?;
         let roots = file.roots().map_err(NoSnapshot::Damaged)?;
@@ -141,8 +149,9 @@ impl<S: StorageBackend + Clone> Copy<S> {
         self.roots.clone_from(&roots);
         self.missed.clear();
         let mut miss = None;
-        for root in &roots {
-            let why = match self.commit(&file, *root, &before, &seal)? {
+        for (place, root) in roots.iter().enumerate() {
+            self.is_last = place == 0;
+            let why = match self.commit(&file, *root, &seal)? {
                 Ok(content) => return Ok(Ok(content)),
                 Err(why) => why,
             };
@@ -161,7 +170,6 @@ impl<S: StorageBackend + Clone> Copy<S> {
         &mut self,
         file: &Pages,
         root: Option<PageRef>,
-        before: &SealState,
         seal: impl Fn() -> io::Result<SealState>,
     ) -> Result<Result<Content, Miss>, NoSnapshot> {
         if !self.tree(file, root, None)? {
@@ -179,7 +187,7 @@ impl<S: StorageBackend + Clone> Copy<S> {
             Err(damage) => return Ok(Err(Miss::Wrong(damage))),
         };
         let is_durable = match tables.meta() {
-            Ok(meta) => is_durable(&meta, before, &seal().map_err(NoSnapshot::Unread)?),
+            Ok(meta) => is_durable(&meta, &self.sealed, &seal().map_err(NoSnapshot::Unread)?),
             Err(damage) => Err(Miss::Wrong(damage)),
         };
         if let Err(miss) = is_durable {
@@ -192,6 +200,26 @@ impl<S: StorageBackend + Clone> Copy<S> {
         }
         let content = self.tables(root).and_then(Content::of);
         Ok(content.map_err(Miss::Wrong))
+    }
+
+    /// Waits until it is known why the last commit was passed over: it was not durable yet, or is
+    /// taken back. Else the seal could not be written, and the last commit is what counts.
+    fn settled<B: StorageBackend>(
+        &self,
+        open: impl Fn() -> io::Result<B>,
+        seal: impl Fn() -> io::Result<SealState>,
+        pause: impl Fn(),
+    ) -> Result<(), NoSnapshot> {
+        for _ in 0..PAUSES {
+            let file = open().map_err(NoSnapshot::Unread)?;
+            let roots = Pages::verified(file).and_then(|file| file.roots());
+            let is_back = roots.map_err(NoSnapshot::Damaged)?.first() == self.roots.get(1);
+            if is_back || seal().map_err(NoSnapshot::Unread)? != self.sealed {
+                return Ok(());
+            }
+            pause();
+        }
+        Err(NoSnapshot::Busy(UNSEALED))
     }
 
     /// Opens what has been copied of a commit.
@@ -260,13 +288,14 @@ fn is_durable(meta: &StoreMeta, before: &SealState, now: &SealState) -> Result<(
     if meta.key != now.key {
         return Err(Miss::Wrong(damage("its seal belongs to another store")));
     }
-    if meta.batch > now.batch {
-        return Err(Miss::Unsealed("store.seal does not say that its last batch is durable"));
+    // A batch that was refused is never named, but one after it is.
+    if meta.batch == before.batch || meta.batch == now.batch {
+        return Ok(());
     }
     if meta.batch < before.batch {
         let (batch, known) = (meta.batch, before.batch);
         let text = format!("it ends with batch {batch}, and batch {known} was durable");
         return Err(Miss::Wrong(Damage(text)));
     }
-    Ok(())
+    Err(Miss::Unsealed(UNSEALED))
 }

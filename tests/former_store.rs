@@ -9,7 +9,9 @@ use std::os::unix::fs::DirBuilderExt;
 
 use common::server::{Dir, Options, Server};
 use fws::hub::{Hub, Key, Row, StateKey};
-use fws::journal::store::{Content, FORMAT, Home, Lost, Opened, Salvage, Seal, SealState};
+use fws::journal::store::{
+    Content, FORMAT, Home, Lost, Opened, Salvage, Seal, SealState, snapshot,
+};
 use fws::limits::{Limits, SyncPolicy};
 use fws::sim::disk::{SimFile, SimFolder};
 use fws::time::{Millis, Now, UnixMillis};
@@ -161,6 +163,18 @@ fn a_start_converts_all_rows_to_the_current_format() {
         assert_eq!(content.counts, [2, grants as u64, states as u64]);
         assert_eq!((content.meta.term, content.meta.batch), (4, 9));
         assert_eq!(content.meta.key, KEY, "the seal still knows it");
+    }
+}
+
+#[test]
+fn a_snapshot_has_all_rows_too() {
+    for is_clean in [true, false] {
+        let file = SimFile::new(former(is_clean));
+        let batch = Content::read(file.clone()).unwrap().meta.batch;
+        let seal = || Ok(SealState::Seal(Seal { key: KEY, batch }));
+        let taken = snapshot(|| Ok(file.clone()), seal, SimFile::default(), || ());
+        let content = taken.unwrap_or_else(|why| panic!("{why:?}"));
+        assert_eq!((content.format(), rows_in(&content)), (1, rows()), "clean: {is_clean}");
     }
 }
 

@@ -197,6 +197,8 @@ fn whole_server() {
         (met(|met| met.failures), "failures of the store"),
         (met(|met| met.recoveries), "recoveries of it"),
         (met(|met| met.hangs), "disks that hang"),
+        (met(|met| met.snapshots), "snapshots beside a server"),
+        (met(|met| met.no_snapshots), "snapshots given up"),
     ] {
         assert!(count > runs / 4, "{count} {what} in {runs} runs are few");
     }

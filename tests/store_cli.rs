@@ -108,10 +108,12 @@ fn an_older_store_is_distinguished_from_the_latest() {
 }
 
 #[test]
-fn a_folder_in_use_is_left_alone() {
+fn a_folder_in_use_is_only_read() {
     let server = Server::new();
     let data = server.dir().file("data");
-    for words in [&["check"][..], &["export"], &["export", "--damaged"], &["import"]] {
+    assert_eq!(number(&good(store(&["check"], &data)), "term"), 1);
+    assert!(good(store(&["export"], &data)).ends_with(&format!("{END}\n")));
+    for words in [&["export", "--damaged"][..], &["import"]] {
         let line = bad(store(words, &data), 1);
         let start = format!("the data folder {} is in use by process ", data.display());
         assert!(line.starts_with(&start) && line.contains(" (control="), "{line}");

@@ -72,7 +72,7 @@ fn a_recreated_data_folder_is_locked_again() {
     // The new folder is locked as the former one was, so that no other process can use it.
     let holder = format!("is in use by process {}", server.pid().as_raw_nonzero());
     for command in
-        [&["serve", "--ws", "127.0.0.1:0", "--control", "127.0.0.1:0"][..], &["store", "check"]]
+        [&["serve", "--ws", "127.0.0.1:0", "--control", "127.0.0.1:0"][..], &["store", "import"]]
     {
         let mut other = Command::new(Options::default().command(&Dir::new()).get_program());
         other.args(command).arg("--data").arg(&folder).env("FWS_SECRETKEY", SERVER_KEY);

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use super::Prng;
-use super::disk::{Failure, SimFolder};
+use super::disk::{Failure, SimFile, SimFolder};
 use crate::hub::Hub;
 use crate::journal::Journal;
-use crate::journal::store::{OpenError, Opened, Stepper};
+use crate::journal::store::{Content, Home, NoSnapshot, OpenError, Opened, Stepper, snapshot};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -108,6 +108,10 @@ pub struct Misfortunes {
     pub hangs: u64,
     /// Batches written.
     pub batches: u64,
+    /// Snapshots taken beside servers at their last moment, and those that could not be.
+    pub snapshots: u64,
+    /// See [`Misfortunes::snapshots`].
+    pub no_snapshots: u64,
 }
 
 /// The server's store, over a faulty disk.
@@ -123,6 +127,8 @@ pub(super) struct FaultyStore {
     mends_at: Option<Millis>,
     /// The number of the last batch that the world was told of.
     told: u64,
+    /// What a command that read the store at the server's last moment has found.
+    pub beside: Option<Content>,
     pub met: Misfortunes,
 }
 
@@ -137,6 +143,7 @@ impl FaultyStore {
             hangs_until: Millis(0),
             mends_at: None,
             told: 0,
+            beside: None,
             met: Misfortunes::default(),
         }
     }
@@ -264,12 +271,28 @@ impl FaultyStore {
                 self.met.halves += u64::from(self.folder.is_halted());
             }
             let is_intact = !self.folder.take_lost_header();
+            self.read_beside();
             self.cut(prng, how);
             return is_intact;
         }
         self.met.stops += 1;
         self.folder = self.folder.killed();
         true
+    }
+
+    /// Takes a snapshot beside the server, in the middle of its last call.
+    fn read_beside(&mut self) {
+        let folder = &self.folder;
+        let taken = snapshot(|| folder.read(), || folder.seal_state(), SimFile::default(), || ());
+        match taken {
+            Ok(content) => {
+                self.met.snapshots += 1;
+                self.beside = Some(content);
+            }
+            // In the middle of a batch, or the seal could not be written: nothing moves any more.
+            Err(NoSnapshot::Busy(_)) => self.met.no_snapshots += 1,
+            Err(why) => panic!("no snapshot: {why:?}"),
+        }
     }
 
     /// Leaves to the next server what is on the disk now.

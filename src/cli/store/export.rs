@@ -3,14 +3,13 @@
 use hashbrown::HashMap;
 
 use super::line::{Line, Namespace};
+use super::source::Source;
 use super::{count, failed, holder, now, unopened};
 use crate::cli::flags::{CONFIG, DATA, Flag};
 use crate::cli::output::{Output, tell};
 use crate::cli::{Call, Command, Stop};
 use crate::hub::{Key, Row};
-use crate::journal::store::{
-    DAMAGED_ADVICE, Folder, Home, Lost, Opened, Salvage, SealState, StoreMeta,
-};
+use crate::journal::store::{Folder, Home, Lost, Salvage, SealState, StoreMeta};
 use crate::time::Now;
 
 const DAMAGED: Flag =
@@ -27,12 +26,15 @@ states, and a last line that says that this is all. `fws store import` reads it.
 States that have expired are left out; `expires` is a date in milliseconds since
 1970, and `data` is JSON, digit for digit as it was set.
 
+If a server runs, it goes on: what is written is what was durable at one moment
+after the start of this command. The store is copied for that, in the folder that
+TMPDIR names, or /var/tmp.
+
 THE OUTPUT CONTAINS THE KEYS of all namespaces: keep it as safe as those.
 
 With --damaged: every row of a damaged store that is still as it was written;
 standard error says how many are not. The contents of a namespace whose own row
 is lost come in a namespace without a key, `lost-NUMBER`, to be renamed by hand.
-
 No server may use the folder meanwhile.",
     flags: &[DAMAGED, DATA, CONFIG],
     examples: &[
@@ -51,21 +53,16 @@ fn run(call: &Call) -> Result<(), Stop> {
         _ => return Err(call.misused()),
     };
     let (config, now) = (call.config()?, now());
-    let folder = Folder::take_existing(&config.data, &holder(call, now));
-    let folder = folder.map_err(|e| unopened(call, &config.data, e))?;
     if call.flag(DAMAGED.name).is_some() {
+        let folder = Folder::take_existing(&config.data, &holder(call, now));
+        let folder = folder.map_err(|e| unopened(call, &config.data, e))?;
         return salvage(&folder, file, now);
     }
-    let path = folder.store_path();
-    let damaged = |damage| {
-        let path = path.display();
-        Stop::Failed(format!("the store {path} is damaged: {damage}. {DAMAGED_ADVICE}"))
-    };
-    let opened =
-        Opened::look(folder).map_err(|e| unopened(call, &config.data, e))?.map_err(damaged)?;
-    let content = opened.content();
+    let source = Source::open(call, &config.data, now)?;
+    let content = source.content();
     let mut writer = Writer::start(&content.meta, file, now)?;
-    content.each(&mut |key, row| writer.row(key, row)).map_err(damaged)?;
+    let read = content.each(&mut |key, row| writer.row(key, row));
+    read.map_err(|damage| source.damaged(&damage))?;
     writer.finish()
 }
 

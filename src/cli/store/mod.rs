@@ -1,5 +1,5 @@
-//! `fws store`: works on the store of a data folder while no server uses it. The commands read and
-//! write the files themselves, and never contact a server.
+//! `fws store`: works on the store of a data folder. The commands read and write the files
+//! themselves, and never contact a server. Only `check` and `export` work while one runs.
 
 mod check;
 mod export;
@@ -7,6 +7,7 @@ mod import;
 mod importer;
 mod line;
 mod redis;
+mod source;
 
 use std::path::Path;
 
@@ -25,8 +26,8 @@ pub(super) const COMMAND: Command = Command {
     usage: &["check [OPTION…]", "export [FILE] …", "import [FILE] …", "import-redis URL …"],
     about: "\
 What is registered, granted and set is kept in one file of the data folder.
-These commands read and write it while no server uses it. `fws help store check`
-explains one of them.",
+`check` and `export` read it, whether a server runs or not; the others write it
+while no server uses it. `fws help store check` explains one of them.",
     flags: &[DATA, CONFIG],
     examples: &[
         ("fws store check --data /var/lib/fws", "is it intact?"),

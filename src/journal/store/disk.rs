@@ -4,9 +4,10 @@
 //! without changing a byte of it.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Error, ErrorKind};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
@@ -53,14 +54,28 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A file as a redb backend.
-#[derive(Debug)]
+/// A file as a redb backend. Clones are the same file.
+#[derive(Clone, Debug)]
 pub struct Disk(Arc<File>);
 
 impl Disk {
     /// Wraps a file that is open for reading and writing.
     pub fn new(file: impl Into<Arc<File>>) -> Disk {
         Disk(file.into())
+    }
+
+    /// Creates a file without a name in this folder, which is gone when it is closed.
+    ///
+    /// # Errors
+    /// File system errors.
+    pub fn unnamed(folder: &Path) -> io::Result<Disk> {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).map_err(|e| Error::other(format!("no random numbers: {e}")))?;
+        let path = folder.join(format!(".fws-{:016x}", u64::from_le_bytes(bytes)));
+        let mut how = OpenOptions::new();
+        let file = how.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(Disk::new(file))
     }
 }
 

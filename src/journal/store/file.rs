@@ -82,8 +82,8 @@ impl Batch {
     }
 }
 
-/// The verified content of a file: redb has checked every page, and here every row's tag and the
-/// references between rows are checked. The file is not modified.
+/// The verified content of a file: every page has been checked, by redb, or for a snapshot by our
+/// reader; and so have every row's tag and the references between rows. The file is not modified.
 pub struct Content {
     tables: Tables,
     sealer: Sealer,
@@ -115,7 +115,14 @@ impl Content {
             drop(db);
             Ok(())
         })?;
-        let tables = Tables::open(overlay, false)?;
+        Content::of(Tables::open(overlay, false)?)
+    }
+
+    /// Verifies every row of tables whose pages are verified.
+    ///
+    /// # Errors
+    /// [`Damage`]
+    pub(super) fn of(tables: Tables) -> Result<Content, Damage> {
         let meta = tables.meta()?;
         let sealer = Sealer::new(&meta.key);
         let mut content = Content { tables, sealer, meta, counts: [0; 3], bytes: 0 };

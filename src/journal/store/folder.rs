@@ -359,8 +359,7 @@ impl Medium for Folder {
 
 impl Home for Folder {
     fn read(&self) -> io::Result<Disk> {
-        let path = self.store_path();
-        File::open(&path).map(Disk::new).map_err(|e| at(&path, e))
+        Beside(self.path.clone()).read()
     }
 
     fn has_store(&self) -> io::Result<bool> {
@@ -398,6 +397,40 @@ impl Home for Folder {
 
     fn seal_path(&self) -> PathBuf {
         self.path.join(SEAL)
+    }
+}
+
+/// A data folder that another process has locked: what may be read beside it.
+#[derive(Clone, Debug)]
+pub struct Beside(pub PathBuf);
+
+impl Beside {
+    /// Opens the store, which may change at any time.
+    ///
+    /// # Errors
+    /// File system errors.
+    pub fn read(&self) -> io::Result<Disk> {
+        let path = self.store_path();
+        File::open(&path).map(Disk::new).map_err(|e| at(&path, e))
+    }
+
+    /// Reads the seal as it is now.
+    ///
+    /// # Errors
+    /// File system errors.
+    pub fn seal_state(&self) -> io::Result<SealState> {
+        let (path, mut bytes) = (self.0.join(SEAL), Vec::new());
+        let opened = File::open(&path);
+        match opened.and_then(|seal| seal.take(2 * SEAL_COPY_BYTES).read_to_end(&mut bytes)) {
+            Ok(_) => Ok(SealState::in_file(&bytes)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(SealState::Nothing),
+            Err(e) => Err(at(&path, e)),
+        }
+    }
+
+    /// Returns the path of the store.
+    pub fn store_path(&self) -> PathBuf {
+        self.0.join(STORE)
     }
 }
 

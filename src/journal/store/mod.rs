@@ -14,12 +14,10 @@
 //! | `worker` | the thread that does the disk I/O |
 //! | `file` | one redb file: reading all of it, writing batches |
 //! | `format`, `tables`, `pages` | keys, values, tags; the rows of a file; its trees without redb |
-//! | `disk` | storage backends between redb and the disk |
-//! | `flight` | changed rows, and the batch in flight |
-//! | `send` | what is sent to the worker: batches of changed rows, or parts of a full rewrite |
-//! | `health` | whether the disk can be written, and what is logged about it |
+//! | `disk`, `health` | backends between redb and the disk; whether it can be written |
+//! | `flight`, `send` | changed rows, and the batch in flight; what is sent to the worker |
 //! | `folder` | names, lock and seal of the data folder |
-//! | `salvage` | reading what is left of a damaged file |
+//! | `salvage`, `snapshot` | reading a damaged file, and one that a server writes to meanwhile |
 //! | `rewrite` | replacing the store by a new one while no server runs |
 
 mod disk;
@@ -33,6 +31,7 @@ mod pages;
 mod rewrite;
 mod salvage;
 mod send;
+mod snapshot;
 mod tables;
 mod worker;
 
@@ -51,11 +50,12 @@ use worker::{Job, Report, Worker, WorkerHandle};
 
 pub use disk::{Discard, Disk, Fault, Guard, Overlay, Watch};
 pub use file::{Batch, Content, Damage, Opening, StoreMeta, Writer};
-pub use folder::{Folder, Home, Medium, Seal, SealState};
+pub use folder::{Beside, Folder, Home, Medium, Seal, SealState};
 pub use format::FORMAT;
 pub use open::{DAMAGED_ADVICE, OpenError, Opened};
 pub use rewrite::Rewrite;
 pub use salvage::{Lost, Salvage};
+pub use snapshot::{NoSnapshot, snapshot};
 pub use worker::{Stepper, Wake};
 
 /// Expired states are deleted from the disk with the next batch, or after this long.

@@ -1,17 +1,22 @@
-//! Reads the B-trees of a redb file without redb and without trusting them: for damaged files, and
-//! for files with tables of an older format. It never reads outside the file, never visits a page
-//! at two places of a tree, and ignores pages that do not belong to a tree. Changes nothing, and
-//! knows nothing of rows.
+//! Reads the B-trees of a redb file without redb and without trusting them: for damaged files, for
+//! files with tables of an older format, and for a file that a server writes to meanwhile. It never
+//! reads outside the file, never visits a page at two places of a tree, and ignores pages that do
+//! not belong to a tree. Changes nothing, and knows nothing of rows.
 //!
-//! The page layout is in `docs/design.md` of redb. Page checksums are not verified: each row has a
-//! tag of its own.
+//! The page layout is in `docs/design.md` of redb. The checksum of a page, which is in the page
+//! above it, is verified where pages may be of different moments. In a damaged file it is not: each
+//! row has a tag of its own, so one bit need not lose a page of them.
+
+mod xxh3;
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use hashbrown::HashSet;
 use redb::StorageBackend;
 
 use super::file::{Damage, damage};
+use xxh3::{SUM_BYTES, sum};
 
 /// The smallest page size; the header takes one such page.
 const PAGE_BYTES: u64 = 4096;
@@ -25,19 +30,21 @@ const REGION_BYTES: u64 = PAGE_BYTES << PLACE_BITS;
 const FLAGS_AT: usize = 9;
 /// Offsets of the two commit slots in the header.
 const COMMITS_AT: [usize; 2] = [64, 192];
-/// Within a slot: whether the commit has tables, and the page number of their tree's root.
+/// Within a slot: whether the commit has tables, the reference to their tree's root, the number of
+/// the transaction, and the checksum of all before it.
 const HAS_ROOT_AT: usize = 1;
 const ROOT_AT: usize = 8;
+const TRANSACTION_AT: usize = 104;
+const SLOT_SUM_AT: usize = 112;
 /// The same within an entry of the tree of tables.
 const TABLE_HAS_ROOT_AT: usize = 9;
 const TABLE_ROOT_AT: usize = 10;
 /// First byte of a leaf page and of a branch page.
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
-/// Bytes before the first field of each, and of a checksum.
+/// Bytes before the first field of each.
 const LEAF_HEAD: usize = 4;
 const BRANCH_HEAD: usize = 8;
-const SUM_BYTES: usize = 16;
 /// Deeper than any tree that fits on a disk.
 const DEPTH_MAX: usize = 24;
 
@@ -58,33 +65,81 @@ impl Shape {
 /// Called with each key and its value; `None` for an entry that cannot be decoded.
 pub type Visit<'v> = dyn FnMut(Option<(&[u8], &[u8])>) + 'v;
 
-/// A redb file.
+/// The checksum of a page.
+pub type Sum = [u8; SUM_BYTES];
+
+/// A page, as the page above it refers to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PageRef {
+    /// Its number, which says where it is and how long.
+    pub number: u64,
+    /// The checksum of its content.
+    pub sum: Sum,
+}
+
+/// A redb file. Clones read the same one.
+#[derive(Clone)]
 pub struct Pages {
-    backend: Box<dyn StorageBackend>,
+    backend: Arc<dyn StorageBackend>,
     len: u64,
+    /// Whether a page is an error if its checksum is not that of its reference.
+    is_verified: bool,
 }
 
 impl Pages {
-    /// Opens a file that nobody writes to.
+    /// Opens a file that nobody writes to. Checksums are not verified.
     ///
     /// # Errors
     /// If its length cannot be read.
     pub fn new(backend: impl StorageBackend) -> Result<Pages, Damage> {
         let len = backend.len().map_err(damage)?;
-        Ok(Pages { backend: Box::new(backend), len })
+        Ok(Pages { backend: Arc::new(backend), len, is_verified: false })
     }
 
-    /// Returns the tables of the last commit, or of the one before, by name, each with the page
-    /// number of its root unless it is empty.
+    /// Opens a file whose pages may be of different moments, and verifies checksums.
     ///
     /// # Errors
-    /// [`Damage`], if no table can be read.
-    pub fn tables(&self, is_other: bool) -> Result<Vec<(String, Option<u64>)>, Damage> {
+    /// If its length cannot be read.
+    pub fn verified(backend: impl StorageBackend) -> Result<Pages, Damage> {
+        Ok(Pages { is_verified: true, ..Pages::new(backend)? })
+    }
+
+    /// Returns the root of the tree of tables in the last commit, or in the one before; `None` if
+    /// it has no tables.
+    ///
+    /// # Errors
+    /// [`Damage`], if the header cannot be read.
+    pub fn root(&self, is_other: bool) -> Result<Option<PageRef>, Damage> {
         let header = self.bytes(0, PAGE_BYTES)?;
         let broken = || damage("the header is not whole");
         let flags = header.get(FLAGS_AT).ok_or_else(broken)?;
         let commit = COMMITS_AT[usize::from((flags & 1 == 1) != is_other)];
-        let root = root(&header, commit + HAS_ROOT_AT, commit + ROOT_AT).ok_or_else(broken)?;
+        root(&header, commit + HAS_ROOT_AT, commit + ROOT_AT).ok_or_else(broken)
+    }
+
+    /// Returns the roots of both commits in the header, the later one first, except for those that
+    /// are not as they were written.
+    ///
+    /// # Errors
+    /// [`Damage`], if the header cannot be read.
+    pub fn roots(&self) -> Result<Vec<Option<PageRef>>, Damage> {
+        let header = self.bytes(0, PAGE_BYTES)?;
+        let commits = COMMITS_AT.iter().filter_map(|at| {
+            let slot = header.get(*at..)?;
+            let is_whole = sum(slot.get(..SLOT_SUM_AT)?)? == *slot[SLOT_SUM_AT..].first_chunk()?;
+            let commit = (u64_at(slot, TRANSACTION_AT)?, root(slot, HAS_ROOT_AT, ROOT_AT)?);
+            is_whole.then_some(commit)
+        });
+        let mut commits: Vec<_> = commits.collect();
+        commits.sort_by_key(|(transaction, _)| std::cmp::Reverse(*transaction));
+        Ok(commits.into_iter().map(|(_, root)| root).collect())
+    }
+
+    /// Returns the tables in a tree of tables by name, each with its root unless it is empty.
+    ///
+    /// # Errors
+    /// [`Damage`], if no table can be read.
+    pub fn tables(&self, root: Option<PageRef>) -> Result<Vec<(String, Option<PageRef>)>, Damage> {
         let mut tables = Vec::new();
         let mut gap = None;
         if let Some(root) = root {
@@ -101,20 +156,29 @@ impl Pages {
     }
 
     /// Visits everything readable in a tree, in order. Returns the first error, if there was one.
-    pub fn walk(&self, root: u64, shape: Shape, visit: &mut Visit<'_>) -> Option<Damage> {
+    pub fn walk(&self, root: PageRef, shape: Shape, visit: &mut Visit<'_>) -> Option<Damage> {
         let mut walk =
             Walk { pages: self, shape, visit, taken: HashSet::new(), last: None, gap: None };
         walk.page(root, None, None, 0);
         walk.gap
     }
 
-    /// Reads a page. Returns an error without reading if it does not lie in the file.
-    fn page(&self, number: u64) -> Result<Vec<u8>, Damage> {
-        let size = number >> SIZE_SHIFT;
-        let bytes = PAGE_BYTES << size;
-        let place = number & (((1 << PLACE_BITS) - 1) >> size);
-        let region = (number >> PLACE_BITS) & ((1 << PLACE_BITS) - 1);
-        self.bytes(PAGE_BYTES + region * REGION_BYTES + place * bytes, bytes)
+    /// Reads a page of a tree whose keys have this length, if it is fixed. Returns an error without
+    /// reading if the page does not lie in the file.
+    ///
+    /// # Errors
+    /// [`Damage`]
+    pub fn page(&self, page: PageRef, key_bytes: Option<usize>) -> Result<Vec<u8>, Damage> {
+        let (at, bytes) = place(page.number);
+        let content = self.bytes(at, bytes)?;
+        let is_right = || {
+            let used = used_bytes(&content, key_bytes).and_then(|used| content.get(..used));
+            used.and_then(sum) == Some(page.sum)
+        };
+        if self.is_verified && !is_right() {
+            return Err(damage("a page does not have the checksum in the page above it"));
+        }
+        Ok(content)
     }
 
     fn bytes(&self, from: u64, bytes: u64) -> Result<Vec<u8>, Damage> {
@@ -149,27 +213,23 @@ impl Walk<'_, '_> {
     }
 
     /// Visits a page and everything below it; its keys must lie above `low` and not above `high`.
-    fn page(&mut self, number: u64, low: Option<&[u8]>, high: Option<&[u8]>, depth: usize) {
+    fn page(&mut self, page: PageRef, low: Option<&[u8]>, high: Option<&[u8]>, depth: usize) {
+        let number = page.number;
         if self.taken.contains(&number) || depth > DEPTH_MAX {
             return self.miss(damage("a page leads back to another one"));
         }
-        let page = match self.pages.page(number) {
+        let page = match self.pages.page(page, self.shape.key_bytes) {
             Ok(page) => page,
             Err(error) => return self.miss(error),
         };
         let is_read = match page.first() {
             Some(&LEAF) => self.leaf(&page, number, low, high),
-            Some(&BRANCH) => match children(&page, self.shape.key_bytes) {
-                Some(children) => {
-                    // Free the page before descending.
-                    drop(page);
-                    self.taken.insert(number);
-                    self.children(children, low, high, depth);
-                    Some(())
-                }
-                None => None,
-            },
-            _ => None,
+            _ => children(&page, self.shape.key_bytes).map(|children| {
+                // Free the page before descending.
+                drop(page);
+                self.taken.insert(number);
+                self.children(children, low, high, depth);
+            }),
         };
         if is_read.is_none() {
             self.miss(damage("a page is not one of a tree"));
@@ -178,7 +238,7 @@ impl Walk<'_, '_> {
 
     fn children(
         &mut self,
-        children: Vec<(u64, Option<Vec<u8>>)>,
+        children: Vec<(PageRef, Option<Vec<u8>>)>,
         low: Option<&[u8]>,
         high: Option<&[u8]>,
         depth: usize,
@@ -234,16 +294,39 @@ impl Walk<'_, '_> {
     }
 }
 
-/// Returns the children of a branch, each with the last key that it may have; `None` if they cannot
-/// be decoded.
-fn children(page: &[u8], key_bytes: Option<usize>) -> Option<Vec<(u64, Option<Vec<u8>>)>> {
-    let keys = u16_at(page, 2)?;
+/// Returns where a page is, and how many bytes it has.
+pub fn place(number: u64) -> (u64, u64) {
+    let size = number >> SIZE_SHIFT;
+    let bytes = PAGE_BYTES << size;
+    let place = number & (((1 << PLACE_BITS) - 1) >> size);
+    let region = (number >> PLACE_BITS) & ((1 << PLACE_BITS) - 1);
+    (PAGE_BYTES + region * REGION_BYTES + place * bytes, bytes)
+}
+
+/// Returns how many bytes of a page its checksum covers; `None` if that cannot be decoded.
+fn used_bytes(page: &[u8], key_bytes: Option<usize>) -> Option<usize> {
+    let count = u16_at(page, 2)?;
+    let last = count.checked_sub(1)?;
+    match (page.first()?, key_bytes) {
+        (&LEAF, None) => u32_at(page, LEAF_HEAD + 4 * (count + last)),
+        (&LEAF, Some(_)) => u32_at(page, LEAF_HEAD + 4 * last),
+        (&BRANCH, None) => u32_at(page, BRANCH_HEAD + (SUM_BYTES + 8) * (count + 1) + 4 * last),
+        (&BRANCH, Some(bytes)) => Some(BRANCH_HEAD + (SUM_BYTES + 8) * (count + 1) + bytes * count),
+        _ => None,
+    }
+}
+
+/// Returns the children of a branch, each with the last key that it may have; `None` if the page is
+/// no branch, or they cannot be decoded.
+pub fn children(page: &[u8], key_bytes: Option<usize>) -> Option<Vec<(PageRef, Option<Vec<u8>>)>> {
+    let keys = u16_at(page, 2).filter(|_| page.first() == Some(&BRANCH))?;
     let numbers_at = BRANCH_HEAD + SUM_BYTES * (keys + 1);
     let ends_at = numbers_at + 8 * (keys + 1);
     let mut key_at = ends_at + if key_bytes.is_none() { 4 * keys } else { 0 };
     let mut children = Vec::with_capacity(keys + 1);
     for n in 0..=keys {
         let number = u64_at(page, numbers_at + 8 * n)?;
+        let sum = sum_at(page, BRANCH_HEAD + SUM_BYTES * n)?;
         let mut last = None;
         if n < keys {
             let end = match key_bytes {
@@ -253,15 +336,19 @@ fn children(page: &[u8], key_bytes: Option<usize>) -> Option<Vec<(u64, Option<Ve
             last = page.get(key_at..end).map(<[u8]>::to_vec);
             key_at = end;
         }
-        children.push((number, last));
+        children.push((PageRef { number, sum }, last));
     }
     Some(children)
 }
 
-/// Decodes a page number that is preceded by a flag saying whether there is one.
-fn root(bytes: &[u8], flag_at: usize, at: usize) -> Option<Option<u64>> {
-    let (flag, number) = (*bytes.get(flag_at)?, u64_at(bytes, at)?);
-    Some((flag != 0).then_some(number))
+/// Decodes a reference that is preceded by a flag saying whether there is one.
+fn root(bytes: &[u8], flag_at: usize, at: usize) -> Option<Option<PageRef>> {
+    let (flag, number, sum) = (*bytes.get(flag_at)?, u64_at(bytes, at)?, sum_at(bytes, at + 8)?);
+    Some((flag != 0).then_some(PageRef { number, sum }))
+}
+
+fn sum_at(bytes: &[u8], at: usize) -> Option<Sum> {
+    bytes.get(at..)?.first_chunk().copied()
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {

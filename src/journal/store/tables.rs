@@ -1,5 +1,5 @@
 //! The tables of a file, in the current format or in the former one, which a start converts. Reads
-//! pages itself ([`Pages`]), whether the file is verified or damaged.
+//! pages itself ([`Pages`]), whether the file is verified, damaged or being written to.
 
 use std::cmp::Ordering;
 
@@ -7,7 +7,7 @@ use redb::StorageBackend;
 
 use super::file::{Damage, StoreMeta, damage};
 use super::format::{FORMAT, Sealer, decode_key};
-use super::pages::{Pages, Shape};
+use super::pages::{PageRef, Pages, Shape};
 use crate::hub::{Key, Row, StateKey};
 use crate::time::UnixMillis;
 
@@ -73,7 +73,7 @@ pub struct Tables {
     pages: Pages,
     format: &'static Format,
     /// The root page of each table; `None` if the table is empty.
-    roots: Vec<(String, Option<u64>)>,
+    roots: Vec<(String, Option<PageRef>)>,
 }
 
 impl Tables {
@@ -83,13 +83,38 @@ impl Tables {
     /// [`Damage`], if it has no tables of a known format.
     pub fn open(backend: impl StorageBackend, is_other: bool) -> Result<Tables, Damage> {
         let pages = Pages::new(backend)?;
-        let roots = pages.tables(is_other)?;
+        let root = pages.root(is_other)?;
+        Tables::of(pages, root)
+    }
+
+    /// Opens the commit with this root.
+    ///
+    /// # Errors
+    /// [`Damage`], if it has no tables of a known format.
+    pub fn of(pages: Pages, root: Option<PageRef>) -> Result<Tables, Damage> {
+        let roots = pages.tables(root)?;
         let is_ours = |format: &&Format| {
             let mut names = format.rows.iter().map(|table| table.name).chain([format.meta]);
             names.any(|name| roots.iter().any(|(other, _)| other == name))
         };
         let format = FORMATS.iter().find(is_ours).ok_or(damage("it is no store of fws"))?;
         Ok(Tables { pages, format, roots })
+    }
+
+    /// Returns the root of the table of facts, unless it is empty.
+    pub fn facts(&self) -> Option<PageRef> {
+        self.root(self.format.meta)
+    }
+
+    /// Returns the root of each table of rows that is not empty, with the length of its keys, if it
+    /// is fixed.
+    pub fn rows(&self) -> impl Iterator<Item = (PageRef, Option<usize>)> {
+        let tables = self.format.rows.iter();
+        tables.filter_map(|table| Some((self.root(table.name)?, table.key_bytes)))
+    }
+
+    fn root(&self, table: &str) -> Option<PageRef> {
+        self.roots.iter().find(|(name, _)| name == table).and_then(|(_, root)| *root)
     }
 
     /// Returns the number of the format.

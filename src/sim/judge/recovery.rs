@@ -8,6 +8,7 @@ use super::Judge;
 use super::full::DiskWait;
 use super::replica::Replica;
 use crate::hub::{Cursor, Hub, Key, Row};
+use crate::journal::store::Content;
 use crate::sim::intent::Command;
 use crate::sim::record::{Space, State};
 use crate::time::{Millis, Now, UnixMillis};
@@ -165,6 +166,21 @@ impl Judge {
         let (mark, has_removals, is_refused) = (0, false, false);
         let sent = Sent { number: batch, mark, spaces, has_removals, clock, is_refused };
         self.disk.sent.push_back(sent);
+    }
+
+    /// A command has read the store beside the server at its end: what is durable and not refused.
+    pub fn read_beside(&self, content: &Content) {
+        let (at, unix) = content.meta.clock;
+        let mut hub = Hub::new(self.limits.clone(), at);
+        let read = content.each(&mut |key, row| match row {
+            Row::State { expires: Some(end), .. } if end <= at => {}
+            row => _ = hub.restore(key, row),
+        });
+        read.expect("it is a copy");
+        let now = Now { mono: Millis(0), unix };
+        let (batch, is_killed, is_closed) = (content.meta.batch, true, false);
+        let found = Found { batch, at: at.0, now, is_killed, is_closed, away_ms: None };
+        compare(&hub, &self.found_spaces(&hub, &found), at.0, batch);
     }
 
     /// Returns what must be in the store, by the number of its last batch.

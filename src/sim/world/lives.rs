@@ -137,6 +137,9 @@ impl<G: Storage> World<G> {
         self.judge.now = old;
         let Some(store) = self.storage.store() else { return };
         let is_intact = store.end(&mut self.net.prng, how, old.mono);
+        if let Some(content) = store.beside.take() {
+            self.judge.read_beside(&content);
+        }
         let (now, away_ms) = self.time_without(how);
         let start = self.storage.start(&mut self.net.prng, now, &self.limits);
         self.note(|| format!("{how:?}, and {away_ms:?} ms later a start on batch {}", start.batch));

@@ -1,0 +1,301 @@
+//! Takes a snapshot of a file while a server writes to it, without the server's help.
+//!
+//! The file is copy on write: pages are written only where the last durable commit has none, and
+//! each page has its checksum in the page above it. So whatever is reached from the root of one
+//! commit, each page verified, is exactly what that commit left, whenever each of them was read.
+//!
+//! Under load a page may be reused before it is read. What has been read is therefore kept, in a
+//! scratch file, and the next attempt, with the newest root, reads only what has changed. Each
+//! attempt is shorter than the one before, until one ends before a page that it needs is reused.
+//!
+//! What is met, and what happens:
+//!
+//! - A commit that is not durable: the header is in the file, and perhaps not all of its pages. Its
+//!   batch is not in the seal, or a page fails. Then the one before it is taken, whose pages stay
+//!   as they are until then. It counts once the seal has changed: if that cannot be written, the
+//!   last commit may be durable and acknowledged.
+//! - A header that is being written: the slot that changes fails its checksum.
+//! - The file grows, shrinks, or is replaced by another: it is opened anew for each attempt, and
+//!   pages are known by their checksums.
+//! - A page that has rotted: it fails again and again, although it belongs to commit after commit,
+//!   and so was not reused between them.
+
+use std::io;
+
+use hashbrown::{HashMap, HashSet};
+use redb::StorageBackend;
+
+use super::file::{Content, Damage, StoreMeta, damage};
+use super::folder::SealState;
+use super::pages::{PageRef, Pages, Sum, children, place};
+use super::tables::Tables;
+
+/// How many attempts are made, and with how many pauses. Those that read much come first; the rest
+/// take less than a millisecond, or a pause.
+const ATTEMPTS: u32 = 1000;
+const PAUSES: u32 = 250;
+const UNSEALED: &str = "store.seal does not say that its last batch is durable";
+const FAST: &str = "it changes faster than it can be read";
+/// What fails so many times in a row, with a pause before each, is damage.
+const STRIKES: u32 = 5;
+
+/// Why there is no snapshot.
+#[derive(Debug)]
+pub enum NoSnapshot {
+    /// The file or the seal cannot be opened.
+    Unread(io::Error),
+    /// The scratch file cannot be written.
+    Unwritten(io::Error),
+    /// The file is not as it was written.
+    Damaged(Damage),
+    /// No attempt was fast enough, or nothing says what is durable.
+    Busy(&'static str),
+}
+
+/// Why an attempt has failed.
+enum Miss {
+    /// Pages are not what they were, or not yet.
+    Pages,
+    /// Nothing says that the commit is durable.
+    Unsealed(&'static str),
+    /// All pages are as they were written, and what they say is wrong.
+    Wrong(Damage),
+}
+
+/// Takes a snapshot of what is durable now: of a batch that the seal names, and none before the one
+/// that it names at the beginning.
+///
+/// `open` opens the file, and `seal` reads the seal; `scratch` is an empty file for a copy of the
+/// pages, which the content is then read from. `pause` waits for some milliseconds.
+///
+/// # Errors
+/// [`NoSnapshot`]
+pub fn snapshot<B: StorageBackend>(
+    open: impl Fn() -> io::Result<B>,
+    seal: impl Fn() -> io::Result<SealState>,
+    scratch: impl StorageBackend + Clone,
+    pause: impl Fn(),
+) -> Result<Content, NoSnapshot> {
+    let (known, missed, roots) = (HashMap::new(), HashSet::new(), Vec::new());
+    let (is_still, is_last, sealed) = (false, true, SealState::Nothing);
+    let mut copy = Copy { scratch, known, missed, roots, is_still, is_last, sealed };
+    let (mut stuck, mut strikes, mut wrongs) = (HashSet::new(), 0, 0);
+    let (mut pauses, mut why) = (0, "");
+    for _ in 0..ATTEMPTS {
+        let is_fresh = copy.known.is_empty();
+        match copy.attempt(&open, &seal)? {
+            Ok(content) if copy.is_last => return Ok(content),
+            Ok(content) => return copy.settled(&open, &seal, &pause).map(|()| content),
+            Err(Miss::Pages) => {
+                why = FAST;
+                stuck.retain(|page| copy.missed.contains(page));
+                strikes += 1;
+                if stuck.is_empty() {
+                    (stuck, strikes) = (std::mem::take(&mut copy.missed), 1);
+                }
+                if strikes >= STRIKES {
+                    return Err(NoSnapshot::Damaged(damage("a page is not as it was written")));
+                }
+            }
+            Err(Miss::Unsealed(text)) => why = if copy.is_still { text } else { FAST },
+            Err(Miss::Wrong(damage)) => {
+                // Or what an earlier attempt has copied was overwritten by another attempt.
+                copy.known.clear();
+                wrongs += u32::from(is_fresh);
+                if wrongs >= STRIKES {
+                    return Err(NoSnapshot::Damaged(damage));
+                }
+            }
+        }
+        if copy.is_still {
+            pauses += 1;
+            if pauses == PAUSES {
+                break;
+            }
+            pause();
+        }
+    }
+    Err(NoSnapshot::Busy(why))
+}
+
+/// A copy of pages, each where it is in the file.
+struct Copy<S> {
+    scratch: S,
+    /// Pages that have been copied with everything below them.
+    known: HashMap<u64, Sum>,
+    /// Pages that could not be read in this attempt.
+    missed: HashSet<PageRef>,
+    /// The commits in the header, and whether they are those of the attempt before.
+    roots: Vec<Option<PageRef>>,
+    is_still: bool,
+    /// Whether the last of them was tried last.
+    is_last: bool,
+    /// The seal before the header was read.
+    sealed: SealState,
+}
+
+impl<S: StorageBackend + Clone> Copy<S> {
+    /// Tries the last commit, and the one before it unless there is a later one by then.
+    fn attempt<B: StorageBackend>(
+        &mut self,
+        open: impl Fn() -> io::Result<B>,
+        seal: impl Fn() -> io::Result<SealState>,
+    ) -> Result<Result<Content, Miss>, NoSnapshot> {
+        self.sealed = seal().map_err(NoSnapshot::Unread)?;
+        let file = open().map_err(NoSnapshot::Unread)?;
+        let file = Pages::verified(file).map_err(NoSnapshot::Damaged)?;
+        let roots = file.roots().map_err(NoSnapshot::Damaged)?;
+        self.is_still = roots == self.roots;
+        self.roots.clone_from(&roots);
+        self.missed.clear();
+        let mut miss = None;
+        for (place, root) in roots.iter().enumerate() {
+            self.is_last = place == 0;
+            let why = match self.commit(&file, *root, &seal)? {
+                Ok(content) => return Ok(Ok(content)),
+                Err(why) => why,
+            };
+            // Nothing is damaged while nobody knows of a commit whether it is durable.
+            let is_unsealed = matches!(why, Miss::Unsealed(_));
+            miss = miss.filter(|_| !is_unsealed).or(Some(why));
+            if file.roots().map_err(NoSnapshot::Damaged)? != roots {
+                break;
+            }
+        }
+        Ok(Err(miss.unwrap_or_else(|| Miss::Wrong(damage("the header is not whole")))))
+    }
+
+    /// Copies one commit.
+    fn commit(
+        &mut self,
+        file: &Pages,
+        root: Option<PageRef>,
+        seal: impl Fn() -> io::Result<SealState>,
+    ) -> Result<Result<Content, Miss>, NoSnapshot> {
+        if !self.tree(file, root, None)? {
+            return Ok(Err(Miss::Pages));
+        }
+        let facts = match self.tables(root) {
+            Ok(tables) => tables.facts(),
+            Err(damage) => return Ok(Err(Miss::Wrong(damage))),
+        };
+        if !self.tree(file, facts, None)? {
+            return Ok(Err(Miss::Pages));
+        }
+        let tables = match self.tables(root) {
+            Ok(tables) => tables,
+            Err(damage) => return Ok(Err(Miss::Wrong(damage))),
+        };
+        let is_durable = match tables.meta() {
+            Ok(meta) => is_durable(&meta, &self.sealed, &seal().map_err(NoSnapshot::Unread)?),
+            Err(damage) => Err(Miss::Wrong(damage)),
+        };
+        if let Err(miss) = is_durable {
+            return Ok(Err(miss));
+        }
+        for (root, key_bytes) in tables.rows() {
+            if !self.tree(file, Some(root), key_bytes)? {
+                return Ok(Err(Miss::Pages));
+            }
+        }
+        let content = self.tables(root).and_then(Content::of);
+        Ok(content.map_err(Miss::Wrong))
+    }
+
+    /// Waits until it is known why the last commit was passed over: it was not durable yet, or is
+    /// taken back. Else the seal could not be written, and the last commit is what counts.
+    fn settled<B: StorageBackend>(
+        &self,
+        open: impl Fn() -> io::Result<B>,
+        seal: impl Fn() -> io::Result<SealState>,
+        pause: impl Fn(),
+    ) -> Result<(), NoSnapshot> {
+        for _ in 0..PAUSES {
+            let file = open().map_err(NoSnapshot::Unread)?;
+            let roots = Pages::verified(file).and_then(|file| file.roots());
+            let is_back = roots.map_err(NoSnapshot::Damaged)?.first() == self.roots.get(1);
+            if is_back || seal().map_err(NoSnapshot::Unread)? != self.sealed {
+                return Ok(());
+            }
+            pause();
+        }
+        Err(NoSnapshot::Busy(UNSEALED))
+    }
+
+    /// Opens what has been copied of a commit.
+    fn tables(&self, root: Option<PageRef>) -> Result<Tables, Damage> {
+        Tables::of(Pages::verified(self.scratch.clone())?, root)
+    }
+
+    /// Copies a tree, except for what is known. Returns whether all of it could be read.
+    ///
+    /// One level after the other, because the branches are what changes most often; and each in the
+    /// order of the file.
+    fn tree(
+        &mut self,
+        file: &Pages,
+        root: Option<PageRef>,
+        key_bytes: Option<usize>,
+    ) -> Result<bool, NoSnapshot> {
+        let mut is_whole = true;
+        let mut branches: Vec<(u64, Option<u32>)> = Vec::new();
+        let mut level: Vec<(PageRef, Option<u32>)> =
+            root.map(|root| (root, None)).into_iter().collect();
+        while !level.is_empty() {
+            level.sort_unstable_by_key(|(page, _)| place(page.number));
+            let mut below = Vec::new();
+            for (page, parent) in level {
+                if self.known.get(&page.number) == Some(&page.sum) {
+                    continue;
+                }
+                let Ok(content) = file.page(page, key_bytes) else {
+                    is_whole = false;
+                    self.miss(page, parent, &branches);
+                    continue;
+                };
+                let at = place(page.number).0;
+                self.scratch.write(at, &content).map_err(NoSnapshot::Unwritten)?;
+                self.known.insert(page.number, page.sum);
+                let children = children(&content, key_bytes).unwrap_or_default();
+                if !children.is_empty() {
+                    let this = Some(branches.len() as u32);
+                    branches.push((page.number, parent));
+                    below.extend(children.into_iter().map(|(child, _)| (child, this)));
+                }
+            }
+            level = below;
+        }
+        Ok(is_whole)
+    }
+
+    /// A page could not be read, so that what is above it is not known with everything below.
+    fn miss(&mut self, page: PageRef, parent: Option<u32>, branches: &[(u64, Option<u32>)]) {
+        self.missed.insert(page);
+        let mut above = parent;
+        while let Some((number, parent)) = above.and_then(|at| branches.get(at as usize))
+            && self.known.remove(number).is_some()
+        {
+            above = *parent;
+        }
+    }
+}
+
+/// Checks a commit against the seal, as it was before the header was read and is now.
+fn is_durable(meta: &StoreMeta, before: &SealState, now: &SealState) -> Result<(), Miss> {
+    let (SealState::Seal(before), SealState::Seal(now)) = (before, now) else {
+        return Err(Miss::Unsealed("store.seal, which says what is durable, is gone or damaged"));
+    };
+    if meta.key != now.key {
+        return Err(Miss::Wrong(damage("its seal belongs to another store")));
+    }
+    // A batch that was refused is never named, but one after it is.
+    if meta.batch == before.batch || meta.batch == now.batch {
+        return Ok(());
+    }
+    if meta.batch < before.batch {
+        let (batch, known) = (meta.batch, before.batch);
+        let text = format!("it ends with batch {batch}, and batch {known} was durable");
+        return Err(Miss::Wrong(Damage(text)));
+    }
+    Err(Miss::Unsealed(UNSEALED))
+}

@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// Crates of the default build without our own; never more than 40. Adding one needs a reason;
 /// after removing one, lower this number.
-const CRATES: usize = 39;
+const CRATES: usize = 40;
 
 /// Licences that are acceptable; a crate must be available under one of them.
 const LICENSES: [&str; 4] = ["MIT", "Apache-2.0", "BSD-3-Clause", "Zlib"];

@@ -7,16 +7,14 @@
 //! above it, is verified where pages may be of different moments. In a damaged file it is not: each
 //! row has a tag of its own, so one bit need not lose a page of them.
 
-mod xxh3;
-
 use std::cmp::Ordering;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
 use redb::StorageBackend;
+use twox_hash::xxhash3_128;
 
 use super::file::{Damage, damage};
-use xxh3::{SUM_BYTES, sum};
 
 /// The smallest page size; the header takes one such page.
 const PAGE_BYTES: u64 = 4096;
@@ -65,8 +63,14 @@ impl Shape {
 /// Called with each key and its value; `None` for an entry that cannot be decoded.
 pub type Visit<'v> = dyn FnMut(Option<(&[u8], &[u8])>) + 'v;
 
-/// The checksum of a page.
+/// The checksum of a page: XXH3 of 128 bits, with the default secret and seed. redb does not export
+/// its own.
 pub type Sum = [u8; SUM_BYTES];
+const SUM_BYTES: usize = 16;
+
+fn sum(bytes: &[u8]) -> Sum {
+    xxhash3_128::Hasher::oneshot(bytes).to_le_bytes()
+}
 
 /// A page, as the page above it refers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,7 +130,7 @@ impl Pages {
         let header = self.bytes(0, PAGE_BYTES)?;
         let commits = COMMITS_AT.iter().filter_map(|at| {
             let slot = header.get(*at..)?;
-            let is_whole = sum(slot.get(..SLOT_SUM_AT)?)? == *slot[SLOT_SUM_AT..].first_chunk()?;
+            let is_whole = sum(slot.get(..SLOT_SUM_AT)?) == *slot[SLOT_SUM_AT..].first_chunk()?;
             let commit = (u64_at(slot, TRANSACTION_AT)?, root(slot, HAS_ROOT_AT, ROOT_AT)?);
             is_whole.then_some(commit)
         });
@@ -173,7 +177,7 @@ impl Pages {
         let content = self.bytes(at, bytes)?;
         let is_right = || {
             let used = used_bytes(&content, key_bytes).and_then(|used| content.get(..used));
-            used.and_then(sum) == Some(page.sum)
+            used.map(sum) == Some(page.sum)
         };
         if self.is_verified && !is_right() {
             return Err(damage("a page does not have the checksum in the page above it"));

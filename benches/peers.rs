@@ -15,7 +15,7 @@ mod support;
 
 use std::path::Path;
 
-use load::{Bench, Folder, Result, Target, figure, ratio, row};
+use load::{Bench, CLOSER, Folder, Result, Target, figure, ratio, row};
 use serde_json::Value;
 
 /// Outcomes of one target under one load; empty if it failed.
@@ -117,26 +117,29 @@ fn broadcast(tables: &mut Tables, bench: &mut Bench) -> (String, Vec<f64>) {
     (tables.table(&heads, &columns), ratios)
 }
 
+/// The load at a fixed rate, of which latencies are shown.
+const RATE: &str = "broadcast, 50/s";
+
 /// One message at a time, at a fixed rate, to one user; and visits.
 fn others(tables: &mut Tables, bench: &mut Bench) -> (String, Vec<(&'static str, Vec<f64>)>) {
     let floor = tables.place("floor-write");
     let (mut heads, mut columns, mut plot) = (Vec::new(), Vec::new(), Vec::new());
     let loads: [(&str, &str, &[&str]); 4] = [
         ("broadcast, 1 in flight", CPU, &["broadcast", "--in-flight", "1"]),
-        ("broadcast, 50/s", CPU, &["rate", "--per-second", "50"]),
+        (RATE, CPU, &["rate", "--per-second", "50"]),
         ("unicast, 1 of 10,000", CPU, &["unicast", "--subscribers", "10000"]),
         ("connect, subscribe, close", VISIT, &["churn"]),
     ];
     for (name, cpu, flags) in loads {
         // Latencies need long runs: with few messages, the p99 would be a single unlucky one.
         let all = match name {
-            "50 a second" => tables.compare(bench, flags),
+            RATE => tables.compare(bench, flags),
             _ => bench.closely(|bench| tables.compare(bench, flags)),
         };
         heads.push(name.to_owned());
         columns.push(cells(&all, floor, cpu));
         plot.push((name, all.iter().map(|ours| ratio(ours, &all[floor], cpu)).collect()));
-        if name == "broadcast, 50/s" {
+        if name == RATE {
             heads.push("its last subscriber, p50 / p99 / p99.9 in ms".into());
             let part = |ours: &Outcomes, part: &str| {
                 figure(ours, &format!("last_latency_{part}_us")) / 1000.0
@@ -235,8 +238,10 @@ fn method(bench: &Bench, failures: &[String]) -> String {
     let (repeat, seconds) = (bench.repeat, bench.seconds);
     let mut text = format!(
         "Server on one core, `fws bench` on the other, over loopback, one server at a time. Each \
-         cell is the median of {repeat} runs of {seconds} s. Each repetition runs all servers in \
-         turn, and ratios are taken within one repetition. {}. Machine: {}. Versions: ",
+         cell is the median of {repeat} runs of {seconds} s, or of {CLOSER} times as many, each as \
+         much shorter, for one message in flight, unicast and connections. Each repetition runs \
+         all servers in turn, and ratios are taken within one repetition. {}. Machine: {}. \
+         Versions: ",
         bench.summary(),
         peers::machine()
     );

@@ -227,7 +227,7 @@ fn one_frame(form: Form, channel: &str, data: &str) -> Frame {
             false => ws::text_frame(&frame[header_bytes..]),
         };
     }
-    let mut head = Vec::new();
+    let mut head = Vec::with_capacity(bytes - data.len());
     write_head(&mut head, channel);
     message_parts_frame(form, &[str::from_utf8(&head).unwrap_or_default(), data, "}"])
 }

@@ -461,7 +461,6 @@ fn answers_in_place_of_the_server_are_recognised() {
             "HTTP/1.1 503 Service Unavailable\r\n\r\nno server",
             "503: not from the server itself: the proxy",
         ),
-        ("HTTP/1.1 503 S\r\n\r\n503 Service Temporarily Unavailable", "nginx takes no more"),
         ("HTTP/1.1 404 Not Found\r\n\r\nx", "404: there is no /socket"),
         ("HTTP/1.1 403 Forbidden\r\n\r\nx", "403: forbidden, and not by the server"),
         ("HTTP/1.1 401 U\r\n\r\n", "401: asks for a password"),

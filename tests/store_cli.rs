@@ -341,27 +341,28 @@ fn an_import_overlays_the_existing_store() {
 fn an_import_renews_the_keys_that_are_kept_for_commands() {
     let dir = Dir::new();
     let data = dir.file("data");
-    let first = ["a", "b"].map(|name| namespace(name, "one"));
+    let first = ["a", "b", "d"].map(|name| namespace(name, "one"));
     import(&lines_in(&dir, "first", &first), &data);
     assert!(!data.join("keys").exists(), "keys are kept where a command has made them");
     fs::create_dir(data.join("keys")).unwrap();
-    for (name, key) in [("a", "one"), ("b", "one"), ("gone", "of another store")] {
+    let kept = [("a", "one"), ("b", "of another server"), ("c", "the same"), ("d", "one")];
+    for (name, key) in kept {
         fs::write(data.join("keys").join(name), key).unwrap();
     }
-    let second = ["a", "c"].map(|name| namespace(name, "two"));
+    let second = ["a", "b", "c"].map(|name| namespace(name, "two"));
     let second = lines_in(&dir, "second", &second);
     let said = good(store(&["import", "--replace", second.to_str().unwrap()], &data));
     let renewed = format!("renewed 1 key in {}\n", data.join("keys").display());
-    assert_eq!(said, format!("took in 2 namespaces, 0 grants, 0 states\n{renewed}"));
+    assert_eq!(said, format!("took in 3 namespaces, 0 grants, 0 states\n{renewed}"));
     let kept = |name: &str| fs::read_to_string(data.join("keys").join(name)).ok();
-    let kept = ["a", "b", "c", "gone"].map(kept);
+    let kept = ["a", "b", "c", "d"].map(kept);
     assert_eq!(
         kept.each_ref().map(Option::as_deref),
-        [Some("two\n"), Some("one"), None, Some("of another store")]
+        [Some("two\n"), Some("of another server"), Some("the same"), Some("one")]
     );
     assert_eq!(mode(&data.join("keys/a")), 0o600);
     let said = good(store(&["import", "--replace", second.to_str().unwrap()], &data));
-    assert_eq!(said, "took in 2 namespaces, 0 grants, 0 states\n");
+    assert_eq!(said, "took in 3 namespaces, 0 grants, 0 states\n");
 }
 
 /// No command and no token accepts such a user, so nothing could read or remove its rows.

@@ -21,7 +21,7 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const NOISE_CORES: f64 = 0.15;
 
 /// See [`Bench::closely`].
-const CLOSER: usize = 5;
+pub const CLOSER: usize = 5;
 
 /// A server under load. Killed when dropped.
 pub struct Target {

@@ -24,8 +24,8 @@ pub(super) struct LongList<T> {
 struct Spilled<T> {
     /// The first piece, which grows as it is filled.
     first: Vec<T>,
-    /// The others, none of them empty: of [`FIRST`] elements, twice as many, and so on. The system
-    /// gives memory for large ones only where it is used, and takes it back at once.
+    /// The others, none of them empty: of [`FIRST`] elements, twice as many, and so on. Large
+    /// ones take memory only where they are used.
     others: Vec<Vec<T>>,
 }
 

@@ -86,7 +86,7 @@ impl Switch {
     }
 
     /// Applies new limits and SockJS options. What has begun continues: no browser is closed
-    /// because it would exceed a new limit; but back ends beyond it are, the idle ones first.
+    /// because it would exceed a new limit; but back ends beyond it are, as soon as they are idle.
     pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
         if self.limits.connections_per_address == 0 && limits.connections_per_address > 0 {
             self.count_from = Some(0);

@@ -53,10 +53,6 @@ const CROWD: &[&str] = &[
     "HAProxy, a load balancer: check whether it has marked the server as down, and why",
 ];
 
-/// In nginx's page for one request too many. Where it does not reach a server it answers 502 or
-/// 504, and what it passes on has another page.
-const NGINX_CROWD: &str = "503 Service Temporarily Unavailable";
-
 const ADDRESS: &[&str] = &[
     "if it is a proxy's: let it send X-Forwarded-For, and name it with fws serve --trusted-proxy",
     "if it is yours: raise the limit connections_per_address",
@@ -176,10 +172,6 @@ fn from_others(site: &Site, check: &'static str, response: &Response, text: &str
         503 if check != "path" => {
             wrong(format!("{said}: not from the server itself, which was reached before"), CROWD)
         }
-        503 if text.contains(NGINX_CROWD) => wrong(
-            format!("{said}: not from the server itself: nginx takes no more requests"),
-            CROWD,
-        ),
         503 => wrong(
             format!(
                 "{said}: not from the server itself: the proxy has none to send to, or a limit"

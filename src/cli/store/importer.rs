@@ -1,6 +1,7 @@
 //! Imports rows: checks them against the limits and the existing rows, and writes a new store that
 //! replaces the old one at the end, or not at all. Knows neither lines nor Redis.
 
+use std::borrow::Cow;
 use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,8 @@ impl From<String> for Refused {
 struct Space {
     number: u64,
     row: Namespace<'static>,
+    /// The key that it had before this import, which has another one.
+    replaced: Option<Cow<'static, str>>,
     size: Size,
 }
 
@@ -161,7 +164,7 @@ impl Importer {
 
     fn insert(&mut self, number: u64, row: Namespace<'static>) {
         self.names.insert(row.name.clone().into_owned(), self.spaces.len());
-        self.spaces.push(Space { number, row, size: Size::default() });
+        self.spaces.push(Space { number, row, replaced: None, size: Size::default() });
     }
 
     /// Imports a namespace.
@@ -181,7 +184,9 @@ impl Importer {
             self.counts.namespaces += 1;
             return Ok(());
         };
-        let Some(Space { row: there, .. }) = self.spaces.get_mut(place) else { return Ok(()) };
+        let Some(Space { row: there, replaced, .. }) = self.spaces.get_mut(place) else {
+            return Ok(());
+        };
         match (&row.key, &there.key) {
             // A namespace without a key has it in the configuration: the existing row stays.
             (None, _) => {}
@@ -197,7 +202,10 @@ impl Importer {
                 )
                 .into());
             }
-            (Some(_), _) => *there = row,
+            (Some(_), _) => {
+                let before = std::mem::replace(there, row);
+                *replaced = replaced.take().or(before.key);
+            }
         }
         self.counts.namespaces += 1;
         Ok(())
@@ -339,12 +347,13 @@ impl Importer {
         Err(format!("{what} is longer than {max} bytes (limit name_bytes)").into())
     }
 
-    /// Replaces the store, and the keys that are kept for the commands of this machine where the
-    /// store has others now. Returns a summary of what was imported.
+    /// Replaces the store, and those of the keys that are kept for the commands of this machine
+    /// that the import has replaced. Returns a summary of what was imported.
     pub fn finish(mut self) -> Result<String, Stop> {
         let mut stale = Vec::new();
-        for Space { number, row, .. } in std::mem::take(&mut self.spaces) {
-            let key = row.key.as_deref().and_then(|key| newer_key(&self.data, &row.name, key));
+        for Space { number, row, replaced, .. } in std::mem::take(&mut self.spaces) {
+            let keys = replaced.as_deref().zip(row.key.as_deref());
+            let key = keys.and_then(|keys| newer_key(&self.data, &row.name, keys));
             stale.extend(key.map(|key| (row.name.clone(), key)));
             let moment = |until| self.rewrite.moment(until);
             let row = Row::Namespace {
@@ -379,13 +388,11 @@ impl Importer {
     }
 }
 
-/// Returns the key of a namespace if another one is kept for the commands of this machine.
-fn newer_key(data: &Path, name: &str, key: &str) -> Option<Secret> {
-    match keys::load(data, name) {
-        Ok(None) => None,
-        Ok(Some(kept)) if kept.matches(key) => None,
-        Ok(Some(_)) | Err(_) => Secret::new(key).ok(),
-    }
+/// Returns the new key of a namespace if the old one is kept for the commands of this machine. Any
+/// other one that is kept may belong to another server, and nobody else may have it.
+fn newer_key(data: &Path, name: &str, (old, new): (&str, &str)) -> Option<Secret> {
+    let kept = keys::load(data, name).ok().flatten();
+    kept.filter(|kept| kept.matches(old)).and_then(|_| Secret::new(new).ok())
 }
 
 fn keep_key(data: &Path, name: &str, key: &Secret) -> bool {

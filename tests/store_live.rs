@@ -209,3 +209,40 @@ fn an_export_that_fails_leaves_no_file() {
     let Ran { code, err, .. } = run(export(&dir, &data, "one"));
     assert!(code == Some(1) && err.contains("is there already"), "{err}");
 }
+
+/// Its file gets its name when it is complete, so that neither a signal nor a power cut can leave a
+/// part of it.
+#[test]
+fn a_part_of_an_export_never_has_its_name() {
+    let (dir, home) = (Dir::new(), Dir::new());
+    let mut lines = vec![json!({ "kind": "namespace", "name": "demo", "key": null }).to_string()];
+    lines.extend((0..20_000).map(|n| state("demo", &format!("still-{n}"), None, "7")));
+    import(&lines_in(&dir, "in", &lines), &home.file("data"));
+    let folder = dir.file("exports");
+    fs::create_dir(&folder).unwrap();
+    let file = folder.join("one");
+    let start = || {
+        let command = &mut store(&["export", file.to_str().unwrap()], &home.file("data"));
+        command.spawn().unwrap()
+    };
+    let names = || -> Vec<_> {
+        let entries = fs::read_dir(&folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    // One that ends as it should, and one that is killed as soon as it has made a file.
+    let mut child = start();
+    let ended = eventually("it ends", || {
+        assert!(!file.exists() || states(&file).len() == 20_000);
+        child.try_wait().unwrap()
+    });
+    assert!(ended.success());
+    assert_eq!(names(), ["one"]);
+    fs::remove_file(&file).unwrap();
+    let mut child = start();
+    let name = eventually("it has made a file", || names().pop());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let is_unfinished = name.starts_with(".new-") && name.ends_with("-one");
+    assert!(is_unfinished || name == "one", "{name}");
+    assert!(!file.exists() || states(&file).len() == 20_000);
+}

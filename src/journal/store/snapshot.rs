@@ -37,7 +37,7 @@ use super::tables::Tables;
 const ATTEMPTS: u32 = 1000;
 const PAUSES: u32 = 250;
 /// How many times the length of the file is read in all, and at least how many bytes.
-const READ_TIMES: u64 = 16;
+const READ_TIMES: u64 = 8;
 const READ_BYTES_MIN: u64 = 64 << 20;
 const UNSEALED: &str = "store.seal does not say that its last batch is durable";
 const SEAL_GONE: &str = "store.seal, which says what is durable, is gone or damaged";

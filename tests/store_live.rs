@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -128,6 +128,13 @@ fn export(dir: &Dir, data: &Path, name: &str) -> Command {
     command
 }
 
+/// Whether an export has begun its copy in this folder, or has ended.
+fn has_copy(child: &mut Child, scratch: &Path) -> bool {
+    let files = fs::read_dir(format!("/proc/{}/fd", child.id())).into_iter().flatten().flatten();
+    let mut paths = files.filter_map(|file| fs::read_link(file.path()).ok());
+    paths.any(|path| path.starts_with(scratch)) || child.try_wait().unwrap().is_some()
+}
+
 #[test]
 fn exports_beside_a_server_under_load_are_of_one_moment() {
     let server = Server::new();
@@ -176,7 +183,9 @@ fn an_export_survives_that_the_server_is_killed_or_restarted() {
         let load = Load::start(&server, round);
         eventually("states are set", || (load.acknowledged() >= 100).then_some(()));
         let (name, known) = (format!("{round}.jsonl"), load.acknowledged());
-        let child = export(&dir, &data, &name).spawn().unwrap();
+        let mut child = export(&dir, &data, &name).spawn().unwrap();
+        // Not before it has found the folder in use: else it has the folder when a server starts.
+        eventually("it copies", || has_copy(&mut child, &dir.file("scratch")).then_some(()));
         eventually("more are set", || (load.acknowledged() >= known + 20).then_some(()));
         home = if round % 2 == 0 { server.crash() } else { server.stop() };
         let server = Server::start_in(home, &Options::default());

@@ -299,6 +299,16 @@ impl Restless {
         *number
     }
 
+    /// Writes a batch that makes one state so long.
+    fn enlarge(&self, bytes: usize) {
+        let (writer, number) = &mut *self.1.lock().unwrap();
+        *number += 1;
+        let mut batch = batch(*number);
+        let text = format!("\"{number} {}\"", "x".repeat(bytes)).into();
+        batch.push(state(0), Some(Row::State { text, expires: None }));
+        writer.as_mut().unwrap().0.write(&mut batch).unwrap();
+    }
+
     fn sealed(&self) -> u64 {
         self.1.lock().unwrap().1
     }
@@ -356,6 +366,13 @@ fn a_file_that_never_rests_is_given_up() {
     let found =
         snapshot(|| Ok(reader.clone()), || Ok(seal(file.sealed())), SimFile::default(), || ());
     assert_eq!(text(found), "busy: it changes faster than it can be read");
+    // Without a seal that is not why.
+    let open = || {
+        file.change(0..3);
+        Ok(reader.clone())
+    };
+    let found = snapshot(open, || Ok(SealState::Nothing), SimFile::default(), || ());
+    assert_eq!(text(found), "busy: store.seal, which says what is durable, is gone or damaged");
 }
 
 #[test]
@@ -402,7 +419,7 @@ fn a_batch_that_the_seal_does_not_name_is_not_read() {
     let pauses = Cell::new(0);
     let late = || seal(if pauses.get() < 3 { last - 1 } else { last });
     let found = taken(&late, &|| pauses.set(pauses.get() + 1));
-    assert_eq!((found, pauses.get()), (format!("batch {}", last - 1), 3));
+    assert_eq!((found, pauses.get()), (format!("batch {last}"), 3));
     // Neither commit is named; the seal is written during the third pause.
     let (last, pauses) = (file.change(0..3), Cell::new(0));
     let late = || seal(if pauses.get() < 3 { last - 2 } else { last });
@@ -416,6 +433,92 @@ fn a_batch_that_the_seal_does_not_name_is_not_read() {
     assert_eq!(taken(&|| seal(last + 1), &|| ()), text);
     let other = SealState::Seal(Seal { key: [8; 32], batch: last });
     assert_eq!(taken(&|| other.clone(), &|| ()), "damaged: its seal belongs to another store");
+}
+
+/// The last batch is acknowledged and not in the seal, which could not be written. That the seal is
+/// written again says nothing of it.
+#[test]
+fn nothing_older_than_what_may_be_acknowledged_is_read() {
+    let file = Restless::new(10);
+    let unnamed = file.change(0..3);
+    let (pauses, sealed) = (Cell::new(0), Cell::new(unnamed - 1));
+    let found = snapshot(
+        || Ok(file.0.clone()),
+        || Ok(seal(sealed.get())),
+        SimFile::default(),
+        || {
+            pauses.set(pauses.get() + 1);
+            if pauses.get() == 3 {
+                sealed.set(file.change(0..3));
+            }
+        },
+    );
+    assert_eq!((text(found), pauses.get()), (format!("batch {}", unnamed + 1), 3));
+    // The next one is on its way when the seal names what came after the first header.
+    let (unnamed, before) = (file.change(0..3), sealed.get());
+    let (pauses, sealed) = (Cell::new(0), Cell::new(before));
+    let found = snapshot(
+        || Ok(file.0.clone()),
+        || Ok(seal(sealed.get())),
+        SimFile::default(),
+        || {
+            pauses.set(pauses.get() + 1);
+            if pauses.get() == 3 {
+                sealed.set(file.change(0..3));
+                file.change(0..3);
+            }
+        },
+    );
+    assert_eq!((text(found), pauses.get()), (format!("batch {}", unnamed + 1), 3));
+}
+
+/// The server fails to write the last batch and takes it back, as the guard of its file does.
+#[test]
+fn a_batch_that_is_taken_back_is_not_waited_for() {
+    let file = Restless::new(10);
+    let (header, last) = (file.0.bytes()[..4096].to_vec(), file.sealed());
+    let pauses = Cell::new(0);
+    // A batch that is not durable overwrites no page of the one before it.
+    file.change(0..3);
+    let found = snapshot(
+        || Ok(file.0.clone()),
+        || Ok(seal(last)),
+        SimFile::default(),
+        || {
+            pauses.set(pauses.get() + 1);
+            if pauses.get() == 3 {
+                file.0.write(0, &header).unwrap();
+            }
+        },
+    );
+    assert_eq!((text(found), pauses.get()), (format!("batch {last}"), 3));
+}
+
+/// How often the file is read through is bounded, whatever part of it changes.
+#[test]
+fn a_large_file_that_never_rests_is_given_up_soon() {
+    let file = Restless::new(30);
+    let (writer, reads) = (file.clone(), Arc::new(AtomicU64::new(0)));
+    let counter = reads.clone();
+    let reader = Before(
+        file.0.clone(),
+        Arc::new(move || {
+            // After the header and the roots of the tables.
+            if counter.fetch_add(1, Ordering::Relaxed) >= 4 {
+                (0..3).for_each(|_| _ = writer.change(1..4));
+            }
+        }),
+    );
+    let opened = Cell::new(0);
+    let open = || {
+        opened.set(opened.get() + 1);
+        file.enlarge(2 << 20);
+        reads.store(0, Ordering::Relaxed);
+        Ok(reader.clone())
+    };
+    let found = snapshot(open, || Ok(seal(file.sealed())), SimFile::default(), || ());
+    assert_eq!(text(found), "busy: it changes faster than it can be read");
+    assert!(opened.get() < 100, "{} attempts", opened.get());
 }
 
 #[test]

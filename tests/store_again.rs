@@ -2,10 +2,13 @@
 //! never written, and acknowledged ones are.
 #![allow(clippy::unwrap_used)] // a test that cannot go on panics
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use fws::hub::{Change, Hub, Key, Outbox, Route, Undo};
-use fws::journal::store::{Content, Opened, SealState, Stepper, StoreJournal};
+use fws::journal::store::{
+    Content, Home, NoSnapshot, Opened, SealState, Stepper, StoreJournal, snapshot,
+};
 use fws::journal::{Event, Journal, Proposal};
 use fws::limits::{Limits, SyncPolicy};
 use fws::publication::Publication;
@@ -79,11 +82,14 @@ impl Server {
 
     /// What a start would find if the server were killed now.
     fn on_disk(&self) -> BTreeMap<Key, String> {
-        let content = Content::read(SimFile::new(self.folder.store().bytes())).unwrap();
-        let mut rows = BTreeMap::new();
-        content.each(&mut |key, row| drop(rows.insert(key, format!("{row:?}")))).unwrap();
-        rows
+        rows_of(&Content::read(SimFile::new(self.folder.store().bytes())).unwrap())
     }
+}
+
+fn rows_of(content: &Content) -> BTreeMap<Key, String> {
+    let mut rows = BTreeMap::new();
+    content.each(&mut |key, row| drop(rows.insert(key, format!("{row:?}")))).unwrap();
+    rows
 }
 
 /// For a file that can be written again, and for one that another replaces.
@@ -127,6 +133,38 @@ fn check_batch_from_before(how: Failure) {
     server.hear();
     assert_ne!(server.on_disk(), rows);
     assert_eq!(server.journal.durable(), server.journal.mark());
+}
+
+/// A file that replaces another is complete before the seal names its last batch.
+#[test]
+fn a_snapshot_of_a_file_that_has_just_replaced_another_is_not_empty() {
+    let mut server = Server::start(SyncPolicy::Always);
+    server.change(&Change::Register { name: "a".into(), key: "k".into() });
+    server.write();
+    server.hear();
+    server.set("1");
+    server.write();
+    server.hear();
+    let rows = server.on_disk();
+    let before = server.folder.seal_state().unwrap();
+    server.folder.fail(0, 1, Failure::Broken);
+    server.set("2");
+    server.write();
+    server.hear();
+    server.stepper.time_out();
+    server.hear();
+    server.write();
+    let after = server.folder.seal_state().unwrap();
+    assert_ne!(before, after, "it was written anew");
+    let taken = |pauses_max: usize| {
+        let pauses = Cell::new(0);
+        let is_late = || pauses.get() < pauses_max;
+        let pause = || pauses.set(pauses.get() + 1);
+        let seal = || Ok(if is_late() { before.clone() } else { after.clone() });
+        snapshot(|| server.folder.read(), seal, SimFile::default(), pause)
+    };
+    assert!(matches!(taken(usize::MAX), Err(NoSnapshot::Busy(_))), "the seal is never written");
+    assert_eq!(rows_of(&taken(3).unwrap()), rows);
 }
 
 #[test]

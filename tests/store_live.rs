@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -128,6 +128,13 @@ fn export(dir: &Dir, data: &Path, name: &str) -> Command {
     command
 }
 
+/// Whether an export has begun its copy in this folder, or has ended.
+fn has_copy(child: &mut Child, scratch: &Path) -> bool {
+    let files = fs::read_dir(format!("/proc/{}/fd", child.id())).into_iter().flatten().flatten();
+    let mut paths = files.filter_map(|file| fs::read_link(file.path()).ok());
+    paths.any(|path| path.starts_with(scratch)) || child.try_wait().unwrap().is_some()
+}
+
 #[test]
 fn exports_beside_a_server_under_load_are_of_one_moment() {
     let server = Server::new();
@@ -176,7 +183,9 @@ fn an_export_survives_that_the_server_is_killed_or_restarted() {
         let load = Load::start(&server, round);
         eventually("states are set", || (load.acknowledged() >= 100).then_some(()));
         let (name, known) = (format!("{round}.jsonl"), load.acknowledged());
-        let child = export(&dir, &data, &name).spawn().unwrap();
+        let mut child = export(&dir, &data, &name).spawn().unwrap();
+        // Not before it has found the folder in use: else it has the folder when a server starts.
+        eventually("it copies", || has_copy(&mut child, &dir.file("scratch")).then_some(()));
         eventually("more are set", || (load.acknowledged() >= known + 20).then_some(()));
         home = if round % 2 == 0 { server.crash() } else { server.stop() };
         let server = Server::start_in(home, &Options::default());
@@ -208,4 +217,41 @@ fn an_export_that_fails_leaves_no_file() {
     assert_eq!(states(&dir.file("one")).get("c"), Some(&1));
     let Ran { code, err, .. } = run(export(&dir, &data, "one"));
     assert!(code == Some(1) && err.contains("is there already"), "{err}");
+}
+
+/// Its file gets its name when it is complete, so that neither a signal nor a power cut can leave a
+/// part of it.
+#[test]
+fn a_part_of_an_export_never_has_its_name() {
+    let (dir, home) = (Dir::new(), Dir::new());
+    let mut lines = vec![json!({ "kind": "namespace", "name": "demo", "key": null }).to_string()];
+    lines.extend((0..20_000).map(|n| state("demo", &format!("still-{n}"), None, "7")));
+    import(&lines_in(&dir, "in", &lines), &home.file("data"));
+    let folder = dir.file("exports");
+    fs::create_dir(&folder).unwrap();
+    let file = folder.join("one");
+    let start = || {
+        let command = &mut store(&["export", file.to_str().unwrap()], &home.file("data"));
+        command.spawn().unwrap()
+    };
+    let names = || -> Vec<_> {
+        let entries = fs::read_dir(&folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    // One that ends as it should, and one that is killed as soon as it has made a file.
+    let mut child = start();
+    let ended = eventually("it ends", || {
+        assert!(!file.exists() || states(&file).len() == 20_000);
+        child.try_wait().unwrap()
+    });
+    assert!(ended.success());
+    assert_eq!(names(), ["one"]);
+    fs::remove_file(&file).unwrap();
+    let mut child = start();
+    let name = eventually("it has made a file", || names().pop());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let is_unfinished = name.starts_with(".new-") && name.ends_with("-one");
+    assert!(is_unfinished || name == "one", "{name}");
+    assert!(!file.exists() || states(&file).len() == 20_000);
 }

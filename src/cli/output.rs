@@ -1,6 +1,7 @@
 //! Standard output and standard error of the commands. Never panics: a closed standard output ends
 //! the command, a closed standard error is ignored.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -73,7 +74,16 @@ pub(super) fn end_with_reader() -> Result<(), Stop> {
 /// Buffered output for large amounts: standard output, or a new file.
 pub(super) struct Output {
     sink: BufWriter<Box<dyn Write>>,
-    file: Option<(PathBuf, File)>,
+    file: Option<Unfinished>,
+}
+
+/// A file that gets its name only when it is complete, so that no part of it has that name, even if
+/// the process is killed or the power goes.
+struct Unfinished {
+    path: PathBuf,
+    /// Its name until then, beside the other: `.new-`, 16 digits, and the other.
+    temporary: PathBuf,
+    file: File,
 }
 
 impl Output {
@@ -82,46 +92,75 @@ impl Output {
         let Some(path) = path else {
             return Ok(Output { sink: BufWriter::new(Box::new(io::stdout())), file: None });
         };
-        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let opened = opened.and_then(|file| Ok((file.try_clone()?, file)));
+        let made = Unfinished::make(path.as_ref());
+        let opened = made.and_then(|file| Ok((file.file.try_clone()?, file)));
         let (sink, file) = opened.map_err(|e| match e.kind() {
-            ErrorKind::AlreadyExists => {
-                Stop::Failed(format!("{path} is there already, and is not written over"))
-            }
+            ErrorKind::AlreadyExists => is_there(path.as_ref()),
             _ => Stop::Failed(format!("cannot make {path}: {e}")),
         })?;
         let sink = BufWriter::new(Box::new(sink) as Box<dyn Write>);
-        Ok(Output { sink, file: Some((path.into(), file)) })
+        Ok(Output { sink, file: Some(file) })
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         self.sink.write_all(bytes).map_err(|e| failed(self.path(), &e))
     }
 
-    /// Flushes. A file is synced to disk, and so is its directory entry.
+    /// Flushes. A file is synced to disk and gets its name, which is synced too.
     pub fn finish(mut self) -> Result<(), Stop> {
         let written = self.sink.flush();
-        let synced = written.and_then(|()| match &self.file {
-            Some((path, file)) => file.sync_all().and_then(|()| sync_name(path)),
-            None => Ok(()),
-        });
-        synced.map_err(|e| failed(self.path(), &e))?;
-        self.file = None;
-        Ok(())
+        let synced = written.and_then(|()| self.file.as_ref().map_or(Ok(()), Unfinished::finish));
+        synced.map_err(|e| match (self.path(), e.kind()) {
+            (Some(path), ErrorKind::AlreadyExists) => is_there(path),
+            (path, _) => failed(path, &e),
+        })
     }
 
     fn path(&self) -> Option<&Path> {
-        self.file.as_ref().map(|(path, _)| path.as_path())
+        self.file.as_ref().map(|file| file.path.as_path())
     }
 }
 
-impl Drop for Output {
-    fn drop(&mut self) {
-        // An unfinished file is worse than none. `open` created it, so nothing else is lost.
-        if let Some((path, _)) = &self.file {
-            let _ = fs::remove_file(path);
+impl Unfinished {
+    fn make(path: &Path) -> io::Result<Unfinished> {
+        if path.symlink_metadata().is_ok() {
+            return Err(ErrorKind::AlreadyExists.into());
         }
+        let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes)
+            .map_err(|e| io::Error::other(format!("no random numbers: {e}")))?;
+        let mut begun = OsString::from(format!(".new-{:016x}-", u64::from_le_bytes(bytes)));
+        begun.push(name);
+        let temporary = path.with_file_name(begun);
+        let mut how = OpenOptions::new();
+        let file = how.write(true).create_new(true).mode(0o600).open(&temporary)?;
+        Ok(Unfinished { path: path.into(), temporary, file })
     }
+
+    fn finish(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        match fs::hard_link(&self.temporary, &self.path) {
+            Ok(()) => fs::remove_file(&self.temporary)?,
+            Err(_) if self.path.symlink_metadata().is_ok() => {
+                return Err(ErrorKind::AlreadyExists.into());
+            }
+            // A file system without links.
+            Err(_) => fs::rename(&self.temporary, &self.path)?,
+        }
+        sync_name(&self.path)
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Once it is finished it has another name.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+fn is_there(path: &Path) -> Stop {
+    Stop::Failed(format!("{} is there already, and is not written over", path.display()))
 }
 
 fn failed(path: Option<&Path>, e: &io::Error) -> Stop {

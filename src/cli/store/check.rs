@@ -16,7 +16,9 @@ pub(super) const COMMAND: Command = Command {
 Reads the whole store and verifies every page and every row. Creates and changes
 nothing in the folder, so it works on a copy that is read-only as well. If a
 server runs, it goes on: what is checked is a copy of what was durable at one
-moment, made in the folder that TMPDIR names, or /var/tmp.
+moment, made in the folder that TMPDIR names, or /var/tmp. That is each page of
+the store's tables as the system's page cache has it; where the file has room is
+verified by the next start.
 
 Prints the format, the terms (starts of a server) and batches written, how many
 namespaces, grants and states there are, how many of the states have expired and

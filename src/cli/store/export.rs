@@ -20,11 +20,12 @@ pub(super) const COMMAND: Command = Command {
     summary: "write the contents of the store as lines of JSON",
     usage: &["[FILE] [OPTION…]"],
     about: "\
-Writes to standard output, or to FILE (mode 0600), which must not exist yet: a
-first line that says what this is, then namespaces with their keys, grants,
-states, and a last line that says that this is all. `fws store import` reads it.
-States that have expired are left out; `expires` is a date in milliseconds since
-1970, and `data` is JSON, digit for digit as it was set.
+Writes to standard output, or to FILE (mode 0600), which must not exist yet and
+gets its name once it is complete: a first line that says what this is, then
+namespaces with their keys, grants, states, and a last line that says that this
+is all. `fws store import` reads it. States that have expired are left out;
+`expires` is a date in milliseconds since 1970, and `data` is JSON, digit for
+digit as it was set.
 
 If a server runs, it goes on: what is written is what was durable at one moment
 after the start of this command. The store is copied for that, in the folder that

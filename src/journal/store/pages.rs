@@ -108,6 +108,11 @@ impl Pages {
         Ok(Pages { is_verified: true, ..Pages::new(backend)? })
     }
 
+    /// Returns the length of the file when it was opened, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.len
+    }
+
     /// Returns the root of the tree of tables in the last commit, or in the one before; `None` if
     /// it has no tables.
     ///

@@ -5,15 +5,18 @@
 //! commit, each page verified, is exactly what that commit left, whenever each of them was read.
 //!
 //! Under load a page may be reused before it is read. What has been read is therefore kept, in a
-//! scratch file, and the next attempt, with the newest root, reads only what has changed. Each
-//! attempt is shorter than the one before, until one ends before a page that it needs is reused.
+//! scratch file, and the next attempt, with the newest root, reads only what has changed. Unless
+//! more changes in the time of an attempt than can be read in it, attempts become shorter, until
+//! one ends before a page that it needs is reused. How much is read in all is bounded.
 //!
 //! What is met, and what happens:
 //!
 //! - A commit that is not durable: the header is in the file, and perhaps not all of its pages. Its
 //!   batch is not in the seal, or a page fails. Then the one before it is taken, whose pages stay
-//!   as they are until then. It counts once the seal has changed: if that cannot be written, the
-//!   last commit may be durable and acknowledged.
+//!   as they are until then.
+//! - A batch that is acknowledged and not in the seal, which could not be written: it looks the
+//!   same. So nothing older is taken than the newest batch that was in the first header, durable or
+//!   not, unless the header shows by then that it was taken back.
 //! - A header that is being written: the slot that changes fails its checksum.
 //! - The file grows, shrinks, or is replaced by another: it is opened anew for each attempt, and
 //!   pages are known by their checksums.
@@ -30,11 +33,14 @@ use super::folder::SealState;
 use super::pages::{PageRef, Pages, Sum, children, place};
 use super::tables::Tables;
 
-/// How many attempts are made, and with how many pauses. Those that read much come first; the rest
-/// take less than a millisecond, or a pause.
+/// How many attempts are made, and with how many pauses.
 const ATTEMPTS: u32 = 1000;
 const PAUSES: u32 = 250;
+/// How many times the length of the file is read in all, and at least how many bytes.
+const READ_TIMES: u64 = 8;
+const READ_BYTES_MIN: u64 = 64 << 20;
 const UNSEALED: &str = "store.seal does not say that its last batch is durable";
+const SEAL_GONE: &str = "store.seal, which says what is durable, is gone or damaged";
 const FAST: &str = "it changes faster than it can be read";
 /// What fails so many times in a row, with a pause before each, is damage.
 const STRIKES: u32 = 5;
@@ -54,16 +60,16 @@ pub enum NoSnapshot {
 
 /// Why an attempt has failed.
 enum Miss {
-    /// Pages are not what they were, or not yet.
+    /// Pages are not what they were, or not yet; or the seal has passed by the batch.
     Pages,
-    /// Nothing says that the commit is durable.
+    /// Nothing says that the commit is durable, or that it is the last that may be acknowledged.
     Unsealed(&'static str),
     /// All pages are as they were written, and what they say is wrong.
     Wrong(Damage),
 }
 
-/// Takes a snapshot of what is durable now: of a batch that the seal names, and none before the one
-/// that it names at the beginning.
+/// Takes a snapshot of what is durable now: of a batch that the seal names, and none before what is
+/// acknowledged at the beginning.
 ///
 /// `open` opens the file, and `seal` reads the seal; `scratch` is an empty file for a copy of the
 /// pages, which the content is then read from. `pause` waits for some milliseconds.
@@ -76,16 +82,18 @@ pub fn snapshot<B: StorageBackend>(
     scratch: impl StorageBackend + Clone,
     pause: impl Fn(),
 ) -> Result<Content, NoSnapshot> {
-    let (known, missed, roots) = (HashMap::new(), HashSet::new(), Vec::new());
-    let (is_still, is_last, sealed) = (false, true, SealState::Nothing);
-    let mut copy = Copy { scratch, known, missed, roots, is_still, is_last, sealed };
+    let mut copy = Copy::new(scratch);
     let (mut stuck, mut strikes, mut wrongs) = (HashSet::new(), 0, 0);
-    let (mut pauses, mut why) = (0, "");
+    let (mut pauses, mut why) = (0, FAST);
     for _ in 0..ATTEMPTS {
         let is_fresh = copy.known.is_empty();
-        match copy.attempt(&open, &seal)? {
-            Ok(content) if copy.is_last => return Ok(content),
-            Ok(content) => return copy.settled(&open, &seal, &pause).map(|()| content),
+        let found = copy.attempt(&open, &seal)?;
+        // Where pages are overwritten before they are read, the next attempt must come soon.
+        let is_hasty = matches!(found, Err(Miss::Pages)) || !copy.missed.is_empty();
+        match found {
+            Ok(content) => return Ok(content),
+            // The seal has passed by.
+            Err(Miss::Pages) if copy.missed.is_empty() => why = FAST,
             Err(Miss::Pages) => {
                 why = FAST;
                 stuck.retain(|page| copy.missed.contains(page));
@@ -97,7 +105,7 @@ pub fn snapshot<B: StorageBackend>(
                     return Err(NoSnapshot::Damaged(damage("a page is not as it was written")));
                 }
             }
-            Err(Miss::Unsealed(text)) => why = if copy.is_still { text } else { FAST },
+            Err(Miss::Unsealed(text)) => why = text,
             Err(Miss::Wrong(damage)) => {
                 // Or what an earlier attempt has copied was overwritten by another attempt.
                 copy.known.clear();
@@ -107,7 +115,10 @@ pub fn snapshot<B: StorageBackend>(
                 }
             }
         }
-        if copy.is_still {
+        if copy.has_read_enough() {
+            break;
+        }
+        if copy.is_still || !is_hasty {
             pauses += 1;
             if pauses == PAUSES {
                 break;
@@ -125,33 +136,47 @@ struct Copy<S> {
     known: HashMap<u64, Sum>,
     /// Pages that could not be read in this attempt.
     missed: HashSet<PageRef>,
+    /// How many bytes of pages have been read in all, and the length of the file.
+    read_bytes: u64,
+    file_bytes: u64,
     /// The commits in the header, and whether they are those of the attempt before.
     roots: Vec<Option<PageRef>>,
     is_still: bool,
-    /// Whether the last of them was tried last.
-    is_last: bool,
+    /// The newest batch in the first header: nothing after it was acknowledged before. `None` until
+    /// it could be read.
+    least: Option<u64>,
     /// The seal before the header was read.
     sealed: SealState,
 }
 
 impl<S: StorageBackend + Clone> Copy<S> {
+    fn new(scratch: S) -> Copy<S> {
+        let (known, missed, roots) = (HashMap::new(), HashSet::new(), Vec::new());
+        let (read_bytes, file_bytes, is_still) = (0, 0, false);
+        let (least, sealed) = (None, SealState::Nothing);
+        Copy { scratch, known, missed, read_bytes, file_bytes, roots, is_still, least, sealed }
+    }
+
     /// Tries the last commit, and the one before it unless there is a later one by then.
     fn attempt<B: StorageBackend>(
         &mut self,
         open: impl Fn() -> io::Result<B>,
         seal: impl Fn() -> io::Result<SealState>,
     ) -> Result<Result<Content, Miss>, NoSnapshot> {
+        self.missed.clear();
         self.sealed = seal().map_err(NoSnapshot::Unread)?;
         let file = open().map_err(NoSnapshot::Unread)?;
+        if !matches!(self.sealed, SealState::Seal(_)) {
+            return Ok(Err(Miss::Unsealed(SEAL_GONE)));
+        }
         let file = Pages::verified(file).map_err(NoSnapshot::Damaged)?;
+        self.file_bytes = file.file_bytes();
         let roots = file.roots().map_err(NoSnapshot::Damaged)?;
         self.is_still = roots == self.roots;
         self.roots.clone_from(&roots);
-        self.missed.clear();
         let mut miss = None;
         for (place, root) in roots.iter().enumerate() {
-            self.is_last = place == 0;
-            let why = match self.commit(&file, *root, &seal)? {
+            let why = match self.commit(&file, *root, place == 0, &seal)? {
                 Ok(content) => return Ok(Ok(content)),
                 Err(why) => why,
             };
@@ -165,11 +190,17 @@ impl<S: StorageBackend + Clone> Copy<S> {
         Ok(Err(miss.unwrap_or_else(|| Miss::Wrong(damage("the header is not whole")))))
     }
 
-    /// Copies one commit.
+    /// Returns whether so much has been read that there is no end in sight.
+    fn has_read_enough(&self) -> bool {
+        self.read_bytes >= READ_BYTES_MIN.max(self.file_bytes.saturating_mul(READ_TIMES))
+    }
+
+    /// Copies one commit: the last one, or the one before it.
     fn commit(
         &mut self,
         file: &Pages,
         root: Option<PageRef>,
+        is_last: bool,
         seal: impl Fn() -> io::Result<SealState>,
     ) -> Result<Result<Content, Miss>, NoSnapshot> {
         if !self.tree(file, root, None)? {
@@ -182,16 +213,20 @@ impl<S: StorageBackend + Clone> Copy<S> {
         if !self.tree(file, facts, None)? {
             return Ok(Err(Miss::Pages));
         }
-        let tables = match self.tables(root) {
-            Ok(tables) => tables,
+        let found = self.tables(root).and_then(|tables| Ok((tables.meta()?, tables)));
+        let (meta, tables) = match found {
+            Ok(found) => found,
             Err(damage) => return Ok(Err(Miss::Wrong(damage))),
         };
-        let is_durable = match tables.meta() {
-            Ok(meta) => is_durable(&meta, &self.sealed, &seal().map_err(NoSnapshot::Unread)?),
-            Err(damage) => Err(Miss::Wrong(damage)),
-        };
-        if let Err(miss) = is_durable {
+        if is_last {
+            self.least.get_or_insert(meta.batch);
+        }
+        let now = seal().map_err(NoSnapshot::Unread)?;
+        if let Err(miss) = is_durable(&meta, &self.sealed, &now) {
             return Ok(Err(miss));
+        }
+        if !is_last && self.least.is_none_or(|least| meta.batch < least) {
+            return Ok(Err(Miss::Unsealed(UNSEALED)));
         }
         for (root, key_bytes) in tables.rows() {
             if !self.tree(file, Some(root), key_bytes)? {
@@ -200,26 +235,6 @@ impl<S: StorageBackend + Clone> Copy<S> {
         }
         let content = self.tables(root).and_then(Content::of);
         Ok(content.map_err(Miss::Wrong))
-    }
-
-    /// Waits until it is known why the last commit was passed over: it was not durable yet, or is
-    /// taken back. Else the seal could not be written, and the last commit is what counts.
-    fn settled<B: StorageBackend>(
-        &self,
-        open: impl Fn() -> io::Result<B>,
-        seal: impl Fn() -> io::Result<SealState>,
-        pause: impl Fn(),
-    ) -> Result<(), NoSnapshot> {
-        for _ in 0..PAUSES {
-            let file = open().map_err(NoSnapshot::Unread)?;
-            let roots = Pages::verified(file).and_then(|file| file.roots());
-            let is_back = roots.map_err(NoSnapshot::Damaged)?.first() == self.roots.get(1);
-            if is_back || seal().map_err(NoSnapshot::Unread)? != self.sealed {
-                return Ok(());
-            }
-            pause();
-        }
-        Err(NoSnapshot::Busy(UNSEALED))
     }
 
     /// Opens what has been copied of a commit.
@@ -248,12 +263,13 @@ impl<S: StorageBackend + Clone> Copy<S> {
                 if self.known.get(&page.number) == Some(&page.sum) {
                     continue;
                 }
+                let (at, bytes) = place(page.number);
+                self.read_bytes += bytes;
                 let Ok(content) = file.page(page, key_bytes) else {
                     is_whole = false;
                     self.miss(page, parent, &branches);
                     continue;
                 };
-                let at = place(page.number).0;
                 self.scratch.write(at, &content).map_err(NoSnapshot::Unwritten)?;
                 self.known.insert(page.number, page.sum);
                 let children = children(&content, key_bytes).unwrap_or_default();
@@ -283,7 +299,7 @@ impl<S: StorageBackend + Clone> Copy<S> {
 /// Checks a commit against the seal, as it was before the header was read and is now.
 fn is_durable(meta: &StoreMeta, before: &SealState, now: &SealState) -> Result<(), Miss> {
     let (SealState::Seal(before), SealState::Seal(now)) = (before, now) else {
-        return Err(Miss::Unsealed("store.seal, which says what is durable, is gone or damaged"));
+        return Err(Miss::Unsealed(SEAL_GONE));
     };
     if meta.key != now.key {
         return Err(Miss::Wrong(damage("its seal belongs to another store")));
@@ -296,6 +312,10 @@ fn is_durable(meta: &StoreMeta, before: &SealState, now: &SealState) -> Result<(
         let (batch, known) = (meta.batch, before.batch);
         let text = format!("it ends with batch {batch}, and batch {known} was durable");
         return Err(Miss::Wrong(Damage(text)));
+    }
+    if meta.batch < now.batch {
+        // The seal has named it meanwhile, or it was refused.
+        return Err(Miss::Pages);
     }
     Err(Miss::Unsealed(UNSEALED))
 }

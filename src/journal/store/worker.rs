@@ -378,7 +378,9 @@ impl<M: Medium> Worker<M> {
                 // What the file, or the kernel's cache of it, says now need not be what is on disk:
                 // everything is written anew, to another file.
                 let next = worker.medium.open_next().map_err(broken)?;
-                Ok(State::Next(Writer::create(next, &worker.meta)?))
+                // Until its last part it is not the batch that the seal names, with all its rows.
+                let meta = StoreMeta { batch: 0, ..worker.meta.clone() };
+                Ok(State::Next(Writer::create(next, &meta)?))
             } else {
                 worker.medium.is_in_place().map_err(broken)?;
                 let backend = worker.medium.open().map_err(broken)?;

@@ -198,10 +198,11 @@ fn whole_server() {
         (met(|met| met.recoveries), "recoveries of it"),
         (met(|met| met.hangs), "disks that hang"),
         (met(|met| met.snapshots), "snapshots beside a server"),
-        (met(|met| met.no_snapshots), "snapshots given up"),
     ] {
         assert!(count > runs / 4, "{count} {what} in {runs} runs are few");
     }
+    // Only where a server was killed between a batch and its seal.
+    assert!(met(|met| met.no_snapshots) > 0, "no snapshot was ever given up");
     assert!(met(|met| met.batches) > 10 * runs, "few batches");
     let waited = sum(&reports, |report| report.waited);
     let beside = sum(&reports, |report| report.heard_beside);

@@ -4,13 +4,12 @@
 
 mod common;
 
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 
 use common::browser::Browser;
 use common::command::{bad, fws, good, run};
-use common::control::{Control, frame};
+use common::control::Control;
 use common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server};
 use common::web::Http;
 use common::{DEADLINE, eventually};
@@ -93,27 +92,6 @@ fn a_raised_admission_rate_admits_newcomers_at_once() {
     // At 2 per second, the 50 admissions would have delayed this one by 25 seconds.
     drop(server.browser("demo", r#"{"i":1}"#));
     server.assert_alive();
-}
-
-#[test]
-fn a_lowered_limit_of_back_ends_closes_idle_ones_of_the_largest_namespace() {
-    let mut options = Options::default();
-    let server = Server::start(&options);
-    let mut few: Vec<_> = (0..3).map(|_| server.controller("other")).collect();
-    let mut many: Vec<_> = (0..60).map(|_| server.controller("demo")).collect();
-    let half = frame(PING.as_bytes());
-    many[0].wire.write_all(&half[..half.len() - 1]).unwrap();
-    few[0].ok(PING);
-    options.config["limits"] = json!({ "control_connections": 32 });
-    server.reload_with(&options.config);
-    // One place in 32 is kept for those that have not authenticated.
-    many.drain(1..=63 - 31).for_each(|mut idle| idle.expect_closed());
-    many[0].wire.write_all(&half[half.len() - 1..]).unwrap();
-    assert_eq!(many[0].recv(), DONE, "who is busy stays");
-    few.iter_mut().chain(&mut many).for_each(|one| one.ok(PING));
-    // A namespace with few gets in at the cost of the largest, which gets no more itself.
-    few.push(server.controller("other"));
-    assert!(auth(&mut server.control(), "demo", DEMO_KEY).contains("313"));
 }
 
 #[test]

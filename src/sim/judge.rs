@@ -514,7 +514,6 @@ impl Judge {
             return;
         }
         let end = self.end_of(conn).or_else(|| self.in_the_way(conn));
-        let end = end.or_else(|| self.beyond_limit(conn));
         let line = self.lines.get_mut(&conn).expect("only what is known is closed");
         let is_over = line.is_answered() && line.closing.is_none() && end == Some(reason);
         assert!(is_over, "{conn:?} must not be closed for {reason}: {line:?}");

@@ -106,8 +106,6 @@ pub struct Switch {
     /// Back ends that have not authenticated.
     unauthenticated: Unauthenticated,
     key_watch: KeyWatch,
-    /// A reload may have left more back ends than may be there.
-    may_be_too_many: bool,
     /// The sessions of all browsers.
     web: Web<Browser>,
     /// The next slot to count towards a cap per address that a reload has introduced.
@@ -179,7 +177,6 @@ impl Switch {
             connections: Connections::default(),
             unauthenticated: Unauthenticated::default(),
             key_watch: KeyWatch::default(),
-            may_be_too_many: false,
             count_from: None,
             waiting: HashMap::new(),
             long_emits: VecDeque::new(),
@@ -580,7 +577,6 @@ impl Handler for Switch {
         self.relieve_publish_pressure(net);
         self.make_room(net);
         self.release(net);
-        self.close_excess(net);
         self.take_in(net);
         let (web, mut site) = self.split();
         web.settle(net, &mut site);

@@ -64,33 +64,6 @@ impl Switch {
         Ok(())
     }
 
-    /// After a reload that allows fewer back ends: closes one in a turn of those beyond the limit,
-    /// of the namespace with the most, as soon as one is not busy. They would keep everybody else
-    /// out for as long as they like.
-    pub(super) fn close_excess(&mut self, net: &mut impl Net) {
-        if !self.may_be_too_many {
-            return;
-        }
-        let limit = self.limits.control_connections;
-        let max = authenticated_max(limit).min(limit);
-        // While there are more, those that are busy may become idle.
-        self.may_be_too_many = self.authenticated() > max && self.drain.is_none();
-        if !self.may_be_too_many {
-            return;
-        }
-        let shares = self.shares();
-        if shares.values().map(|(count, _)| count).sum::<usize>() <= max {
-            return;
-        }
-        let largest = shares.values().max_by_key(|(count, (is_busy, _))| (*count, !is_busy));
-        let Some((_, (false, conn))) = largest else { return };
-        if let Some(controller) = self.connections.controller(*conn) {
-            controller.let_go(net, *conn, CloseReason::Full);
-        }
-        // The next turn comes at once.
-        self.is_releasing = true;
-    }
-
     fn authenticated(&self) -> usize {
         self.connections.controllers() - self.unauthenticated.len()
     }

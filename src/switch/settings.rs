@@ -85,14 +85,13 @@ impl Switch {
         self.hub.declare(name, key, &mut Recorded(&mut *self.journal))
     }
 
-    /// Applies new limits and SockJS options. What has begun continues: no browser is closed
-    /// because it would exceed a new limit; but back ends beyond it are, as soon as they are idle.
+    /// Applies new limits and SockJS options. What has begun continues: no connection is closed
+    /// because it would exceed a new limit.
     pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
         if self.limits.connections_per_address == 0 && limits.connections_per_address > 0 {
             self.count_from = Some(0);
         }
         self.limits = limits.clone();
-        self.may_be_too_many = true;
         self.hub.set_limits(limits.clone());
         self.journal.reload(limits);
         self.intake.reload();

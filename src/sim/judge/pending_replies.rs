@@ -1,7 +1,7 @@
 //! Back ends that are owed replies: until when, and which of them go without.
 
 use super::{ConnModel, Judge, Role};
-use crate::edge::{ConnId, Door};
+use crate::edge::Door;
 use crate::reason::CloseReason;
 use crate::sim::tape::Item;
 
@@ -31,26 +31,6 @@ impl Judge {
         }
         self.close(conn, reason);
         true
-    }
-
-    /// Why a back end may be closed after a reload that allows fewer: there are too many that are
-    /// authenticated, and no namespace has more than its own.
-    pub(super) fn beyond_limit(&self, conn: ConnId) -> Option<CloseReason> {
-        let known = |line: &ConnModel| match &line.role {
-            Role::Controller(it) if it.unauthenticated.is_none() && !it.is_ended => {
-                it.auth.as_ref().filter(|_| line.closing.is_none()).map(|(space, _)| *space)
-            }
-            _ => None,
-        };
-        let count = |space: Option<u32>| {
-            let of =
-                |line: &&ConnModel| known(line).is_some_and(|it| space.is_none_or(|s| s == it));
-            self.lines.values().filter(of).count()
-        };
-        let own = count(Some(known(self.lines.get(&conn)?)?));
-        let is_largest = self.lines.values().filter_map(known).all(|it| count(Some(it)) <= own);
-        let is_beyond = count(None) > self.limits.control_connections;
-        (is_beyond && is_largest).then_some(CloseReason::Full)
     }
 
     /// Checks that all replies that may leave have left, unless they were too many for one turn.

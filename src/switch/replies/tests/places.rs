@@ -3,7 +3,6 @@
 use super::*;
 use crate::codec::jwt;
 use crate::codec::ws::{self, Opcode};
-use crate::switch::SockJs;
 
 #[test]
 fn a_half_closed_connection_gives_its_place_to_a_newcomer() {
@@ -63,34 +62,6 @@ fn a_namespace_with_all_places_yields_some_to_others() {
     world.send(known[50], &[AUTH]);
     assert_eq!(world.take_replies(known[50]), [OK]);
     assert!(world.net.closed.iter().all(|(conn, _)| *conn != busy));
-}
-
-#[test]
-fn a_lowered_limit_closes_idle_back_ends_of_the_largest_namespace() {
-    let mut world = World::new(Limits { control_connections: 20, ..Limits::default() });
-    world.switch.declare("other", AUTH_KEY).unwrap();
-    let other = AUTH.replace("site", "other").replace(KEY, AUTH_KEY);
-    let many = [0, 1, 2, 3, 4].map(|slot| world.connect(slot, &[AUTH]));
-    let few = [5, 6].map(|slot| world.connect(slot, &[&other]));
-    let lower = |world: &mut World, control_connections| {
-        let limits = Limits { control_connections, ..Limits::default() };
-        let now = world.net.now();
-        world.switch.reload(&limits, SockJs::default(), now);
-        assert_eq!(world.switch.due(&world.net), Some(Millis(0)));
-        (0..9).for_each(|_| world.turn());
-        world.net.closed.iter().map(|(conn, _)| *conn).collect::<Vec<_>>()
-    };
-    // Two are owed replies.
-    for conn in &many[..2] {
-        world.send(*conn, &[&set("k", 1)]);
-    }
-    assert_eq!(lower(&mut world, 7), []);
-    assert_eq!(lower(&mut world, 4), many[2..]);
-    assert_eq!(lower(&mut world, 3)[3..], few[..1], "both have two, and those of one are busy");
-    assert_eq!(lower(&mut world, 2).len(), 4, "the namespace with the most has none that is idle");
-    world.sync();
-    assert_eq!(world.net.closed[4..], [(many[0], CloseReason::Full)]);
-    assert!(world.switch.connections.has(many[1]) && world.switch.connections.has(few[1]));
 }
 
 #[test]

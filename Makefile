@@ -97,7 +97,7 @@ fuzzer:
 	scripts/setup
 	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --version 0.13.2 --locked
 
-bench: ## counts that must not grow, and the server beside the floor: five minutes
+bench: ## counts that must not grow, and the server beside the floor: seven minutes
 	$(CARGO) bench --locked --bench counts --bench transports --bench micro
 	$(CARGO) bench --locked --bench floors
 

@@ -1,10 +1,33 @@
-//! Creates folders and makes names durable: syncing a file keeps its contents, but not its name,
-//! which is in the folder around it. Called by all code that creates files.
+//! Creates folders and temporary files, and makes names durable: syncing a file keeps its contents,
+//! but not its name, which is in the folder around it. Called by all code that creates files.
 
-use std::fs::{DirBuilder, File};
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Error, ErrorKind, Result};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Beginning of the name of a file that is not complete yet.
+pub const TEMPORARY: &str = ".new-";
+
+/// How many random hexadecimal digits follow.
+pub const TEMPORARY_DIGITS: usize = 16;
+
+/// Creates a temporary file in a folder, mode 0600: `.new-`, random digits, and this ending.
+///
+/// # Errors
+/// Those of the file system and of the random source.
+pub fn temporary(folder: &Path, ending: &OsStr) -> Result<(File, PathBuf)> {
+    let mut bytes = [0; TEMPORARY_DIGITS / 2];
+    getrandom::fill(&mut bytes).map_err(|e| Error::other(format!("no random numbers: {e}")))?;
+    let digits = u64::from_be_bytes(bytes);
+    let mut name = OsString::from(format!("{TEMPORARY}{digits:0TEMPORARY_DIGITS$x}"));
+    name.push(ending);
+    let path = folder.join(name);
+    let mut how = OpenOptions::new();
+    let file = how.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    Ok((file, path))
+}
 
 /// Creates a folder, mode 0700, and its missing parents, durably.
 ///

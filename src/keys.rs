@@ -2,9 +2,9 @@
 //! commands on the same machine. Owns the format of these files; prints and logs nothing. Called by
 //! the server, at its start and at a reload, and by the command line.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -13,7 +13,7 @@ use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Config, ConfigFile, Secret};
-use crate::durable::{at, make_folder, sync_name};
+use crate::durable::{self, TEMPORARY, TEMPORARY_DIGITS, at, make_folder, sync_name};
 
 /// A file name longer than this (in bytes) is cut, and ends in a hash of the whole name. Most file
 /// systems allow 255.
@@ -21,12 +21,6 @@ const FILE_NAME_BYTES: usize = 180;
 
 /// Random bytes of a new server key: 192 bits.
 const KEY_BYTES: usize = 24;
-
-/// Prefix of the name of a file that is not complete yet, before random digits.
-const TEMPORARY: &str = ".new-";
-
-/// Random bytes for these digits, two of each.
-const TEMPORARY_BYTES: usize = 8;
 
 /// Where the server key comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,7 +209,7 @@ fn write(folder: &Path, name: &str, key: &Secret) -> io::Result<()> {
     sweep(folder);
     let path = folder.join(name);
     let replace = || {
-        let (mut file, temporary) = temporary(folder)?;
+        let (mut file, temporary) = locked_temporary(folder)?;
         let written = (|| {
             file.write_all(format!("{}\n", key.expose()).as_bytes())?;
             file.sync_all()?;
@@ -234,11 +228,8 @@ fn write(folder: &Path, name: &str, key: &Secret) -> io::Result<()> {
 
 /// Creates a file and returns it with its path. It is locked as long as it is open, unlike those
 /// left by processes that were killed.
-fn temporary(folder: &Path) -> io::Result<(File, PathBuf)> {
-    let mut bytes = [0; TEMPORARY_BYTES];
-    random(&mut bytes)?;
-    let path = folder.join(format!("{TEMPORARY}{}", hex(&bytes)));
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+fn locked_temporary(folder: &Path) -> io::Result<(File, PathBuf)> {
+    let (file, path) = durable::temporary(folder, "".as_ref())?;
     // On a file system without locks a sweep gets none either.
     let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
     Ok((file, path))
@@ -261,7 +252,7 @@ fn sweep(folder: &Path) {
 
 fn is_temporary(name: &str) -> bool {
     name.strip_prefix(TEMPORARY).is_some_and(|digits| {
-        digits.len() == 2 * TEMPORARY_BYTES
+        digits.len() == TEMPORARY_DIGITS
             && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })
 }

@@ -178,6 +178,23 @@ impl Playing {
 #[derive(Clone, Debug)]
 struct Player(Arc<Mutex<Playing>>);
 
+/// The part of a backend that a snapshot never uses.
+macro_rules! refuse_changes {
+    () => {
+        fn set_len(&self, _: u64) -> Result<()> {
+            Err(Error::other("a snapshot changes nothing"))
+        }
+
+        fn sync_data(&self) -> Result<()> {
+            self.set_len(0)
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Result<()> {
+            self.set_len(0)
+        }
+    };
+}
+
 impl StorageBackend for Player {
     fn len(&self) -> Result<u64> {
         let mut playing = self.0.lock().unwrap();
@@ -199,17 +216,7 @@ impl StorageBackend for Player {
         Ok(())
     }
 
-    fn set_len(&self, _: u64) -> Result<()> {
-        Err(Error::other("a snapshot changes nothing"))
-    }
-
-    fn sync_data(&self) -> Result<()> {
-        self.set_len(0)
-    }
-
-    fn write(&self, _: u64, _: &[u8]) -> Result<()> {
-        self.set_len(0)
-    }
+    refuse_changes!();
 }
 
 impl Recording {
@@ -334,17 +341,7 @@ impl StorageBackend for Before {
         self.0.read(offset, out)
     }
 
-    fn set_len(&self, _: u64) -> Result<()> {
-        Err(Error::other("a snapshot changes nothing"))
-    }
-
-    fn sync_data(&self) -> Result<()> {
-        self.set_len(0)
-    }
-
-    fn write(&self, _: u64, _: &[u8]) -> Result<()> {
-        self.set_len(0)
-    }
+    refuse_changes!();
 }
 
 fn text(found: std::result::Result<Content, NoSnapshot>) -> String {

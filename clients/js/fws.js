@@ -361,8 +361,8 @@
      * Gives the link up unless a message arrives in time. A message is not seen before it is
      * complete, so there is time for one as large as any before, or for awaited states, doubled
      * after each failed probe up to a cap: nobody waits longer for a network that is dead. A
-     * patient probe waits at least as long as for states. The wait has two halves: if the page was frozen or busy in the first, messages that came meanwhile are
-     * handled in the second.
+     * patient probe waits at least as long as for states. The wait has two halves: if the page was
+     * frozen or busy in the first, messages that came meanwhile are handled in the second.
      */
     _listen(link) {
       clearTimeout(link.probe);

@@ -2,9 +2,8 @@
 //! the command, a closed standard error is ignored.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::{process, thread};
 
@@ -13,7 +12,7 @@ use rustix::io::Errno;
 
 use super::Stop;
 use crate::codec::json;
-use crate::durable::sync_name;
+use crate::durable::{self, sync_name};
 use crate::log::is_command;
 pub(super) use crate::log::printable;
 
@@ -126,15 +125,10 @@ impl Unfinished {
         if path.symlink_metadata().is_ok() {
             return Err(ErrorKind::AlreadyExists.into());
         }
-        let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
-        let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes)
-            .map_err(|e| io::Error::other(format!("no random numbers: {e}")))?;
-        let mut begun = OsString::from(format!(".new-{:016x}-", u64::from_le_bytes(bytes)));
-        begun.push(name);
-        let temporary = path.with_file_name(begun);
-        let mut how = OpenOptions::new();
-        let file = how.write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let mut ending = OsString::from("-");
+        ending.push(path.file_name().ok_or(ErrorKind::IsADirectory)?);
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let (file, temporary) = durable::temporary(folder, &ending)?;
         Ok(Unfinished { path: path.into(), temporary, file })
     }
 

@@ -24,7 +24,6 @@ mod fuzz;
 mod intake;
 mod long_emit;
 mod page;
-mod places;
 mod publish_batch;
 mod publish_pressure;
 mod refusal_tally;

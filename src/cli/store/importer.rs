@@ -352,9 +352,9 @@ impl Importer {
     pub fn finish(mut self) -> Result<String, Stop> {
         let mut stale = Vec::new();
         for Space { number, row, replaced, .. } in std::mem::take(&mut self.spaces) {
-            let keys = replaced.as_deref().zip(row.key.as_deref());
-            let key = keys.and_then(|keys| newer_key(&self.data, &row.name, keys));
-            stale.extend(key.map(|key| (row.name.clone(), key)));
+            if let (Some(old), Some(new)) = (replaced, &row.key) {
+                stale.push((row.name.clone(), old, new.clone()));
+            }
             let moment = |until| self.rewrite.moment(until);
             let row = Row::Namespace {
                 name: row.name,
@@ -368,7 +368,8 @@ impl Importer {
         let wait = || tell("waits for another command that makes or ends a key");
         let turn = (!stale.is_empty()).then(|| keys::lock(&self.data, wait));
         self.rewrite.finish().map_err(failed)?;
-        let renewed = stale.iter().filter(|(name, key)| keep_key(&self.data, name, key)).count();
+        let renewed =
+            stale.iter().filter(|(name, old, new)| renew_key(&self.data, name, old, new)).count();
         drop(turn);
         let Counts { namespaces, grants, states, expired, nameless } = self.counts;
         let (namespaces, grants) = (count(namespaces, "namespace"), count(grants, "grant"));
@@ -388,19 +389,17 @@ impl Importer {
     }
 }
 
-/// Returns the new key of a namespace if the old one is kept for the commands of this machine. Any
-/// other one that is kept may belong to another server, and nobody else may have it.
-fn newer_key(data: &Path, name: &str, (old, new): (&str, &str)) -> Option<Secret> {
-    let kept = keys::load(data, name).ok().flatten();
-    kept.filter(|kept| kept.matches(old)).and_then(|_| Secret::new(new).ok())
-}
-
-fn keep_key(data: &Path, name: &str, key: &Secret) -> bool {
-    let kept = keys::store(data, name, key);
-    if let Err(e) = &kept {
+/// Stores the new key of a namespace if the old one is kept for the commands of this machine. Any
+/// other one that is kept may belong to another server, and nobody else may have it. Returns
+/// whether the key is stored.
+fn renew_key(data: &Path, name: &str, old: &str, new: &str) -> bool {
+    let kept = keys::load(data, name).ok().flatten().filter(|kept| kept.matches(old));
+    let Some(key) = kept.and_then(|_| Secret::new(new).ok()) else { return false };
+    let stored = keys::store(data, name, &key);
+    if let Err(e) = &stored {
         tell(&format!("warning: the key of {name:?} that is kept for commands is an old one: {e}"));
     }
-    kept.is_ok()
+    stored.is_ok()
 }
 
 /// The number of the row's namespace.

@@ -4,9 +4,9 @@
 //! without changing a byte of it.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Error, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +14,8 @@ use hashbrown::HashMap;
 use redb::StorageBackend;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
+
+use crate::durable;
 
 /// The first bytes of the file, in which redb records which of two commits is the last. They fit
 /// into one sector of any disk.
@@ -67,13 +69,9 @@ impl Disk {
     /// Creates a file without a name in this folder, which is gone when it is closed.
     ///
     /// # Errors
-    /// File system errors.
+    /// Those of the file system and of the random source.
     pub fn unnamed(folder: &Path) -> io::Result<Disk> {
-        let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).map_err(|e| Error::other(format!("no random numbers: {e}")))?;
-        let path = folder.join(format!(".fws-{:016x}", u64::from_le_bytes(bytes)));
-        let mut how = OpenOptions::new();
-        let file = how.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let (file, path) = durable::temporary(folder, "".as_ref())?;
         fs::remove_file(&path)?;
         Ok(Disk::new(file))
     }

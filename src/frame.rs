@@ -7,66 +7,16 @@
 //! memory of all waiting publications, and of all waiting answers, each frame counted once however
 //! many peers wait for it.
 
+mod shared;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
 use std::collections::{VecDeque, vec_deque};
 use std::io::IoSlice;
-use std::ops::Deref;
-use std::rc::Rc;
 
 use crate::arena::{NIL, Slots};
 use crate::time::Millis;
-
-/// Encoded bytes, immutable and shared.
-#[derive(Clone, Debug)]
-pub struct Frame(Rc<Body>);
-
-#[derive(Debug)]
-struct Body {
-    bytes: Box<[u8]>,
-    /// In how many places it waits, by [`Kind`].
-    waiting: [Cell<u32>; 2],
-}
-
-impl Frame {
-    /// Whether both are the same frame, not only equal ones.
-    pub fn is(&self, other: &Frame) -> bool {
-        Rc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// Whether there are other references to it.
-    pub fn is_shared(&self) -> bool {
-        Rc::strong_count(&self.0) > 1
-    }
-}
-
-impl PartialEq for Frame {
-    fn eq(&self, other: &Frame) -> bool {
-        self.0.bytes == other.0.bytes
-    }
-}
-impl Eq for Frame {}
-
-impl From<Vec<u8>> for Frame {
-    fn from(bytes: Vec<u8>) -> Frame {
-        Frame(Rc::new(Body { bytes: bytes.into(), waiting: Default::default() }))
-    }
-}
-
-impl From<&[u8]> for Frame {
-    fn from(bytes: &[u8]) -> Frame {
-        Frame::from(bytes.to_vec())
-    }
-}
-
-impl Deref for Frame {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.0.bytes
-    }
-}
+pub use shared::Frame;
 
 /// Total of the waiting frames of one kind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,9 +41,9 @@ impl Ledger {
     /// Counts a frame in one more place.
     #[inline]
     pub fn add(&mut self, frame: &Frame, kind: Kind) {
-        let (total, waiting) = (&mut self.totals[kind as usize], &frame.0.waiting[kind as usize]);
+        let (total, waiting) = (&mut self.totals[kind as usize], frame.waiting(kind));
         if waiting.get() == 0 {
-            total.bytes += frame.len() + FRAME_COST_BYTES;
+            total.bytes += frame.memory();
         }
         waiting.set(waiting.get() + 1);
         total.places += 1;
@@ -102,10 +52,10 @@ impl Ledger {
     /// Counts a frame in one place less.
     #[inline]
     pub fn remove(&mut self, frame: &Frame, kind: Kind) {
-        let (total, waiting) = (&mut self.totals[kind as usize], &frame.0.waiting[kind as usize]);
+        let (total, waiting) = (&mut self.totals[kind as usize], frame.waiting(kind));
         debug_assert!(waiting.get() > 0 && total.places > 0);
         if waiting.get() == 1 {
-            total.bytes -= frame.len() + FRAME_COST_BYTES;
+            total.bytes -= frame.memory();
         }
         waiting.set(waiting.get() - 1);
         total.places -= 1;
@@ -429,9 +379,9 @@ impl FramePool {
     /// Memory of the answers in a queue, each divided among all places in which it waits.
     pub fn owed(&self, queue: &OutQueue) -> usize {
         let answers = self.queued(queue).filter(|one| one.kind == Kind::Asked);
-        let share = |Frame(body): &Frame| {
-            let places = body.waiting[Kind::Asked as usize].get().max(1) as usize;
-            (body.bytes.len() + FRAME_COST_BYTES) / places + PLACE_COST_BYTES
+        let share = |frame: &Frame| {
+            let places = frame.waiting(Kind::Asked).get().max(1) as usize;
+            frame.memory() / places + PLACE_COST_BYTES
         };
         answers.map(|one| share(&one.frame)).sum()
     }

@@ -217,13 +217,14 @@ fn one_frame(form: Form, channel: &str, data: &str) -> Frame {
     let bytes = channel.len() + data.len() + r#"{"event":"","data":}"#.len();
     if form == Form::Raw {
         let (header, header_bytes) = ws::header(ws::Opcode::Text, bytes);
-        let mut frame = Vec::with_capacity(header_bytes + bytes);
-        frame.extend_from_slice(&header[..header_bytes]);
-        write_head(&mut frame, channel);
-        frame.extend_from_slice(data.as_bytes());
-        frame.push(b'}');
+        let frame = Frame::with(header_bytes + bytes, |frame| {
+            frame.extend_from_slice(&header[..header_bytes]);
+            write_head(frame, channel);
+            frame.extend_from_slice(data.as_bytes());
+            frame.push(b'}');
+        });
         return match frame.len() == header_bytes + bytes {
-            true => Frame::from(frame),
+            true => frame,
             false => ws::text_frame(&frame[header_bytes..]),
         };
     }
@@ -235,7 +236,7 @@ fn one_frame(form: Form, channel: &str, data: &str) -> Frame {
 /// Encodes a run: its frames one after the other, or its strings separated by commas.
 fn run_frame(form: Form, run: &Run) -> Frame {
     if form == Form::Raw {
-        return Frame::from(&run.frames[..]);
+        return Frame::with(run.frames.len(), |out| out.extend_from_slice(&run.frames));
     }
     // Most messages have nothing to escape but quotes.
     let mut out = Vec::with_capacity(run.frames.len() + run.frames.len() / 4);

@@ -5,8 +5,9 @@
 //! listener for connections that are not WebSockets, and by the SockJS codec for its headers.
 
 use std::fmt;
+use std::mem::MaybeUninit;
 
-use httparse::{EMPTY_HEADER, Header, Request};
+use httparse::{Header, Request};
 
 use super::ws;
 
@@ -36,9 +37,16 @@ pub struct HeadBounds {
 /// searched before, without success, and are not searched again.
 pub fn find_head_end(input: &[u8], scanned: usize) -> Option<usize> {
     // The empty line may begin in the last three of them.
-    let start = scanned.saturating_sub(3);
-    let at = input.get(start..)?.windows(4).position(|four| four == b"\r\n\r\n")?;
-    Some(start + at + 4)
+    let mut at = scanned.saturating_sub(3);
+    loop {
+        let four = input.get(at..)?.first_chunk()?;
+        at += match four {
+            b"\r\n\r\n" => return Some(at + 4),
+            [.., b'\r' | b'\n'] => 1,
+            // It cannot begin in any of these.
+            _ => 4,
+        };
+    }
 }
 
 /// Returns whether a line ends in anything but CR LF. A recipient may accept a bare LF as the end
@@ -180,8 +188,17 @@ pub struct Head<'a> {
     pub minor_version: u8,
     /// The body that follows.
     pub content: Content,
-    headers: [Header<'a>; HEADERS_MAX],
-    header_count: usize,
+    headers: &'a [Header<'a>],
+}
+
+/// Room for the headers of a [`Head`].
+#[derive(Debug)]
+pub struct HeaderRoom<'a>([MaybeUninit<Header<'a>>; HEADERS_MAX]);
+
+impl Default for HeaderRoom<'_> {
+    fn default() -> Self {
+        HeaderRoom([const { MaybeUninit::uninit() }; HEADERS_MAX])
+    }
 }
 
 impl<'a> Head<'a> {
@@ -247,13 +264,9 @@ impl<'a> Head<'a> {
         }
     }
 
-    fn headers(&self) -> &[Header<'a>] {
-        &self.headers[..self.header_count]
-    }
-
     fn values(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         let named = move |header: &&Header<'a>| header.name.eq_ignore_ascii_case(name);
-        self.headers().iter().filter(named).map(|header| header.value)
+        self.headers.iter().filter(named).map(|header| header.value)
     }
 
     /// Returns the non-empty elements of a list header, on all its lines.
@@ -270,13 +283,18 @@ impl<'a> Head<'a> {
 ///
 /// # Errors
 /// [`HttpError`].
-pub fn parse_head<'a>(input: &'a [u8], bounds: &HeadBounds) -> Result<Head<'a>, HttpError> {
+pub fn parse_head<'a, 'input: 'a>(
+    input: &'input [u8],
+    room: &'a mut HeaderRoom<'input>,
+    bounds: &HeadBounds,
+) -> Result<Head<'a>, HttpError> {
     if has_bare_end(input, 0) {
         return Err(HttpError::Malformed);
     }
-    let mut headers = [EMPTY_HEADER; HEADERS_MAX];
-    let mut request = Request::new(&mut headers[..bounds.headers.min(HEADERS_MAX)]);
-    if request.parse(input)? != httparse::Status::Complete(input.len()) {
+    let room = &mut room.0[..bounds.headers.min(HEADERS_MAX)];
+    let mut request = Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(input, room)?;
+    if parsed != httparse::Status::Complete(input.len()) {
         return Err(HttpError::Malformed);
     }
     let (Some(method), Some(target), Some(minor_version)) =
@@ -284,9 +302,8 @@ pub fn parse_head<'a>(input: &'a [u8], bounds: &HeadBounds) -> Result<Head<'a>, 
     else {
         return Err(HttpError::Malformed);
     };
-    let header_count = request.headers.len();
-    let content = Content::None;
-    let mut head = Head { method, target, minor_version, content, headers, header_count };
+    let (content, headers) = (Content::None, &*request.headers);
+    let mut head = Head { method, target, minor_version, content, headers };
     if target.len() > bounds.target_bytes {
         return Err(HttpError::TargetTooLong);
     }
@@ -457,7 +474,8 @@ pub fn fuzz_head(data: &[u8]) {
     let Some(end) = end else { return };
     let input = &input[..end];
     let bounds = HeadBounds { headers: 64, target_bytes: 2048 };
-    let head = match parse_head(input, &bounds) {
+    let mut room = HeaderRoom::default();
+    let head = match parse_head(input, &mut room, &bounds) {
         Ok(head) => head,
         Err(error) => {
             let answer = error.response();
@@ -474,14 +492,14 @@ pub fn fuzz_head(data: &[u8]) {
     check(head.target.as_bytes());
     assert!(head.target.ends_with(head.query().unwrap_or_default()));
     assert!(head.path().starts_with('/') || head.path() == "*");
-    for header in head.headers() {
+    for header in head.headers {
         check(header.name.as_bytes());
         check(header.value);
         assert!(!header.value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
         assert!(!header.name.ends_with([' ', '\t']));
     }
     assert!(head.minor_version == 0 || head.values("host").count() == 1);
-    assert!(head.headers().iter().all(|header| head.has(header.name)));
+    assert!(head.headers.iter().all(|header| head.has(header.name)));
     assert_eq!(
         upgrade(&head).refusal().is_none(),
         matches!(upgrade(&head), Upgrade::Accept { .. })

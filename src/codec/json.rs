@@ -206,6 +206,12 @@ impl<'a> Members<'a> {
         self.scan.is_over()
     }
 
+    /// Returns the first letter of the next key, if the key follows without white space.
+    #[inline(always)]
+    pub fn initial(&self) -> Option<u8> {
+        self.scan.second()
+    }
+
     /// Takes the next bytes if they are exactly these: a key with its quotes and colon, or a value
     /// that no further digit could extend.
     #[inline(always)]
@@ -388,7 +394,7 @@ pub fn quote(text: &str) -> String {
 
 /// Appends a text as a JSON string, with only the escapes that JSON requires.
 pub fn quote_into(out: &mut Vec<u8>, text: &str) {
-    if text.bytes().any(scan::is_special) {
+    if scan::plain(text.as_bytes(), 0) < text.len() {
         return serde_json::to_writer(out, text).expect("memory takes every byte");
     }
     out.reserve(text.len() + 2);

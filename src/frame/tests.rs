@@ -262,3 +262,25 @@ fn a_long_queue_returns_memory_while_it_is_sent() {
     let is_worth_keeping = |ring: &VecDeque<_>| (1..=RING_KEPT).contains(&ring.capacity());
     assert!(pool.rings.len() == 1 && pool.rings.iter().all(is_worth_keeping));
 }
+
+#[test]
+fn a_small_frame_is_used_again_and_counts_as_the_memory_it_takes() {
+    let text = |bytes: usize| Frame::with(bytes, |out| out.extend((0..bytes).map(|at| at as u8)));
+    for (bytes, capacity) in [(1, 64), (64, 64), (65, 128), (256, 256), (257, 257), (0, 0)] {
+        let frame = text(bytes);
+        assert_eq!((frame.len(), frame.memory()), (bytes, capacity + FRAME_COST_BYTES));
+        let (shared, place) = (frame.clone(), frame.as_ptr());
+        drop(frame);
+        // Not while somebody has it.
+        let other = text(bytes);
+        assert_eq!((&other, bytes == 0 || other.as_ptr() != place), (&shared, true));
+        drop(shared);
+        let again = text(bytes);
+        assert!(again == other && (bytes > 256 || again.as_ptr() == place));
+    }
+    let many: Vec<Frame> = (0..1000).map(|_| text(100)).collect();
+    let places = many.iter().map(|frame| frame.as_ptr()).collect::<Vec<_>>();
+    drop(many);
+    let again: Vec<Frame> = (0..1000).map(|_| text(100)).collect();
+    assert!(again.iter().filter(|frame| places[..64].contains(&frame.as_ptr())).count() >= 64);
+}

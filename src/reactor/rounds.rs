@@ -60,7 +60,11 @@ impl Round {
 
     /// Returns whether its time is over. Asked before each connection but the first.
     pub fn is_late(&mut self) -> bool {
-        self.watch.get_or_insert_with(Stopwatch::start).elapsed_us() >= self.us
+        let Some(watch) = &self.watch else {
+            self.watch = Some(Stopwatch::start());
+            return false;
+        };
+        watch.elapsed_us() >= self.us
     }
 }
 

@@ -6,7 +6,7 @@ use super::uploads::Upload;
 use super::{Application, Line, Web};
 use super::{answers, origin};
 use crate::codec::http::{
-    self, BodyReader, CONTINUE, Head, HeadBounds, HttpError, Response, Upgrade,
+    self, BodyReader, CONTINUE, Head, HeadBounds, HeaderRoom, HttpError, Response, Upgrade,
 };
 use crate::codec::proxy::{self, ProxyHeader};
 use crate::codec::sockjs::{self, Route, Transport};
@@ -110,7 +110,8 @@ impl<P> Web<P> {
                 }
                 let Some(upload) = self.take_upload(conn) else { return Ok(used) };
                 let (head, body) = upload.into_parts();
-                let head = self.parse(&head).map_err(|e| refuse(net, conn, e))?;
+                let mut room = HeaderRoom::default();
+                let head = self.parse(&head, &mut room).map_err(|e| refuse(net, conn, e))?;
                 self.request(net, app, conn, &head, body.as_deref())?;
                 continue;
             }
@@ -193,12 +194,16 @@ impl<P> Web<P> {
         }
     }
 
-    fn parse<'a>(&self, head: &'a [u8]) -> Result<Head<'a>, HttpError> {
+    fn parse<'a, 'input: 'a>(
+        &self,
+        head: &'input [u8],
+        room: &'a mut HeaderRoom<'input>,
+    ) -> Result<Head<'a>, HttpError> {
         let bounds = HeadBounds {
             headers: self.limits.http_headers,
             target_bytes: self.limits.http_target_bytes,
         };
-        http::parse_head(head, &bounds)
+        http::parse_head(head, room, &bounds)
     }
 
     /// A head is complete. Handles the request if its body is complete as well; returns how many
@@ -211,7 +216,8 @@ impl<P> Web<P> {
         head_bytes: &[u8],
         behind: &[u8],
     ) -> Result<usize, CloseReason> {
-        let head = self.parse(head_bytes).map_err(|e| refuse(net, conn, e))?;
+        let mut room = HeaderRoom::default();
+        let head = self.parse(head_bytes, &mut room).map_err(|e| refuse(net, conn, e))?;
         self.requested(net, conn, &head)?;
         let (bytes_max, is_wanted) = self.body_wanted(app, &head);
         let reader = BodyReader::new(head.content, bytes_max);

@@ -6,7 +6,8 @@ const HEADERS: usize = 64;
 const TARGET_BYTES: usize = 2048;
 
 fn parse_head(input: &[u8]) -> Result<Head<'_>, HttpError> {
-    super::parse_head(input, &HeadBounds { headers: HEADERS, target_bytes: TARGET_BYTES })
+    let bounds = HeadBounds { headers: HEADERS, target_bytes: TARGET_BYTES };
+    super::parse_head(input, Box::leak(Box::default()), &bounds)
 }
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";

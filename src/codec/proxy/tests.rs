@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::address::Network;
-use crate::codec::http::{HeadBounds, parse_head};
+use crate::codec::http::{HeadBounds, HeaderRoom, parse_head};
 
 /// Returns a version 2 header with this command, family and rest.
 fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
@@ -123,7 +123,8 @@ fn forwarded(lines: &[&str]) -> Option<String> {
         text.push_str(&format!("X-Forwarded-For: {line}\r\n"));
     }
     text.push_str("\r\n");
-    let head = parse_head(text.as_bytes(), &HeadBounds { headers: 64, target_bytes: 64 }).unwrap();
+    let (mut room, bounds) = (HeaderRoom::default(), HeadBounds { headers: 64, target_bytes: 64 });
+    let head = parse_head(text.as_bytes(), &mut room, &bounds).unwrap();
     forwarded_for(&head, &proxies).map(|ip| ip.to_string())
 }
 

@@ -5,7 +5,7 @@ use crate::codec::http::{HeadBounds, HttpError};
 
 fn parse_head(input: &[u8]) -> Result<Head<'_>, HttpError> {
     let bounds = HeadBounds { headers: 64, target_bytes: 2048 };
-    crate::codec::http::parse_head(input, &bounds)
+    crate::codec::http::parse_head(input, Box::leak(Box::default()), &bounds)
 }
 
 fn escaped(message: &str) -> String {

@@ -269,7 +269,7 @@ impl Judge {
         let counted = all.filter(|(_, is_published)| *is_published == of_published);
         let places: Vec<&Frame> = counted.map(|(frame, _)| frame).collect();
         let once: BTreeMap<*const u8, usize> =
-            places.iter().map(|frame| (frame.as_ptr(), frame.len() + FRAME_COST_BYTES)).collect();
+            places.iter().map(|frame| (frame.as_ptr(), frame.memory())).collect();
         once.values().sum::<usize>() + places.len() * PLACE_COST_BYTES
     }
 

@@ -67,19 +67,19 @@ impl<'a> Fields<'a> {
         while members.go_on()? {
             let mut is_params = false;
             // Fast path: the most common keys, without whitespace or escapes.
-            let field = if members.takes(br#""action":"#) {
-                Some(&mut self.action)
-            } else if members.takes(br#""channel":"#) {
-                Some(&mut self.channel)
-            } else if members.takes(br#""data":"#) {
-                Some(&mut self.data)
-            } else if members.takes(br#""params":"#) {
-                is_params = true;
-                None
-            } else {
-                let key = members.key()?;
-                is_params = key.as_deref() == Some(b"params");
-                key.and_then(|key| self.named(&key))
+            let field = match members.initial() {
+                Some(b'a') if members.takes(br#""action":"#) => Some(&mut self.action),
+                Some(b'c') if members.takes(br#""channel":"#) => Some(&mut self.channel),
+                Some(b'd') if members.takes(br#""data":"#) => Some(&mut self.data),
+                Some(b'p') if members.takes(br#""params":"#) => {
+                    is_params = true;
+                    None
+                }
+                _ => {
+                    let key = members.key()?;
+                    is_params = key.as_deref() == Some(b"params");
+                    key.and_then(|key| self.named(&key))
+                }
             };
             if is_params {
                 self.take_params(&mut members)?;

@@ -78,6 +78,8 @@ impl Frame {
             return;
         }
         body.bytes.clear();
+        // It may have waited in a pool that is gone.
+        body.waiting = Default::default();
         // While a thread ends there is no place to keep it.
         let _ = SPARE.try_with(|spare| {
             let spare = &mut spare.borrow_mut()[size];

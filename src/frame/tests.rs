@@ -284,3 +284,12 @@ fn a_small_frame_is_used_again_and_counts_as_the_memory_it_takes() {
     let again: Vec<Frame> = (0..1000).map(|_| text(100)).collect();
     assert!(again.iter().filter(|frame| places[..64].contains(&frame.as_ptr())).count() >= 64);
 }
+
+#[test]
+fn a_frame_that_waited_in_a_pool_that_is_gone_counts_when_it_is_used_again() {
+    for _ in 0..2 {
+        let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
+        pool.push(&mut queue, Frame::with(9, |out| out.extend(b"something")), Kind::Published);
+        assert_eq!(weight(&pool), 64 + FRAME_COST_BYTES + PLACE_COST_BYTES);
+    }
+}

@@ -62,7 +62,7 @@ fn broadcast(bench: &mut Bench, report: &mut Report, fws: &Target, floor: &Targe
     {
         let (n, b) = (subscribers.to_string(), bytes.to_string());
         let flags = ["broadcast", "--subscribers", &n, "--bytes", &b];
-        let all = bench.compare(&[fws, floor], &flags)?;
+        let all = bench.closely(|bench| bench.compare(&[fws, floor], &flags))?;
         let what = format!("1. broadcast to {n} subscribers, {b} bytes, 16 in flight, × floor");
         report.at_most(&what, ratio(&all[0], &all[1], CPU), 1.10, "");
         let (ours, theirs) = (figure(&all[0], CPU), figure(&all[1], CPU));

@@ -127,9 +127,15 @@ impl Clock {
 
     /// Reads both clocks. A date before 1970 reads as 1970.
     pub fn now(&self) -> Now {
+        self.at(&Stopwatch::start())
+    }
+
+    /// The same, if the stopwatch was started just now: it saves one reading.
+    pub fn at(&self, watch: &Stopwatch) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mono = watch.0.saturating_duration_since(self.start);
         Now {
-            mono: Millis(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            mono: Millis(u64::try_from(mono.as_millis()).unwrap_or(u64::MAX)),
             unix: UnixMillis(u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)),
         }
     }

@@ -285,7 +285,7 @@ impl Reactor {
     pub fn turn(&mut self, handler: &mut impl Handler) -> stdio::Result<()> {
         let asked = self.poll_events(handler)?;
         let watch = Stopwatch::start();
-        self.begin(handler, asked);
+        self.begin(handler, &watch, asked);
         (self.io.offered, self.flushed, self.flushed_bytes) = (0, 0, 0);
         self.read_events();
         self.report_closed(handler);
@@ -313,7 +313,6 @@ impl Reactor {
 
     /// Waits for events, until the next deadline at most. Returns the timeout used.
     fn poll_events(&mut self, handler: &mut impl Handler) -> stdio::Result<Option<Duration>> {
-        let now = self.read_clock().mono;
         // While the server stops, a connection just read may have more, which shows at once.
         let is_curious = self.hear_until.is_some() && self.has_read;
         let Io { web_ready, control_ready, to_flush, to_flush_large, leaving, .. } = &self.io;
@@ -324,6 +323,7 @@ impl Reactor {
             let timer = self.io.wheel.next_at().map(Millis);
             let accept = self.accept_due();
             let drain = (self.stops > 0).then_some(self.drain_until);
+            let now = self.read_clock(&Stopwatch::start()).mono;
             let idle = self.idle_ms.map(|ms| now.plus(ms));
             let slow = self.io.overdue_at();
             let shrink = self.io.frames.shrink_at();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Reactor;
 use crate::edge::Handler;
-use crate::time::Millis;
+use crate::time::{Millis, Stopwatch};
 
 /// On a machine that runs, no turn begins this much later than its poll should have ended.
 const STANDSTILL_MS: u64 = 1000;
@@ -40,7 +40,7 @@ impl Reactor {
     /// deadline is as far away afterwards as before.
     pub fn forgive_standstills(&mut self) {
         self.standstills.are_forgiven = true;
-        self.io.now = self.read_clock();
+        self.io.now = self.read_clock(&Stopwatch::start());
     }
 
     /// Returns the milliseconds since the start, standstills included.
@@ -48,16 +48,21 @@ impl Reactor {
         self.io.now.mono.plus(self.standstills.ms)
     }
 
-    /// Reads the clock, less the standstills.
-    pub(super) fn read_clock(&self) -> crate::time::Now {
-        let now = self.clock.now();
+    /// The time at which the stopwatch was started, just now, less the standstills.
+    pub(super) fn read_clock(&self, watch: &Stopwatch) -> crate::time::Now {
+        let now = self.clock.at(watch);
         let mono = Millis(now.mono.0.saturating_sub(self.standstills.ms));
         crate::time::Now { mono, ..now }
     }
 
     /// Begins a turn whose poll was asked to wait for `asked` at most.
-    pub(super) fn begin(&mut self, handler: &mut impl Handler, asked: Option<Duration>) {
-        let (before, now) = (self.io.now.mono, self.read_clock());
+    pub(super) fn begin(
+        &mut self,
+        handler: &mut impl Handler,
+        watch: &Stopwatch,
+        asked: Option<Duration>,
+    ) {
+        let (before, now) = (self.io.now.mono, self.read_clock(watch));
         self.io.now = now;
         let ms = self.standstills.between(now.mono.0.saturating_sub(before.0), asked);
         if ms == 0 {

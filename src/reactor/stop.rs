@@ -6,7 +6,7 @@ use super::peer::{Peer, Phase, flag};
 use super::{EVENTS_MAX, Listener, Reactor};
 use crate::arena::NIL;
 use crate::edge::{Door, Handler};
-use crate::time::Millis;
+use crate::time::{Millis, Stopwatch};
 
 /// Stop signals that come within this time are one: a terminal and the parent process send it
 /// together, and supervisors tend to send it twice.
@@ -27,7 +27,7 @@ impl Reactor {
     /// is to be done at once.
     pub fn is_urged(&mut self) -> bool {
         let before = self.io.now.mono;
-        self.io.now = self.read_clock();
+        self.io.now = self.read_clock(&Stopwatch::start());
         let signals = 0..self.signals.len();
         let came = signals.map(|at| self.note_signal(SIGNALS + at)).sum::<usize>();
         // It may have come at any moment since the last look: in doubt it is the same signal.

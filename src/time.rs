@@ -142,7 +142,8 @@ impl Clock {
 }
 
 /// Measures durations: for counters, and for the reactor, which leaves to the next turn what takes
-/// too long. It may decide when something is done, never what is done.
+/// too long. It may decide when something is done, never what is done; only [`Clock::at`] takes the
+/// time of its start for that of a turn.
 #[derive(Debug)]
 pub struct Stopwatch(Instant);
 

@@ -206,7 +206,8 @@ impl<'a> Members<'a> {
         self.scan.is_over()
     }
 
-    /// Returns the first letter of the next key, if the key follows without white space.
+    /// Returns the first letter of the next key. If white space or anything but a key follows, it
+    /// may be any byte: for a guess at what [`Members::takes`] will take.
     #[inline(always)]
     pub fn initial(&self) -> Option<u8> {
         self.scan.second()

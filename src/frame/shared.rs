@@ -32,7 +32,8 @@ struct Body {
 }
 
 impl Frame {
-    /// Encodes a frame of at most so many bytes: `write` appends them to an empty vector.
+    /// Encodes a frame of about so many bytes: `write` appends them to an empty vector, which has
+    /// room for as many.
     pub fn with(bytes: usize, write: impl FnOnce(&mut Vec<u8>)) -> Frame {
         let Some(size) = bytes.div_ceil(STEP_BYTES).checked_sub(1).filter(|size| *size < SIZES)
         else {

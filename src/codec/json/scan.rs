@@ -287,7 +287,7 @@ fn plain_beyond(bytes: &[u8], start: usize) -> usize {
     plain_rest(bytes, bytes.len() - rest.len())
 }
 
-/// Like [`plain`], if fewer than eight bytes are left.
+/// Like [`plain`], if fewer than eight bytes are left: `at` is at most the length.
 #[inline(never)]
 fn plain_rest(bytes: &[u8], at: usize) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();

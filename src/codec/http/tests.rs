@@ -46,6 +46,16 @@ fn the_end_of_the_head_is_found_at_every_split() {
 }
 
 #[test]
+fn the_end_of_the_head_is_found_among_all_line_ends() {
+    const LENGTH: u32 = 9;
+    for number in 0..3_usize.pow(LENGTH) {
+        let input: Vec<u8> = (0..LENGTH).map(|at| b"\r\na"[number / 3_usize.pow(at) % 3]).collect();
+        let expected = input.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+        assert_eq!(find_head_end(&input, 0), expected, "{:?}", input.escape_ascii());
+    }
+}
+
+#[test]
 fn the_request_line_and_headers_are_parsed() {
     let input = b"POST http://h:1/a//b/../c?x=1?y HTTP/1.1\r\nHOST:  h \r\nX-Empty:\r\n\
         X-Latin: \xe9\r\nConnection: keep-alive\r\nconnection: , Upgrade ,x\r\n\

@@ -58,6 +58,17 @@ pub fn url(ws: &str) -> String {
     format!("http://{}/", address.map_or_else(|_| ws.into(), |address| address.to_string()))
 }
 
+/// What to add to the command line before the page at that URL can connect, if only some sites may.
+pub fn permission(config: &Config, url: &str) -> String {
+    let site = url.trim_end_matches('/');
+    let site = site.strip_suffix(":80").unwrap_or(site); // as browsers write it
+    match &config.allow_origin[..] {
+        [] => String::new(),
+        sites if sites.iter().any(|listed| listed == site) => String::new(),
+        _ => format!("add --allow-origin {site}, "),
+    }
+}
+
 /// The page, with the client script and the command inserted.
 pub fn page(command: &str) -> Demo {
     let command = command.replace('&', "&amp;").replace('<', "&lt;");
@@ -104,6 +115,18 @@ mod tests {
         assert_eq!(url("0.0.0.0:8080"), "http://127.0.0.1:8080/");
         assert_eq!(url("[::]:80"), "http://[::1]:80/");
         assert_eq!(url("10.0.0.5:8080"), "http://10.0.0.5:8080/");
+    }
+
+    #[test]
+    fn a_page_that_may_not_connect_needs_another_allowed_site() {
+        let mut config = Config::default();
+        let needs = |config: &Config, url| permission(config, url);
+        assert_eq!(needs(&config, "http://127.0.0.1:8080/"), "");
+        config.allow_origin = vec!["https://shop.example".into(), "http://127.0.0.1:8080".into()];
+        assert_eq!(needs(&config, "http://127.0.0.1:8080/"), "");
+        let other = "add --allow-origin http://127.0.0.1:8081, ";
+        assert_eq!(needs(&config, "http://127.0.0.1:8081/"), other);
+        assert_eq!(needs(&config, "http://[::1]:80/"), "add --allow-origin http://[::1], ");
     }
 
     #[test]

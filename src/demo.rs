@@ -58,14 +58,14 @@ pub fn url(ws: &str) -> String {
     format!("http://{}/", address.map_or_else(|_| ws.into(), |address| address.to_string()))
 }
 
-/// What to add to the command line before the page at that URL can connect, if only some sites may.
-pub fn permission(config: &Config, url: &str) -> String {
+/// How to open the page at that URL. If only some sites may connect, its own must be one of them.
+pub fn opening(config: &Config, url: &str) -> String {
     let site = url.trim_end_matches('/');
     let site = site.strip_suffix(":80").unwrap_or(site); // as browsers write it
     match &config.allow_origin[..] {
-        [] => String::new(),
-        sites if sites.iter().any(|listed| listed == site) => String::new(),
-        _ => format!("add --allow-origin {site}, "),
+        [] => format!("open {url} and "),
+        sites if sites.iter().any(|listed| listed == site) => format!("open {url} and "),
+        _ => format!("allow the origin {site}, open {url} and "),
     }
 }
 
@@ -120,13 +120,12 @@ mod tests {
     #[test]
     fn a_page_that_may_not_connect_needs_another_allowed_site() {
         let mut config = Config::default();
-        let needs = |config: &Config, url| permission(config, url);
-        assert_eq!(needs(&config, "http://127.0.0.1:8080/"), "");
+        let [page, other] = ["http://127.0.0.1:8080/", "http://[::1]:80/"];
+        assert_eq!(opening(&config, page), format!("open {page} and "));
         config.allow_origin = vec!["https://shop.example".into(), "http://127.0.0.1:8080".into()];
-        assert_eq!(needs(&config, "http://127.0.0.1:8080/"), "");
-        let other = "add --allow-origin http://127.0.0.1:8081, ";
-        assert_eq!(needs(&config, "http://127.0.0.1:8081/"), other);
-        assert_eq!(needs(&config, "http://[::1]:80/"), "add --allow-origin http://[::1], ");
+        assert_eq!(opening(&config, page), format!("open {page} and "));
+        let told = format!("allow the origin http://[::1], open {other} and ");
+        assert_eq!(opening(&config, other), told);
     }
 
     #[test]

@@ -361,7 +361,7 @@ fn the_demo_lists_its_methods_and_says_which_origin_its_page_needs() {
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{path}");
     }
     let told = server.told("to try it");
-    let first = format!("to try it, add --allow-origin http://{0}, open http://{0}/", server.ws);
+    let first = format!("to try it, allow the origin http://{0}, open http://{0}/", server.ws);
     assert!(told.contains(&first), "{told}");
     let page = format!("Origin: http://{}", server.ws);
     assert_eq!(refused(server.ws, upgrade("/socket/websocket", &[&page])), 403);

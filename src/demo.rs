@@ -58,6 +58,17 @@ pub fn url(ws: &str) -> String {
     format!("http://{}/", address.map_or_else(|_| ws.into(), |address| address.to_string()))
 }
 
+/// How to open the page at that URL. If only some sites may connect, its own must be one of them.
+pub fn opening(config: &Config, url: &str) -> String {
+    let site = url.trim_end_matches('/');
+    let site = site.strip_suffix(":80").unwrap_or(site); // as browsers write it
+    match &config.allow_origin[..] {
+        [] => format!("open {url} and "),
+        sites if sites.iter().any(|listed| listed == site) => format!("open {url} and "),
+        _ => format!("allow the origin {site}, open {url} and "),
+    }
+}
+
 /// The page, with the client script and the command inserted.
 pub fn page(command: &str) -> Demo {
     let command = command.replace('&', "&amp;").replace('<', "&lt;");
@@ -104,6 +115,17 @@ mod tests {
         assert_eq!(url("0.0.0.0:8080"), "http://127.0.0.1:8080/");
         assert_eq!(url("[::]:80"), "http://[::1]:80/");
         assert_eq!(url("10.0.0.5:8080"), "http://10.0.0.5:8080/");
+    }
+
+    #[test]
+    fn a_page_that_may_not_connect_needs_another_allowed_site() {
+        let mut config = Config::default();
+        let [page, other] = ["http://127.0.0.1:8080/", "http://[::1]:80/"];
+        assert_eq!(opening(&config, page), format!("open {page} and "));
+        config.allow_origin = vec!["https://shop.example".into(), "http://127.0.0.1:8080".into()];
+        assert_eq!(opening(&config, page), format!("open {page} and "));
+        let told = format!("allow the origin http://[::1], open {other} and ");
+        assert_eq!(opening(&config, other), told);
     }
 
     #[test]

@@ -272,7 +272,7 @@ impl Start {
             self.reactor.add_door(door)?;
         }
         if config.demo {
-            let page = page.map_or_else(String::new, |page| format!("open {page} and "));
+            let page = page.map_or_else(String::new, |page| demo::opening(&config, &page));
             log::info(at, format_args!("to try it, {page}run: {command}"));
         }
         let mut handler = AdminDoor::new(switch, self.now()).at_loopback(is_admin_local);

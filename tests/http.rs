@@ -351,6 +351,23 @@ fn only_allowed_origins_may_connect() {
 }
 
 #[test]
+fn the_demo_lists_its_methods_and_says_which_origin_its_page_needs() {
+    let mut options = Options::default();
+    options.config["demo"] = json!(true);
+    options.config["allow_origin"] = json!(["https://a.example"]);
+    let server = Server::start(&options);
+    for (path, allow) in [("/", "GET, HEAD"), ("/demo/token", "GET")] {
+        let answer = ask(server.ws, &format!("POST {path}"), &[], "");
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{path}");
+    }
+    let told = server.told("to try it");
+    let first = format!("to try it, allow the origin http://{0}, open http://{0}/", server.ws);
+    assert!(told.contains(&first), "{told}");
+    let page = format!("Origin: http://{}", server.ws);
+    assert_eq!(refused(server.ws, upgrade("/socket/websocket", &[&page])), 403);
+}
+
+#[test]
 fn unknown_paths_get_404_and_paths_are_not_normalised() {
     let server = Server::new();
     for path in

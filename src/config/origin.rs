@@ -1,6 +1,8 @@
 //! Origins ("sites"), as browsers write them in `Origin`. They are compared byte by byte, so one
 //! that no browser would write is an error here, rather than one that can never connect.
 
+use std::net::Ipv6Addr;
+
 /// Parses one or more, separated by commas or white space.
 ///
 /// # Errors
@@ -33,11 +35,27 @@ fn parse(text: &str) -> Result<(), String> {
     if !text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase()) {
         return wrong("must be in lower case, and a name in other letters as xn--…");
     }
+    if let "ws" | "wss" = scheme {
+        return wrong("is an address of a server: name the site of its pages, with http or https");
+    }
+    if !has_usual_port(place) {
+        return wrong("has a port that is no number as browsers write it, or half an IPv6 address");
+    }
     let is_usual = |scheme_: &str, port: &str| scheme == scheme_ && place.ends_with(port);
     if is_usual("https", ":443") || is_usual("http", ":80") {
         return wrong("must be written without the usual port, as browsers do");
     }
     Ok(())
+}
+
+/// Whether what follows the host is a port as browsers write it, or nothing.
+fn has_usual_port(place: &str) -> bool {
+    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((ip, port)) if ip.parse::<Ipv6Addr>().is_ok() => (ip, port),
+        _ => place.split_at(place.find(':').unwrap_or(place.len())),
+    };
+    let is_number = |text: &str| text.parse::<u16>().is_ok_and(|port| port.to_string() == text);
+    !host.is_empty() && (port.is_empty() || port.strip_prefix(':').is_some_and(is_number))
 }
 
 #[cfg(test)]
@@ -63,6 +81,17 @@ mod tests {
             ("https://sh\u{f6}p.example", "xn--"),
             ("https://shop.example:443", "usual port"),
             ("http://shop.example:80", "usual port"),
+            ("https://[::1]:443", "usual port"),
+            ("wss://shop.example", "the site of its pages"),
+            ("ws://localhost:3000", "the site of its pages"),
+            ("https://shop.example:", "no number"),
+            ("https://shop.example:0443", "no number"),
+            ("https://shop.example:65536", "no number"),
+            ("https://shop.example:+44", "no number"),
+            ("https://::1", "half an IPv6 address"),
+            ("https://[::1", "half an IPv6 address"),
+            ("https://[::1]x", "no number"),
+            ("https://:444", "no number"),
         ] {
             let error = parse_all(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -58,7 +58,8 @@ impl Site<'_> {
                     format!(r#"{{"namespace":"{namespace}","guest":{guest},"token":"{token}"}}"#);
                 sockjs::never_cached(Response::new(200).body(JSON, body))
             }
-            (_, "/" | "/demo/token") => Response::new(405).header("Allow", "GET"),
+            (_, "/") => Response::new(405).header("Allow", "GET, HEAD"),
+            (_, "/demo/token") => Response::new(405).header("Allow", "GET"),
             _ => not_found(),
         }
     }

@@ -107,7 +107,9 @@ pub trait Handler {
 
     /// The peer has ended its stream (half-close), and all that it sent has been given to
     /// `received`. The handler sends the answers still due and closes.
-    fn ended(&mut self, net: &mut impl Net, conn: ConnId);
+    fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
+        net.close(conn, CloseReason::PeerClosed);
+    }
 
     /// The peer has ended its stream while the connection is paused: input not yet given to
     /// `received` may never be. Called each time this is noticed.

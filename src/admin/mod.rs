@@ -226,7 +226,7 @@ impl Handler for AdminDoor {
 
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         if self.is_ours(conn) {
-            return self.web.ended(net, conn);
+            return net.close(conn, CloseReason::PeerClosed);
         }
         self.switch.ended(net, conn);
     }

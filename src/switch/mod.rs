@@ -463,7 +463,7 @@ impl Handler for Switch {
 
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         let Some(mut controller) = self.connections.take(conn) else {
-            return self.web.ended(net, conn);
+            return net.close(conn, CloseReason::PeerClosed);
         };
         controller.end();
         self.close_when_answered(net, conn, &mut controller);

@@ -379,11 +379,6 @@ impl<P> Web<P> {
         }
     }
 
-    /// The peer has ended its stream.
-    pub fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
-        net.close(conn, CloseReason::PeerClosed);
-    }
-
     /// The peer has ended its stream while it is paused. A WebSocket ends with it: messages sent
     /// too fast, or without taking their answers, are not waited for. So does a session whose
     /// receiver is gone, whatever requests follow on that connection. Other requests may still be

@@ -35,12 +35,14 @@ use super::net::{FakeNet, Flushed, Phase};
 use super::storage::{Diskless, End, FaultyStore, Start, Storage};
 use super::tape::{Tape, Traced};
 use crate::admin::AdminDoor;
+use crate::codec::sockjs;
 use crate::edge::{ConnId, Handler, Net, TurnedAway};
 use crate::hub::{Cursor, Hub};
 use crate::journal::{DelayedJournal, MemoryJournal};
 use crate::limits::{Limits, SyncPolicy};
-use crate::switch::{Demo, Settings, SockJs, Switch};
+use crate::switch::{Demo, Settings, Switch};
 use crate::time::{Millis, Now, UnixMillis};
+use crate::web::Service;
 use peers::Peers;
 
 /// The key of the namespace `site`.
@@ -190,7 +192,8 @@ impl<G: Storage> Stage<G> {
                 ..limits
             }
         };
-        self.door.reload(&self.limits, SockJs::default(), self.net.now);
+        let service = Service::new(sockjs::PREFIX, &self.limits);
+        self.door.reload(&self.limits, service, self.net.now);
     }
 
     /// Runs turns until nothing happens any more without time or input.

@@ -14,11 +14,13 @@ use super::net::{FakeNet, Flushed, Phase};
 use super::storage::Storage;
 use super::tape::Tape;
 use super::{Options, Prng, Report};
+use crate::codec::sockjs;
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::limits::Limits;
-use crate::switch::{SockJs, Switch};
+use crate::switch::Switch;
 use crate::time::{Millis, Now, UnixMillis};
+use crate::web::Service;
 use lives::{found, switch};
 
 /// Maximum number of busy turns without time passing; more is a livelock.
@@ -51,9 +53,10 @@ pub(super) struct World<G: Storage> {
     history: Vec<String>,
 }
 
-/// The SockJS settings of every run.
-fn sockjs() -> SockJs {
-    SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() }
+/// The service of every run.
+fn service(limits: &Limits) -> Service {
+    let origins = vec![super::client::SITE.into()];
+    Service { origins, ..Service::new(sockjs::PREFIX, limits) }
 }
 
 /// Writes to standard error; a failure to write is ignored.

@@ -60,7 +60,6 @@ use publish_batch::PublishBatch;
 use publish_pressure::PublishPressure;
 use refusal_tally::RefusalTally;
 use replies::WORK_BYTES;
-use settings::service;
 use shared::SharedStates;
 use unauthenticated::{KeyWatch, Unauthenticated};
 
@@ -68,7 +67,7 @@ pub use census::Census;
 #[doc(hidden)]
 pub use fuzz::{fuzz_browser, fuzz_commands};
 pub use page::Demo;
-pub use settings::{Settings, SockJs};
+pub use settings::Settings;
 
 /// The most states that expire in one turn: about a millisecond.
 const ENDS_PER_TURN: usize = 1000;
@@ -163,12 +162,12 @@ impl Switch {
 
     /// Creates a switch over a hub that holds what an earlier run recorded.
     pub fn over(hub: Hub, settings: Settings, journal: Box<dyn Journal>) -> Switch {
-        let Settings { limits, server_key, demo, sockjs, proxies, now, at } = settings;
+        let Settings { limits, server_key, demo, service, proxies, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
             shared: SharedStates::new(&limits),
             hub,
-            web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now).believing(proxies),
+            web: Web::new(vec![service], limits.clone(), now).believing(proxies),
             limits,
             server_key,
             demo,

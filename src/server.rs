@@ -64,10 +64,7 @@ pub fn run(mut config: Config, reread: Reread<'_>) -> io::Result<()> {
         said.push(fitted.text);
     }
     match config.store {
-        StoreKind::None => {
-            let journal = MemoryJournal::new(crate::time::Clock::new().now().unix.0);
-            run_with(config, journal, reread)
-        }
+        StoreKind::None => run_with(config, MemoryJournal::default(), reread),
         StoreKind::Redb => {
             let mut start = Start::new(&config)?;
             let (hub, at, journal) = start.open_store(&config)?;

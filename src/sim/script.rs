@@ -74,8 +74,8 @@ pub fn fuzz_server(data: &[u8]) {
     match first {
         b's' => play(seed, FaultyStore::new(SyncPolicy::Always), script),
         b'S' => play(seed, FaultyStore::new(SyncPolicy::Every(1000)), script),
-        b'l' => play(seed, Diskless::new(DelayedJournal::new(1, seed, 4)), script),
-        _ => play(seed, Diskless::new(MemoryJournal::new(1)), script),
+        b'l' => play(seed, Diskless::new(DelayedJournal::new(seed, 4)), script),
+        _ => play(seed, Diskless::new(MemoryJournal::default()), script),
     }
 }
 
@@ -420,7 +420,7 @@ mod tests {
     /// The connection is paused since it has sent too much, and its end comes behind that input.
     #[test]
     fn the_end_of_a_paused_connection_is_noticed() {
-        let mut stage = Stage::new(0, Diskless::new(MemoryJournal::new(1)));
+        let mut stage = Stage::new(0, Diskless::new(MemoryJournal::default()));
         (0..100).for_each(|_| stage.line(b"a{}"));
         stage.rest();
         assert!(stage.net.sockets.values().any(|socket| socket.is_paused));

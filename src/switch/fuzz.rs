@@ -72,8 +72,8 @@ pub fn fuzz_commands(data: &[u8]) {
 fn run(audience: &[(char, &str)], data: &[u8]) {
     let opening = opening(audience);
     match data.strip_prefix(b"*") {
-        Some(script) => play(DelayedJournal::new(1, data.len() as u64, 4), &opening, script),
-        None => play(MemoryJournal::new(1), &opening, data),
+        Some(script) => play(DelayedJournal::new(data.len() as u64, 4), &opening, script),
+        None => play(MemoryJournal::default(), &opening, data),
     }
 }
 

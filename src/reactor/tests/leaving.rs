@@ -192,7 +192,7 @@ fn connections_closed_in_a_turn_are_reported_before_settle() {
             net.close(conn, CloseReason::PeerClosed);
             Ok(input.len())
         }
-            fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {
+        fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {
             self.open -= 1;
         }
         fn settle(&mut self, net: &mut impl Net) {

@@ -25,8 +25,8 @@ fn scripts_reach_the_whole_switch() {
             (b'k', "\0\u{10}\0\0\0{\"success\":true}\0"),
         ] {
             let output = match journal {
-                0 => output(MemoryJournal::new(1), script, peer),
-                _ => output(DelayedJournal::new(1, 0, 0), script, peer),
+                0 => output(MemoryJournal::default(), script, peer),
+                _ => output(DelayedJournal::new(0, 0), script, peer),
             };
             assert!(output.contains(wanted), "{output}");
         }
@@ -35,22 +35,22 @@ fn scripts_reach_the_whole_switch() {
 
 #[test]
 fn scripts_pass_time_and_connect_and_disconnect_peers() {
-    let beat = output(MemoryJournal::new(1), ".\u{34}", b'a');
+    let beat = output(MemoryJournal::default(), ".\u{34}", b'a');
     assert!(beat.ends_with("\u{fffd}\0"), "a ping: {beat:?}");
     let script = "~a\nk{\"action\":\"channelInfo\",\"channel\":\"c\"}\na5";
-    assert!(output(MemoryJournal::new(1), script, b'k').contains(r#""countUser":1"#));
-    assert!(!output(MemoryJournal::new(1), script, b'a').contains("auth ok"));
+    assert!(output(MemoryJournal::default(), script, b'k').contains(r#""countUser":1"#));
+    assert!(!output(MemoryJournal::default(), script, b'a').contains("auth ok"));
     let script = "!k\nk{\"action\":\"ping\"}\n$k+\n!k";
-    assert_eq!(output(MemoryJournal::new(1), script, b'k'), "");
+    assert_eq!(output(MemoryJournal::default(), script, b'k'), "");
     let xhr = "hPOST /socket/0/0/xhr_streaming HTTP/1.1\r\nhHost: a\r\nh\r";
-    assert!(output(MemoryJournal::new(1), xhr, b'h').ends_with("\r\n2\r\no\n\r\n"));
+    assert!(output(MemoryJournal::default(), xhr, b'h').ends_with("\r\n2\r\no\n\r\n"));
     let script = "hGET /socket HTTP/1.1\r\nhHost: a\r\nh\r";
-    assert!(output(MemoryJournal::new(1), script, b'h').contains("Welcome"));
+    assert!(output(MemoryJournal::default(), script, b'h').contains("Welcome"));
 }
 
 #[test]
 fn a_back_end_is_closed_for_the_first_reason_given() {
-    let mut world = World::new(RollbackJournal::new(1, 0, 0));
+    let mut world = World::new(RollbackJournal::new(0, 0));
     world.line(br#"l{"action":"registerNameSpace","name":"n","key":"server"}"#);
     world.line(b"L\xff\xff\xff\xff");
     world.turn();
@@ -65,7 +65,7 @@ fn a_back_end_is_closed_for_the_first_reason_given() {
 
 #[test]
 fn no_command_is_executed_once_back_ends_are_drained() {
-    let mut world = World::new(RollbackJournal::new(1, 0, 0));
+    let mut world = World::new(RollbackJournal::new(0, 0));
     world.line(br#"l{"action":"registerNameSpace","name":"n","key":"server"}"#);
     world.turn();
     // It is owed the key that was generated for it.
@@ -80,7 +80,7 @@ fn no_command_is_executed_once_back_ends_are_drained() {
 
 #[test]
 fn a_browser_that_reads_is_kept_though_its_queue_fills_again() {
-    let mut world = World::new(MemoryJournal::new(1));
+    let mut world = World::new(MemoryJournal::default());
     world.play(opening(&[('a', "1")]).as_bytes());
     world.play(b"!a");
     for _ in 0..3 {
@@ -102,8 +102,8 @@ fn a_browser_that_reads_is_kept_though_its_queue_fills_again() {
 fn an_emit_to_many_channels_continues_in_later_turns() {
     for journal in [0, 1] {
         match journal {
-            0 => long_emit(MemoryJournal::new(1)),
-            _ => long_emit(DelayedJournal::new(1, 0, 0)),
+            0 => long_emit(MemoryJournal::default()),
+            _ => long_emit(DelayedJournal::new(0, 0)),
         }
     }
 }

@@ -26,19 +26,29 @@
 //! | `^` | the server is killed (`x`), loses power (`p`) or stops; then another one starts |
 //!
 //! A peer that is not connected connects first. After each line the server runs until it is at
-//! rest, unless the line ends in `+`.
+//! rest, unless the line ends in `+`. All that the server sends must be whole, and follow the
+//! protocol of its connection.
+//!
+//! Scripts of browsers, and of back ends, have limits that a short script reaches. They begin with
+//! the first line, or with `*` for a journal in memory with late order; some have authenticated.
 
+mod limits;
+mod output;
 mod peers;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 
 use super::Prng;
 use super::net::{FakeNet, Flushed, Phase};
 use super::storage::{Diskless, End, FaultyStore, Start, Storage};
-use super::tape::{Tape, Traced};
+use super::tape::{Item, Tape, Traced};
 use crate::admin::AdminDoor;
-use crate::codec::sockjs;
+use crate::codec::{jwt, sockjs};
 use crate::edge::{ConnId, Handler, Net, TurnedAway};
 use crate::hub::{Cursor, Hub};
-use crate::journal::{DelayedJournal, MemoryJournal};
+use crate::journal::{DelayedJournal, Journal, MemoryJournal};
 use crate::limits::{Limits, SyncPolicy};
 use crate::switch::{Demo, Settings, Switch};
 use crate::time::{Millis, Now, UnixMillis};
@@ -58,6 +68,8 @@ const STEP_MS: u64 = 40;
 const TURNS_MAX: usize = 20_000;
 /// Maximum number of lines of a script that are played.
 const LINES_MAX: usize = 400;
+/// The peers and users that listen to scripts of back ends.
+const AUDIENCE: [(char, &str); 2] = [('a', "1"), ('d', "2")];
 /// Clients that sent too fast are read to their end within this many times ten seconds.
 const PATIENCE: usize = 12;
 
@@ -80,27 +92,68 @@ pub fn fuzz_server(data: &[u8]) {
 }
 
 fn play(seed: u64, storage: impl Storage, script: &[u8]) {
-    let mut stage = Stage::new(seed, storage);
-    for line in script.split(|byte| *byte == b'\n').take(LINES_MAX) {
-        match line.strip_suffix(b"+") {
-            Some(line) => stage.line(line),
-            None => {
-                stage.line(line);
-                stage.rest();
-            }
+    let mut stage = Stage::new(seed, limits(seed), storage);
+    stage.play(script);
+    stage.end();
+}
+
+/// Fuzz target: a script of browsers. One back end, `k`, has authenticated.
+///
+/// # Panics
+/// As [`fuzz_server`].
+pub fn fuzz_browser(data: &[u8]) {
+    play_before(&[], data);
+}
+
+/// Fuzz target: a script of back ends. Two users listen as well, over WebSocket and SockJS.
+///
+/// # Panics
+/// As [`fuzz_server`].
+pub fn fuzz_commands(data: &[u8]) {
+    play_before(&AUDIENCE, data);
+}
+
+/// Plays a script before these peers and users.
+fn play_before(audience: &[(char, &str)], data: &[u8]) {
+    crate::log::mute(true);
+    match data.strip_prefix(b"*") {
+        Some(script) => opened(DelayedJournal::new(data.len() as u64, 4), audience, script).end(),
+        None => opened(MemoryJournal::default(), audience, data).end(),
+    }
+}
+
+/// A stage on which these have authenticated, with `k`, and then a script was played.
+fn opened(
+    journal: impl Journal + 'static,
+    audience: &[(char, &str)],
+    script: &[u8],
+) -> Stage<Diskless> {
+    let mut opening = format!("k{{\"action\":\"auth\",\"name\":\"site\",\"sKey\":\"{KEY}\"}}\n");
+    for (peer, user) in audience {
+        let token = jwt::sign(user, KEY, None);
+        opening += &format!("{peer}{{\"event\":\"auth\",\"data\":{{\"i\":\"site\",");
+        opening += &format!("\"s\":\"{token}\"}}}}+\n");
+        for channel in ["c", "@c", "#c"] {
+            opening += &format!("{peer}{{\"event\":\"subscribe\",\"data\":\"{channel}\"}}+\n");
         }
     }
-    stage.end();
+    let mut stage = Stage::new(0, limits::limits(), Diskless::new(journal));
+    stage.play(opening.as_bytes());
+    stage.play(script);
+    stage
 }
 
 /// The server, its network and its peers.
 struct Stage<G: Storage> {
-    seed: u64,
+    /// The limits at the start, and those in force.
+    first: Limits,
     limits: Limits,
     storage: G,
     door: AdminDoor,
     net: FakeNet,
     peers: Peers,
+    /// All that the server has sent on each open connection.
+    sent: BTreeMap<ConnId, Vec<u8>>,
     tape: Tape,
 }
 
@@ -131,12 +184,25 @@ fn limits(seed: u64) -> Limits {
 }
 
 impl<G: Storage> Stage<G> {
-    fn new(seed: u64, mut storage: G) -> Stage<G> {
-        let (mut prng, limits, tape) = (Prng::new(seed), limits(seed), Tape::default());
+    fn new(seed: u64, limits: Limits, mut storage: G) -> Stage<G> {
+        let (mut prng, tape) = (Prng::new(seed), Tape::default());
         let start = storage.start(&mut prng, START, &limits);
         let door = door(start, &limits, START, &tape);
         let net = FakeNet::new(prng, START, &limits, tape.clone());
-        Stage { seed, limits, storage, door, net, peers: Peers::default(), tape }
+        let (first, peers, sent) = (limits.clone(), Peers::default(), BTreeMap::new());
+        Stage { first, limits, storage, door, net, peers, sent, tape }
+    }
+
+    fn play(&mut self, script: &[u8]) {
+        for line in script.split(|byte| *byte == b'\n').take(LINES_MAX) {
+            match line.strip_suffix(b"+") {
+                Some(line) => self.line(line),
+                None => {
+                    self.line(line);
+                    self.rest();
+                }
+            }
+        }
     }
 
     fn line(&mut self, line: &[u8]) {
@@ -168,7 +234,7 @@ impl<G: Storage> Stage<G> {
     }
 
     fn reload(&mut self) {
-        let limits = limits(self.seed);
+        let limits = self.first.clone();
         self.limits = if self.limits.states != limits.states {
             let switch = self.door.switch_mut();
             switch.set_server_key(SERVER_KEY);
@@ -241,8 +307,17 @@ impl<G: Storage> Stage<G> {
         is_busy |= self.forget();
         is_busy |= self.flush_some();
         is_busy |= self.forget();
-        self.tape.take();
+        self.note_sent();
         is_busy || !self.net.ready.is_empty() || !self.net.dirty.is_empty()
+    }
+
+    /// Notes what the server has sent.
+    fn note_sent(&mut self) {
+        for item in self.tape.take() {
+            if let Item::Sent { conn, frame, .. } = item {
+                self.sent.entry(conn).or_default().extend_from_slice(&frame);
+            }
+        }
     }
 
     /// Writes to some of the connections that have output.
@@ -311,9 +386,15 @@ impl<G: Storage> Stage<G> {
     /// Tells the switch about closed connections.
     fn forget(&mut self) -> bool {
         let is_busy = !self.net.doomed.is_empty();
+        self.note_sent();
         while !self.net.doomed.is_empty() {
             for (conn, reason) in std::mem::take(&mut self.net.doomed) {
                 self.door.closed(&mut self.net, conn, reason);
+                let mut sent = self.sent.remove(&conn).unwrap_or_default();
+                match self.peers.has_back_end(conn) {
+                    true => _ = output::check_control(&sent),
+                    false => output::check_web(&mut sent),
+                }
                 if self.net.socket(conn).is_some_and(|s| s.phase == Phase::Lingering) {
                     self.net.free(conn);
                 }
@@ -374,13 +455,28 @@ impl<G: Storage> Stage<G> {
         self.door = door(start, &self.limits, now, &self.tape);
         let prng = Prng::new(self.net.prng.next());
         self.net = FakeNet::new(prng, now, &self.limits, self.tape.clone());
-        self.peers = Peers::default();
+        (self.peers, self.sent) = (Peers::default(), BTreeMap::new());
+    }
+
+    /// Checks that each command has had one reply.
+    fn check_replies(&mut self) {
+        for (conn, count) in self.peers.commands().collect::<Vec<_>>() {
+            if self.net.socket(conn).is_some_and(|socket| socket.phase == Phase::Open) {
+                let replies = self.sent.get(&conn).map_or(0, |sent| output::check_control(sent));
+                assert_eq!(replies, count, "each command has one reply");
+            }
+        }
     }
 
     /// Lets all peers read and leave, and checks that nothing is left; then stops the server.
     fn end(mut self) {
         if let Some(store) = self.storage.store() {
             store.mend();
+        }
+        self.peers.take_all();
+        self.rest();
+        if self.storage.store().is_none() {
+            self.check_replies();
         }
         self.peers.leave(&mut self.net);
         for _ in 0..PATIENCE {
@@ -411,22 +507,4 @@ fn rows(hub: &Hub) -> Vec<String> {
     }
     rows.sort();
     rows
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The connection is paused since it has sent too much, and its end comes behind that input.
-    #[test]
-    fn the_end_of_a_paused_connection_is_noticed() {
-        let mut stage = Stage::new(0, Diskless::new(MemoryJournal::default()));
-        (0..100).for_each(|_| stage.line(b"a{}"));
-        stage.rest();
-        assert!(stage.net.sockets.values().any(|socket| socket.is_paused));
-        stage.line(b"$a");
-        stage.rest();
-        assert!(stage.net.sockets.values().all(|socket| socket.phase != Phase::Open));
-        stage.end();
-    }
 }

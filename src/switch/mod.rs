@@ -20,7 +20,6 @@ mod control;
 mod deadlines;
 mod drain;
 mod full;
-mod fuzz;
 mod intake;
 mod long_emit;
 mod page;
@@ -64,8 +63,6 @@ use shared::SharedStates;
 use unauthenticated::{KeyWatch, Unauthenticated};
 
 pub use census::Census;
-#[doc(hidden)]
-pub use fuzz::{fuzz_browser, fuzz_commands};
 pub use page::Demo;
 pub use settings::Settings;
 

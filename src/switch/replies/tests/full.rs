@@ -4,8 +4,6 @@ use super::*;
 use crate::codec::sockjs;
 use crate::web::Service;
 
-const REGISTER: &str = r#"{"action":"registerNameSpace","name":"new","key":"server"}"#;
-
 #[test]
 fn auth_deadlines_are_suspended_while_the_journal_is_full() {
     let mut world = World::new(Limits::default());

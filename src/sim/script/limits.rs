@@ -1,4 +1,4 @@
-//! The limits of scripts.
+//! The limits of scripts that only browsers or back ends play.
 
 use crate::limits::Limits;
 

@@ -11,8 +11,8 @@ use std::io::IoSlice;
 use super::Prng;
 use super::tape::{Item, Tape};
 use crate::address::Address;
-use crate::edge::{ConnId, Net, Owed, QueueMemory};
-use crate::frame::{Frame, FramePool, Kind, OutQueue};
+use crate::edge::{ConnId, Net, Owed};
+use crate::frame::{Frame, FramePool, Kind, OutQueue, QueueMemory};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::slow::{Rules, WatchId, Watches};
@@ -523,10 +523,7 @@ impl Net for FakeNet {
     }
 
     fn queue_memory(&self) -> QueueMemory {
-        let ledger = &self.frames.ledger;
-        let (bytes, answers) = (ledger.weight(Kind::Published), ledger.weight(Kind::Asked));
-        let outside = ledger.outside(Kind::Published);
-        QueueMemory { bytes, outside, answers, answers_outside: ledger.outside(Kind::Asked) }
+        self.frames.ledger.memory()
     }
 
     fn owed(&self, each: &mut dyn FnMut(Owed)) {

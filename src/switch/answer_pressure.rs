@@ -441,8 +441,8 @@ mod tests {
     use super::super::Settings;
     use super::*;
     use crate::address::{Address, ClientPrefix};
-    use crate::edge::{Door, Handler, QueueMemory};
-    use crate::frame::Frame;
+    use crate::edge::{Door, Handler};
+    use crate::frame::{Frame, QueueMemory};
     use crate::journal::MemoryJournal;
     use crate::time::{Now, UnixMillis};
 

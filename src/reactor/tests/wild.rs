@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
 
 use super::*;
-use crate::frame::{Frame, Kind};
+use crate::frame::{Frame, QueueMemory};
 
 /// A wait that takes longer fails the test.
 const DEADLINE_US: u64 = 20_000_000;
@@ -381,8 +381,7 @@ fn leave(seed: u64, reactor: &mut Reactor, wild: &mut Wild) {
         io.wheel.is_empty() && io.closing.count == 0 && io.closed_unreported.is_empty(),
         "seed {seed}"
     );
-    let outside = [Kind::Published, Kind::Asked].map(|kind| io.frames.ledger.outside(kind));
-    assert_eq!((io.overdue_at(), outside), (None, [0, 0]), "seed {seed}");
+    assert_eq!((io.overdue_at(), io.queue_memory()), (None, QueueMemory::default()), "seed {seed}");
     assert!(io.turned_away.is_empty(), "seed {seed}");
 }
 

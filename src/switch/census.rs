@@ -9,9 +9,10 @@ use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::publication::Ways;
 use crate::reason::CloseReason;
 use crate::time::Now;
-use crate::web::{Bodies, Ways};
+use crate::web::Bodies;
 
 /// The number of connections of each kind, and what waits for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

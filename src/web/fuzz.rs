@@ -480,8 +480,8 @@ mod tests {
         let conn = world.connect(Address::Unix);
         world.give(conn, b"POST /socket/0/0/xhr_streaming HTTP/1.1\r\nHost: a\r\n\r\n");
         let World { door: Standalone { web, .. }, net } = &mut world;
-        let (id, entry) = web.sessions.iter_mut().next().unwrap();
-        entry.session.took_ms = 10_000;
+        let (id, _) = web.sessions.iter().next().unwrap();
+        web.sessions.get_mut(id).unwrap().session.took_ms = 10_000;
         (net.now, net.is_stuck) = (Millis(5000), true);
         assert!(web.publish(net, SessionId::of_http(id), &Publication::new("c", "1")));
         world.end();

@@ -62,7 +62,6 @@ use session::Link;
 use socket::Socket;
 use unauthenticated::Unauthenticated;
 
-pub use census::Ways;
 #[doc(hidden)]
 pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;

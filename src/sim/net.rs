@@ -4,6 +4,7 @@
 //! do not read. It never calls the handler; the world does, as the real turn does.
 
 mod clock;
+mod turns;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -253,7 +254,7 @@ impl FakeNet {
     }
 
     /// Returns unconsumed input followed by the bytes of one read, as the reactor does.
-    pub fn read_once(&mut self, conn: ConnId) -> Vec<u8> {
+    fn read_once(&mut self, conn: ConnId) -> Vec<u8> {
         let Some(socket) = self.socket(conn) else { return Vec::new() };
         let mut input = std::mem::take(&mut socket.tail);
         if !socket.is_readable || socket.is_ended {
@@ -277,7 +278,7 @@ impl FakeNet {
     }
 
     /// Discards what a closing peer still sends.
-    pub fn discard(&mut self, conn: ConnId) {
+    fn discard(&mut self, conn: ConnId) {
         match self.read(conn, &mut Vec::new(), 65_536) {
             Some(0) => {
                 let Some(socket) = self.socket(conn) else { return };

@@ -41,7 +41,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use super::Prng;
-use super::net::{FakeNet, Flushed, Phase};
+use super::net::{FakeNet, Phase};
 use super::storage::{Diskless, End, FaultyStore, Start, Storage};
 use super::tape::{Item, Tape, Traced};
 use crate::admin::AdminDoor;
@@ -290,12 +290,12 @@ impl<G: Storage> Stage<G> {
         for conn in back_ends {
             match self.door.is_turn_full() {
                 true => left.push(conn),
-                false => self.read(conn),
+                false => self.net.read_for(&mut self.door, conn),
             }
         }
         is_busy |= self.flush_some();
         for conn in browsers {
-            self.read(conn);
+            self.net.read_for(&mut self.door, conn);
         }
         self.net.ready.splice(..0, left);
         self.expire();
@@ -322,60 +322,14 @@ impl<G: Storage> Stage<G> {
 
     /// Writes to some of the connections that have output.
     fn flush_some(&mut self) -> bool {
-        let most = self.net.round().min(self.net.dirty.len());
-        let some: Vec<ConnId> = self.net.dirty.drain(..most).collect();
-        some.into_iter().for_each(|conn| self.flush(conn));
-        most > 0
-    }
-
-    /// Reads one connection once and hands the bytes over.
-    fn read(&mut self, conn: ConnId) {
-        let Some(socket) = self.net.socket(conn) else { return };
-        socket.is_on_ready = false;
-        match socket.phase {
-            Phase::Open if socket.is_paused => return self.hang_up(conn),
-            Phase::Open => {}
-            _ => return self.net.discard(conn),
-        }
-        let mut input = self.net.read_once(conn);
-        if !input.is_empty() {
-            let result = self.door.received(&mut self.net, conn, &mut input);
-            if let Err(reason) = result {
-                self.net.close(conn, reason);
-            }
-            let used = result.unwrap_or(input.len());
-            assert!(used <= input.len());
-            if let Some(socket) = self.net.socket(conn).filter(|s| s.phase == Phase::Open) {
-                socket.tail = input.split_off(used);
-            }
-        }
-        let Some(socket) = self.net.socket(conn) else { return };
-        let is_at_end = socket.is_ended && !socket.is_end_told && !socket.is_paused;
-        if socket.phase == Phase::Open && is_at_end && !socket.is_on_ready {
-            socket.is_end_told = true;
-            self.door.ended(&mut self.net, conn);
-        }
-        self.hang_up(conn);
-    }
-
-    /// Tells the switch that a paused connection has been closed by its peer.
-    fn hang_up(&mut self, conn: ConnId) {
-        let Some(socket) = self.net.socket(conn) else { return };
-        if socket.phase == Phase::Open && socket.is_paused && socket.is_end_near {
-            self.door.hung_up(&mut self.net, conn);
-        }
+        let some = self.net.some_dirty();
+        some.iter().for_each(|conn| self.net.flush_for(&mut self.door, *conn));
+        !some.is_empty()
     }
 
     /// Handles expired timers, and slow peers whose time is up.
     fn expire(&mut self) {
-        self.net.wheel.advance(self.net.now.mono.0);
-        while let Some((_, conn)) = self.net.wheel.pop_expired() {
-            match self.net.timer_came(conn) {
-                Some(Phase::Open) => self.door.timed_out(&mut self.net, conn),
-                Some(Phase::Flushing | Phase::Lingering) => self.net.free(conn),
-                None => {}
-            }
-        }
+        self.net.expire_for(&mut self.door);
         while let Some((conn, verdict)) = self.net.overdue() {
             if let Some(reason) = verdict {
                 self.door.too_slow(&mut self.net, conn, reason);
@@ -401,15 +355,6 @@ impl<G: Storage> Stage<G> {
             }
         }
         is_busy
-    }
-
-    fn flush(&mut self, conn: ConnId) {
-        match self.net.flush(conn) {
-            Flushed::Blocked => {}
-            Flushed::More => self.net.mark_dirty(conn),
-            Flushed::All if self.net.has_drained(conn) => self.door.drained(&mut self.net, conn),
-            Flushed::All => {}
-        }
     }
 
     /// Advances time, from one deadline to the next.

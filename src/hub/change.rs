@@ -203,8 +203,8 @@ impl Change<'_> {
     }
 }
 
-/// A change that has its place in the order. Applying the same entries in the same order gives every
-/// hub the same contents: `at` is the only time that `apply` knows.
+/// A change that has its place in the order. Applying the same entries in the same order gives
+/// every hub the same contents: `at` is the only time that `apply` knows.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// When it was ordered.

@@ -435,6 +435,7 @@ impl<G: Storage> Stage<G> {
         let [_, channels, users, peers, _] = switch.hub().sizes();
         assert_eq!([channels, users, peers], [0; 3], "somebody is left in the hub");
         switch.check_drained(self.net.now);
+        assert!(!switch.is_releasing(), "replies that are durable wait");
         let metrics = switch.metrics();
         assert_eq!(metrics.opened, metrics.closed.iter().sum::<u64>(), "opened and closed");
         self.restart(End::Closed);

@@ -64,11 +64,6 @@ impl Switch {
         self.is_releasing
     }
 
-    /// Returns the number of browser sessions, over WebSockets and HTTP.
-    pub fn sessions(&self) -> usize {
-        self.web.sessions()
-    }
-
     /// Returns how many sessions over HTTP have ended, by [`CloseReason`].
     pub fn http_sessions_closed(&self) -> &[u64; CloseReason::ALL.len()] {
         self.web.http_sessions_closed()

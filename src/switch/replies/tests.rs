@@ -1,5 +1,6 @@
 //! Back ends on a slow disk: which replies and commands wait, for what, and for how long.
 
+mod endings;
 mod full;
 mod places;
 
@@ -9,7 +10,7 @@ use std::rc::Rc;
 
 use super::super::Settings;
 use super::*;
-use crate::address::{Address, ClientPrefix};
+use crate::address::Address;
 use crate::edge::{Door, Handler};
 use crate::frame::QueueMemory;
 use crate::hub::{Change, Entry, Hub, Key, KeyRef, Undo};
@@ -434,30 +435,6 @@ fn a_refused_auth_does_not_wait_for_the_disk() {
     world.half_close(conn);
     assert_eq!(world.net.closed, [(conn, CloseReason::PeerClosed)]);
     assert_eq!(world.switch.pending_durable.len(), 1);
-}
-
-/// It is owed the key that was generated for it.
-#[test]
-fn a_back_end_is_closed_for_the_first_reason_given() {
-    let mut world = World::new(Limits::default());
-    let conn = world.connect(0, &[REGISTER]);
-    world.input.get_mut(&conn).unwrap().extend([0xff; 4]);
-    world.turn();
-    world.switch.evict_unauthenticated(&mut world.net, ClientPrefix::Unix);
-    world.sync();
-    assert_eq!(world.net.closed, [(conn, CloseReason::ControlFraming)]);
-}
-
-#[test]
-fn no_command_is_executed_once_back_ends_are_drained() {
-    let mut world = World::new(Limits::default());
-    let conn = world.connect(0, &[REGISTER]);
-    world.switch.drain_control(&mut world.net);
-    let before = world.switch.metrics.commands;
-    world.send(conn, &[PING]);
-    assert_eq!(world.switch.metrics.commands, before);
-    world.sync();
-    assert_eq!(world.net.closed, [(conn, CloseReason::PeerClosed)]);
 }
 
 #[test]

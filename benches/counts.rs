@@ -50,7 +50,7 @@ impl World {
             reactor.add_door(door)?;
         }
         let settings = Settings::new(Limits::default(), "a key of the benches", reactor.now());
-        let mut switch = Switch::new(settings, MemoryJournal::new(1));
+        let mut switch = Switch::new(settings, MemoryJournal::default());
         assert!(switch.declare(support::NAMESPACE, support::KEY).is_some(), "a new namespace");
         Ok(World { reactor, switch, ws, control })
     }

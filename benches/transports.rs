@@ -113,7 +113,7 @@ impl World {
         // A streamed answer lasts for the whole bench.
         let limits = Limits { stream_response_bytes: 1 << 30, ..Limits::default() };
         let settings = Settings::new(limits, "a key of the benches", net.now());
-        let mut switch = Switch::new(settings, MemoryJournal::new(1));
+        let mut switch = Switch::new(settings, MemoryJournal::default());
         switch.declare(support::NAMESPACE, support::KEY);
         let controller = ConnId::new(0, 0);
         let mut world = World { switch, net, controller, subscribers: Vec::new() };

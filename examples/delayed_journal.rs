@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         }
     };
     let reread = || load().map_err(|error| error.to_string());
-    match fws::server::run_with(config, DelayedJournal::new(1, 42, 0), &reread) {
+    match fws::server::run_with(config, DelayedJournal::new(42, 0), &reread) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

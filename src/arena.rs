@@ -379,11 +379,6 @@ impl<T, K> Arena<T, K> {
         self.iter_from(0)
     }
 
-    /// All values, in the order of their slots.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Id<K>, &mut T)> {
-        self.slots.iter_mut().map(|(slot, (g, value))| (Id::new(slot, *g), value))
-    }
-
     /// The values in this slot and behind it, in the order of their slots.
     pub fn iter_from(&self, slot: usize) -> impl Iterator<Item = (Id<K>, &T)> {
         let first = u32::try_from(slot).unwrap_or(NIL);

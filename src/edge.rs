@@ -9,7 +9,7 @@
 
 use crate::address::Address;
 use crate::arena::Id;
-use crate::frame::{Frame, Kind};
+use crate::frame::{Frame, Kind, QueueMemory};
 use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
 use crate::time::{Millis, Now};
@@ -31,20 +31,6 @@ pub enum Door {
     /// Monitoring: metrics and health, over HTTP. It stays open while the server drains, and its
     /// connections do not count towards the limits of the others.
     Admin,
-}
-
-/// Memory of frames that wait to be sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueMemory {
-    /// Memory of all publications that wait, each counted once, plus a small cost for each place
-    /// in which one waits.
-    pub bytes: usize,
-    /// Bytes of those publications handed to [`Net::add_outside`], counted once for each call.
-    pub outside: usize,
-    /// Memory of all answers that wait, those to back ends included, counted in the same way.
-    pub answers: usize,
-    /// Bytes of those answers handed to [`Net::add_outside`], counted once for each call.
-    pub answers_outside: usize,
 }
 
 /// A connection that answers wait for.
@@ -107,7 +93,9 @@ pub trait Handler {
 
     /// The peer has ended its stream (half-close), and all that it sent has been given to
     /// `received`. The handler sends the answers still due and closes.
-    fn ended(&mut self, net: &mut impl Net, conn: ConnId);
+    fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
+        net.close(conn, CloseReason::PeerClosed);
+    }
 
     /// The peer has ended its stream while the connection is paused: input not yet given to
     /// `received` may never be. Called each time this is noticed.

@@ -25,6 +25,20 @@ struct Total {
     places: usize,
 }
 
+/// Memory of frames that wait to be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueMemory {
+    /// Memory of all publications that wait, each counted once, plus a small cost for each place
+    /// in which one waits.
+    pub bytes: usize,
+    /// Bytes of those publications handed to [`Ledger::add_outside`], counted once for each call.
+    pub outside: usize,
+    /// Memory of all answers that wait, those to back ends included, counted in the same way.
+    pub answers: usize,
+    /// Bytes of those answers handed to [`Ledger::add_outside`], counted once for each call.
+    pub answers_outside: usize,
+}
+
 /// Memory of all waiting publications, and of all waiting answers: each frame counts once, and each
 /// place in which it waits counts a little.
 #[derive(Debug, Default)]
@@ -73,9 +87,11 @@ impl Ledger {
         self.outside[kind as usize] -= frame.len();
     }
 
-    /// Bytes of this kind that wait outside the pool; a frame counts in every place.
-    pub fn outside(&self, kind: Kind) -> usize {
-        self.outside[kind as usize]
+    /// The memory of all waiting frames.
+    pub fn memory(&self) -> QueueMemory {
+        let [answers_outside, outside] = self.outside;
+        let (bytes, answers) = (self.weight(Kind::Published), self.weight(Kind::Asked));
+        QueueMemory { bytes, outside, answers, answers_outside }
     }
 
     /// Memory of all waiting frames of this kind.

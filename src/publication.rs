@@ -58,34 +58,34 @@ impl Form {
     }
 }
 
-/// Which kinds of peers there are: each takes messages in forms of its own.
+/// The numbers of sessions, by how they are carried: each way takes messages in forms of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kinds {
+pub struct Ways {
     /// Raw WebSockets.
-    pub raw: bool,
+    pub raw: usize,
     /// SockJS over WebSocket.
-    pub sockjs: bool,
-    /// SockJS over HTTP.
-    pub http: bool,
+    pub sockjs: usize,
+    /// Sessions over HTTP, including those without a receiver.
+    pub http: usize,
 }
 
-impl Kinds {
-    /// Upper bound of [`Kinds::bytes`] for any data of that length and any kinds.
+impl Ways {
+    /// Upper bound of [`Ways::bytes`] for any data of that length and any sessions.
     pub fn bytes_max(data_bytes: usize) -> usize {
         data_bytes.saturating_mul(Form::COUNT * EncodedLen::FACTOR_MAX)
     }
 
-    /// How many bytes a message with this data takes at most in all forms of these kinds together,
+    /// How many bytes a message with this data takes at most in all forms in use together,
     /// not counting its channel and framing.
     pub fn bytes(self, data: &str) -> usize {
-        let raw = if self.raw { data.len() } else { 0 };
-        if !self.sockjs && !self.http {
+        let raw = if self.raw > 0 { data.len() } else { 0 };
+        if self.sockjs + self.http == 0 {
             return raw;
         }
         let EncodedLen { string, event, script } = EncodedLen::of(data);
-        let sockjs = if self.sockjs { string } else { 0 };
+        let sockjs = if self.sockjs > 0 { string } else { 0 };
         // Each envelope, chunked and unchunked, and the items that wait in sessions.
-        let http = if self.http { string + 2 * (string + event + script) } else { 0 };
+        let http = if self.http > 0 { string + 2 * (string + event + script) } else { 0 };
         raw + sockjs + http
     }
 }
@@ -196,11 +196,6 @@ impl<'a> Publication<'a> {
     /// Uses a frame that an equal publication has encoded before.
     pub fn lend(&self, form: Form, frame: &Frame) {
         self.frames[form.number()].get_or_init(|| frame.clone());
-    }
-
-    /// How many forms have been encoded so far.
-    pub fn encodings(&self) -> usize {
-        self.encoded().count()
     }
 }
 
@@ -331,15 +326,15 @@ mod tests {
     #[test]
     fn each_form_is_encoded_once_and_only_on_demand() {
         let publication = Publication::new("n\"1", "{\"a\": 1.0}");
-        assert_eq!(publication.encodings(), 0);
+        assert_eq!(publication.encoded().count(), 0);
         let raw = publication.frame(Form::Raw).clone();
         assert_eq!(&raw[2..], br#"{"event":"n\"1","data":{"a": 1.0}}"#);
         assert_eq!(publication.frame(Form::Raw).as_ptr(), raw.as_ptr());
-        assert_eq!(publication.encodings(), 1);
+        assert_eq!(publication.encoded().count(), 1);
         let sockjs = publication.frame(Form::SockJs);
         let item = br#""{\"event\":\"n\\\"1\",\"data\":{\"a\": 1.0}}""#;
         assert_eq!(sockjs[2..], [&b"a["[..], item, b"]"].concat());
-        assert_eq!(publication.encodings(), 2);
+        assert_eq!(publication.encoded().count(), 2);
         assert_eq!(&**publication.frame(Form::Item), item);
         let all = Envelope::ALL.into_iter().flat_map(|envelope| {
             [true, false].map(|is_chunked| Form::Stream { envelope, is_chunked })
@@ -348,7 +343,7 @@ mod tests {
             let frame = publication.frame(form).clone();
             assert_eq!(publication.frame(form).as_ptr(), frame.as_ptr());
         }
-        assert_eq!(publication.encodings(), Form::COUNT);
+        assert_eq!(publication.encoded().count(), Form::COUNT);
         for (number, (form, frame)) in publication.encoded().enumerate() {
             assert_eq!((form.number(), frame), (number, publication.frame(form)));
         }
@@ -366,14 +361,14 @@ mod tests {
             };
             let (raw, sockjs) = (bytes(&[Form::Raw]), bytes(&[Form::SockJs]));
             let http = bytes(&Form::ALL[2..]);
-            let all = Kinds { raw: true, sockjs: true, http: true };
+            let all = Ways { raw: 1, sockjs: 1, http: 1 };
             let near = |bytes: usize, counted: usize| bytes.abs_diff(counted) < 100 * Form::COUNT;
-            assert!(near(raw, Kinds { raw: true, ..Kinds::default() }.bytes(&data)));
-            assert!(near(sockjs, Kinds { sockjs: true, ..Kinds::default() }.bytes(&data)));
-            assert!(near(http, Kinds { http: true, ..Kinds::default() }.bytes(&data)));
+            assert!(near(raw, Ways { raw: 1, ..Ways::default() }.bytes(&data)));
+            assert!(near(sockjs, Ways { sockjs: 1, ..Ways::default() }.bytes(&data)));
+            assert!(near(http, Ways { http: 1, ..Ways::default() }.bytes(&data)));
             assert!(near(raw + sockjs + http, all.bytes(&data)));
-            assert!(all.bytes(&data) <= Kinds::bytes_max(data.len()));
-            assert_eq!(Kinds::default().bytes(&data), 0);
+            assert!(all.bytes(&data) <= Ways::bytes_max(data.len()));
+            assert_eq!(Ways::default().bytes(&data), 0);
         }
     }
 

@@ -16,7 +16,8 @@ use signal_hook::consts::signal::SIGXFSZ;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::admin::AdminDoor;
-use crate::config::{Config, Secret, StoreKind};
+use crate::codec::sockjs;
+use crate::config::{Config, Secret, SockJs, StoreKind};
 use crate::demo;
 use crate::durable::make_folder;
 use crate::edge::Door;
@@ -28,8 +29,9 @@ use crate::limits::Limits;
 use crate::log::{self, News};
 use crate::reactor::{Bounds, Reactor, Signal, raise_descriptor_limit};
 use crate::slow::Rules;
-use crate::switch::{Settings, SockJs, Switch};
+use crate::switch::{Settings, Switch};
 use crate::time::{Now, Stopwatch, UnixMillis};
+use crate::web::Service;
 use doors::Doors;
 use notify::Notifier;
 use reload::InForce;
@@ -62,10 +64,7 @@ pub fn run(mut config: Config, reread: Reread<'_>) -> io::Result<()> {
         said.push(fitted.text);
     }
     match config.store {
-        StoreKind::None => {
-            let journal = MemoryJournal::new(crate::time::Clock::new().now().unix.0);
-            run_with(config, journal, reread)
-        }
+        StoreKind::None => run_with(config, MemoryJournal::default(), reread),
         StoreKind::Redb => {
             let mut start = Start::new(&config)?;
             let (hub, at, journal) = start.open_store(&config)?;
@@ -247,7 +246,7 @@ impl Start {
             limits: config.limits.clone(),
             server_key: server_key.expose().to_owned(),
             demo: config.demo.then(|| demo::page(&command)),
-            sockjs: sockjs(&config),
+            service: service(&config),
             proxies: config.proxies.clone(),
             now: self.now(),
             at,
@@ -328,10 +327,12 @@ fn bounds(limits: &Limits, connections: usize) -> Bounds {
     }
 }
 
-/// Returns the settings for browsers: SockJS and the allowed origins.
-fn sockjs(config: &Config) -> SockJs {
-    let crate::config::SockJs { cookie, jsonp, htmlfile, script } = config.sockjs.clone();
-    SockJs { cookie, jsonp, htmlfile, script, origins: config.allow_origin.clone() }
+/// Returns the one service for browsers, as configured.
+fn service(config: &Config) -> Service {
+    let service = Service::new(sockjs::PREFIX, &config.limits);
+    let SockJs { cookie, jsonp, htmlfile, script } = config.sockjs.clone();
+    let (script, origins) = (script.unwrap_or(service.script), config.allow_origin.clone());
+    Service { cookie, jsonp, htmlfile, script, origins, ..service }
 }
 
 /// Returns the server key, and logs where it is; never what it is.

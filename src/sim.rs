@@ -33,7 +33,7 @@ mod ways;
 mod world;
 
 pub use rot::fuzz_store_recovery;
-pub use script::fuzz_server;
+pub use script::{fuzz_browser, fuzz_commands, fuzz_server};
 pub use sessions::{Met, run_sessions, run_sessions_on_store};
 pub use storage::Misfortunes;
 

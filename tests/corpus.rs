@@ -16,8 +16,8 @@ macro_rules! targets {
 }
 
 targets! {
-    browser_messages: fws::switch::fuzz_browser;
-    commands: fws::switch::fuzz_commands;
+    browser_messages: fws::sim::fuzz_browser;
+    commands: fws::sim::fuzz_commands;
     control_frames: fws::codec::control::fuzz_frames;
     http_body: fws::codec::http::fuzz_body;
     http_connection: fws::web::fuzz_connection;

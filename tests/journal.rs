@@ -77,7 +77,7 @@ impl Loop {
     fn propose(&mut self, change: Change<'_>) -> Option<Mark> {
         let at = self.at();
         match self.journal.propose(at, &change) {
-            Proposal::Now(_) => {
+            Proposal::Now => {
                 self.apply(at, &change);
                 Some(self.journal.mark())
             }

@@ -53,7 +53,7 @@ fn serve_until_it_panics() {
     let Ok(file) = std::env::var(CONFIG_VARIABLE) else { return };
     let flags = [("config", file.as_str()), ("ws", "127.0.0.1:0"), ("control", "127.0.0.1:0")];
     let config = Config::load(&flags, &[], ConfigFile::read).unwrap();
-    let journal = PanickingJournal(MemoryJournal::new(1));
+    let journal = PanickingJournal(MemoryJournal::default());
     fws::server::run_with(config, journal, &|| Err("no other".into())).unwrap();
 }
 

@@ -56,15 +56,15 @@ fn options(seed: u64, is_verbose: bool) -> Options {
 }
 
 fn on_memory(seed: u64, is_verbose: bool) -> Report {
-    run(options(seed, is_verbose), MemoryJournal::new(1))
+    run(options(seed, is_verbose), MemoryJournal::default())
 }
 
 fn on_delayed(seed: u64, is_verbose: bool) -> Report {
-    run(options(seed, is_verbose), DelayedJournal::new(1, seed, FAILS_ONE_IN))
+    run(options(seed, is_verbose), DelayedJournal::new(seed, FAILS_ONE_IN))
 }
 
 fn on_rollback(seed: u64, is_verbose: bool) -> Report {
-    run(options(seed, is_verbose), RollbackJournal::new(1, seed, FAILS_ONE_IN))
+    run(options(seed, is_verbose), RollbackJournal::new(seed, FAILS_ONE_IN))
 }
 
 /// Runs on the store: half of the seeds sync before they acknowledge, the others within a second.
@@ -243,11 +243,11 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 fn sessions(seed: u64, _: bool) -> Met {
-    let on_memory = run_sessions(seed, STEPS, MemoryJournal::new(1));
-    run_sessions(seed, STEPS, DelayedJournal::new(1, seed, 0));
+    let on_memory = run_sessions(seed, STEPS, MemoryJournal::default());
+    run_sessions(seed, STEPS, DelayedJournal::new(seed, 0));
     run_sessions_on_store(seed, STEPS);
     if seed < TWICE {
-        assert_eq!(on_memory, run_sessions(seed, STEPS, MemoryJournal::new(1)), "seed {seed}");
+        assert_eq!(on_memory, run_sessions(seed, STEPS, MemoryJournal::default()), "seed {seed}");
     }
     on_memory
 }

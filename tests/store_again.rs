@@ -53,7 +53,7 @@ impl Server {
     }
 
     fn change(&mut self, change: &Change<'_>) {
-        assert!(matches!(self.journal.propose(AT, change), Proposal::Now(_)));
+        assert!(matches!(self.journal.propose(AT, change), Proposal::Now));
         self.hub.apply(AT, change, None, &mut Recorder(&mut self.journal)).unwrap();
     }
 

@@ -1,4 +1,4 @@
 //! Back ends against the whole switch.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fws::switch::fuzz_commands(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fws::sim::fuzz_commands(data));

@@ -14,9 +14,9 @@ use crate::codec::ws::Bounds;
 use crate::edge::{ConnId, Door, Handler, Net, TurnedAway};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
-use crate::switch::{SockJs, Switch};
+use crate::switch::Switch;
 use crate::time::{Millis, Now};
-use crate::web::{Application, Message, Outlet, Parting, Web};
+use crate::web::{Application, Message, Outlet, Parting, Service, Web};
 
 /// A switch, and the listener through which it is monitored.
 #[derive(Debug)]
@@ -55,10 +55,10 @@ impl AdminDoor {
     }
 
     /// Applies new limits, to this listener and to the switch (see [`Switch::reload`]).
-    pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
+    pub fn reload(&mut self, limits: &Limits, service: Service, now: Now) {
         self.is_lowered |= limits.admin_connections < self.switch.limits().admin_connections;
         self.web.reload(Vec::new(), own_limits(limits), now);
-        self.switch.reload(limits, sockjs, now);
+        self.switch.reload(limits, service, now);
     }
 
     /// Returns the switch, to read it.
@@ -226,7 +226,7 @@ impl Handler for AdminDoor {
 
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         if self.is_ours(conn) {
-            return self.web.ended(net, conn);
+            return net.close(conn, CloseReason::PeerClosed);
         }
         self.switch.ended(net, conn);
     }

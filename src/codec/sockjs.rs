@@ -116,11 +116,6 @@ impl Transport {
     }
 }
 
-/// Parses a raw path without its query, under [`PREFIX`].
-pub fn route(path: &str) -> Route<'_> {
-    route_under(PREFIX, path)
-}
-
 /// Parses a raw path without its query, under this prefix. One trailing `/` is allowed everywhere.
 pub fn route_under<'a>(prefix: &str, path: &'a str) -> Route<'a> {
     let Some(below) = path.strip_prefix(prefix) else { return Route::NotFound };

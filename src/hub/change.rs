@@ -203,21 +203,10 @@ impl Change<'_> {
     }
 }
 
-/// Position of an entry in the order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Seq {
-    /// An uninterrupted part of the order; each start of a server begins a new one.
-    pub term: u64,
-    /// Counts from 1 within the term.
-    pub n: u64,
-}
-
-/// A change with its position in the order. Applying the same entries in the same order gives every
-/// hub the same contents: `at` is the only time that `apply` knows.
+/// A change that has its place in the order. Applying the same entries in the same order gives
+/// every hub the same contents: `at` is the only time that `apply` knows.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its position.
-    pub seq: Seq,
     /// When it was ordered.
     pub at: UnixMillis,
     /// What it changes.

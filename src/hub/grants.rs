@@ -61,12 +61,10 @@ impl Hub {
     /// Removes a grant. Returns whether there was one.
     pub(super) fn drop_grant(&mut self, ns: NsId, grant: GrantRef<'_>) -> bool {
         let Some(id) = self.find_grant(ns, grant) else { return false };
-        let hash = self.hash(grant);
-        self.grants.remove(id);
         if let Some(space) = self.namespaces.get_mut(ns) {
-            space.grants.remove(&self.grants, hash, id, &self.hasher);
+            space.grants.remove(&self.grants, id, &self.hasher);
             self.grant_count -= 1;
         }
-        true
+        self.grants.remove(id).is_some()
     }
 }

@@ -9,7 +9,6 @@ mod tests;
 mod withdrawn;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::BuildHasher;
 use std::ops::Range;
 
 use super::index::Slots;
@@ -91,12 +90,9 @@ impl Leaving {
 
     /// Whether every member of this channel may hear what is published there.
     pub fn is_calm_in(&self, channel: ChannelId) -> bool {
-        let all = Id::new(0, 0)..=Id::new(NIL, NIL);
-        let of_it = (channel, *all.start())..=(channel, *all.end());
-        self.is_calm()
-            || self.gone.is_empty()
-                && self.users.is_empty()
-                && self.withdrawn.range(of_it).next().is_none()
+        let of_it = (channel, Id::new(0, 0))..=(channel, Id::new(NIL, NIL));
+        let is_given = || self.withdrawn.range(of_it).next().is_none();
+        self.gone.is_empty() && self.users.is_empty() && (self.withdrawn.is_empty() || is_given())
     }
 
     /// Whether the next withdrawal is final, so that connections have to leave the channel.
@@ -294,10 +290,9 @@ impl Hub {
     /// Makes a user impossible to find.
     fn close_user(&mut self, id: Id<User>) {
         let Some(user) = self.users.get_mut(id) else { return };
-        let hash = self.hasher.hash_one(&*user.name);
         let ns = std::mem::replace(&mut user.ns, User::NOWHERE);
         if let Some(ns) = self.namespaces.get_mut(ns) {
-            ns.users.remove(&self.users, hash, id, &self.hasher);
+            ns.users.remove(&self.users, id, &self.hasher);
             self.present.users -= 1;
         }
     }
@@ -357,9 +352,9 @@ impl Hub {
     /// Removes a namespace. It is out of reach at once; its peers are closed in the order of their
     /// slots, because the order of the tables is random.
     pub(super) fn remove(&mut self, ns: NsId, out: &mut impl Outbox) -> Outcome {
+        self.names.remove(&self.namespaces, ns, &self.hasher);
         let Some(space) = self.namespaces.remove(ns) else { return Outcome::Reached(0) };
-        let Namespace { number, name, channels, users, states, grants, tally, .. } = space;
-        self.names.remove(&self.namespaces, self.hash(&*name), ns, &self.hasher);
+        let Namespace { number, channels, users, states, grants, tally, .. } = space;
         self.numbers.remove(&number);
         self.key_changes += 1;
         self.grant_count -= grants.len();
@@ -453,9 +448,8 @@ impl Hub {
         if !channel.members.is_empty() {
             return true;
         }
-        let (ns, hash) = (channel.ns, self.hasher.hash_one(&*channel.name));
-        if let Some(ns) = self.namespaces.get_mut(ns) {
-            ns.channels.remove(&self.channels, hash, channel_id, &self.hasher);
+        if let Some(ns) = self.namespaces.get_mut(channel.ns) {
+            ns.channels.remove(&self.channels, channel_id, &self.hasher);
             self.present.channels -= 1;
         }
         self.channels.remove(channel_id);

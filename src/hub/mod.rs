@@ -21,7 +21,7 @@ mod states;
 
 pub use apply::Checked;
 pub use census::Tally;
-pub use change::{Change, Entry, Outcome, Refusal, Seq, StateKey, StateKeyRef};
+pub use change::{Change, Entry, Outcome, Refusal, StateKey, StateKeyRef};
 pub use keys::Declared;
 pub use record::{Cursor, Key, KeyRef, Row, Undo};
 pub use state::LOOKED_INTO_BYTES;

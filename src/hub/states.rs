@@ -151,16 +151,16 @@ impl Hub {
     }
 
     pub(super) fn take_state(&mut self, id: Id<State>) -> Option<State> {
+        let ns = self.states.get(id)?.ns;
+        if let Some(space) = self.namespaces.get_mut(ns) {
+            space.states.remove(&self.states, id, &self.hasher);
+            self.state_count -= 1;
+        }
         let mut state = self.states.remove(id)?;
         if let Some(timer) = state.end.as_mut().and_then(|end| end.timer.take()) {
             self.ends.cancel(timer);
         }
-        self.weigh(state.ns, state.bytes(), 0);
-        let hash = self.hash(state.state_key.as_ref());
-        if let Some(ns) = self.namespaces.get_mut(state.ns) {
-            ns.states.remove(&self.states, hash, id, &self.hasher);
-            self.state_count -= 1;
-        }
+        self.weigh(ns, state.bytes(), 0);
         Some(state)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use super::fault_rng::FaultRng;
 use super::{Event, Journal, Mark, Proposal, Ticket};
-use crate::hub::{Change, Entry, Hub, Seq, Undo};
+use crate::hub::{Change, Entry, Hub, Undo};
 use crate::time::{Millis, Now, UnixMillis};
 
 /// Maximum number of proposals that may wait.
@@ -16,7 +16,7 @@ const WAITING_MAX: usize = 256;
 #[derive(Debug)]
 pub struct DelayedJournal {
     faults: FaultRng,
-    last: Seq,
+    mark: Mark,
     next_ticket: u64,
     /// Proposals in order, each with the turn in which it comes back. `at` never decreases along
     /// the queue.
@@ -31,10 +31,10 @@ pub struct DelayedJournal {
 
 impl DelayedJournal {
     /// `fails_one_in`: one proposal in this many fails; 0 for none.
-    pub fn new(term: u64, seed: u64, fails_one_in: u64) -> DelayedJournal {
+    pub fn new(seed: u64, fails_one_in: u64) -> DelayedJournal {
         DelayedJournal {
             faults: FaultRng::new(seed, fails_one_in),
-            last: Seq { term, n: 0 },
+            mark: Mark(0),
             next_ticket: 0,
             waiting: VecDeque::new(),
             ready: VecDeque::new(),
@@ -69,9 +69,8 @@ impl Journal for DelayedJournal {
                 self.ready.push_back(Event::Failed(ticket));
                 continue;
             }
-            self.last.n += 1;
-            let entry = Entry { seq: self.last, at, change };
-            self.ready.push_back(Event::Entry(Some(ticket), entry, self.mark()));
+            self.mark.0 += 1;
+            self.ready.push_back(Event::Entry(Some(ticket), Entry { at, change }, self.mark));
         }
         if self.turn >= self.sync_at {
             self.durable = self.mark();
@@ -84,7 +83,7 @@ impl Journal for DelayedJournal {
     }
 
     fn mark(&self) -> Mark {
-        Mark(self.last.n)
+        self.mark
     }
 
     fn durable(&self) -> Mark {
@@ -117,7 +116,7 @@ mod tests {
     #[test]
     fn every_proposal_completes_once_and_in_order() {
         let hub = Hub::new(crate::limits::Limits::default(), UnixMillis(0));
-        let mut journal = DelayedJournal::new(1, 42, 5);
+        let mut journal = DelayedJournal::new(42, 5);
         let mut tickets = Vec::new();
         let mut back = Vec::new();
         let mut failed = 0;

@@ -2,26 +2,19 @@
 //! immediately.
 
 use super::{Event, Journal, Mark, Proposal};
-use crate::hub::{Change, Hub, KeyRef, Seq, Undo};
+use crate::hub::{Change, Hub, KeyRef, Undo};
 use crate::time::{Now, UnixMillis};
 
 /// A journal without a disk.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct MemoryJournal {
-    last: Seq,
-}
-
-impl MemoryJournal {
-    /// Creates a journal whose entries belong to `term`.
-    pub fn new(term: u64) -> MemoryJournal {
-        MemoryJournal { last: Seq { term, n: 0 } }
-    }
+    mark: Mark,
 }
 
 impl Journal for MemoryJournal {
     fn propose(&mut self, _: UnixMillis, _: &Change<'_>) -> Proposal {
-        self.last.n += 1;
-        Proposal::Now(self.last)
+        self.mark.0 += 1;
+        Proposal::Now
     }
 
     fn needs_no_undo(&mut self, _: KeyRef<'_>, _: usize) -> bool {
@@ -37,7 +30,7 @@ impl Journal for MemoryJournal {
     }
 
     fn mark(&self) -> Mark {
-        Mark(self.last.n)
+        self.mark
     }
 
     fn mark_of(&self, _: KeyRef<'_>) -> Mark {

@@ -16,7 +16,7 @@ pub use store::StoreJournal;
 
 use std::fmt;
 
-use crate::hub::{Change, Entry, Hub, KeyRef, Row, Seq, Undo};
+use crate::hub::{Change, Entry, Hub, KeyRef, Row, Undo};
 use crate::limits::Limits;
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
@@ -33,8 +33,8 @@ pub struct Mark(pub u64);
 /// The outcome of a proposal.
 #[derive(Debug)]
 pub enum Proposal {
-    /// The change has this place in the order: apply it now.
-    Now(Seq),
+    /// The change has the next place in the order: apply it now.
+    Now,
     /// The entry, or its failure, arrives from a later [`Journal::poll`].
     Later(Ticket),
     /// The change cannot be kept, or too much is waiting already. Nothing was proposed.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::fault_rng::FaultRng;
 use super::{Event, Journal, Mark, Proposal, Ticket};
-use crate::hub::{Change, Entry, Hub, Key, KeyRef, Seq, Undo};
+use crate::hub::{Change, Entry, Hub, Key, KeyRef, Undo};
 use crate::time::{Millis, Now, UnixMillis};
 
 /// Maximum number of changes that may wait.
@@ -17,7 +17,6 @@ const WAITING_MAX: usize = 24;
 #[derive(Debug)]
 pub struct RollbackJournal {
     faults: FaultRng,
-    last: Seq,
     next_ticket: u64,
     /// Changes that are not durable yet, each with its mark.
     undos: VecDeque<(Mark, Undo)>,
@@ -37,10 +36,9 @@ pub struct RollbackJournal {
 
 impl RollbackJournal {
     /// `fails_one_in`: one batch in this many fails; 0 for none.
-    pub fn new(term: u64, seed: u64, fails_one_in: u64) -> RollbackJournal {
+    pub fn new(seed: u64, fails_one_in: u64) -> RollbackJournal {
         RollbackJournal {
             faults: FaultRng::new(seed, fails_one_in),
-            last: Seq { term, n: 0 },
             next_ticket: 0,
             undos: VecDeque::new(),
             removals: Vec::new(),
@@ -54,18 +52,13 @@ impl RollbackJournal {
         }
     }
 
-    fn next_seq(&mut self) -> Seq {
-        self.last.n += 1;
-        self.last
-    }
-
     fn keep(&mut self, upto: Mark, removals: usize, at: UnixMillis) {
         self.durable = upto;
         while self.undos.front().is_some_and(|(mark, _)| *mark <= upto) {
             self.undos.pop_front();
         }
         for (ticket, _, change) in self.removals.drain(..removals).collect::<Vec<_>>() {
-            let entry = Entry { seq: self.next_seq(), at, change };
+            let entry = Entry { at, change };
             self.ready.push_back(Event::Entry(Some(ticket), entry, Mark::default()));
         }
     }
@@ -97,7 +90,7 @@ impl Journal for RollbackJournal {
             self.removals.push((ticket, at, change.clone().into_owned()));
             return Proposal::Later(ticket);
         }
-        Proposal::Now(self.next_seq())
+        Proposal::Now
     }
 
     fn after_change(&mut self, undo: Undo) {

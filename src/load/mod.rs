@@ -286,9 +286,6 @@ impl Handler for Driver {
             }
         }
     }
-    fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
-        net.close(conn, CloseReason::PeerClosed);
-    }
     fn closed(&mut self, _: &mut impl Net, conn: ConnId, _: CloseReason) {
         let result = self.work.closed(conn);
         self.note(result);

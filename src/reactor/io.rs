@@ -15,8 +15,8 @@ use super::slots::Slots;
 use super::stream::Stream;
 use crate::address::Address;
 use crate::arena::NIL;
-use crate::edge::{ConnId, Door, Net, Owed, QueueMemory};
-use crate::frame::{Frame, FramePool, Kind};
+use crate::edge::{ConnId, Door, Net, Owed};
+use crate::frame::{Frame, FramePool, Kind, QueueMemory};
 use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
 use crate::slow::{Rules, WatchId, Watches};
@@ -496,10 +496,7 @@ impl Net for Io {
     }
 
     fn queue_memory(&self) -> QueueMemory {
-        let ledger = &self.frames.ledger;
-        let (bytes, answers) = (ledger.weight(Kind::Published), ledger.weight(Kind::Asked));
-        let outside = ledger.outside(Kind::Published);
-        QueueMemory { bytes, outside, answers, answers_outside: ledger.outside(Kind::Asked) }
+        self.frames.ledger.memory()
     }
 
     fn owed(&self, each: &mut dyn FnMut(Owed)) {

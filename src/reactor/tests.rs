@@ -35,13 +35,6 @@ impl Handler for PausesFirst {
         self.got += input.len();
         Ok(input.len())
     }
-    fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
-        net.close(conn, CloseReason::PeerClosed);
-    }
-    fn due(&self, _: &impl Net) -> Option<Millis> {
-        // Turns follow each other without a wait: a connection that hangs does not hang the test.
-        Some(Millis(0))
-    }
 }
 
 /// Counts events.
@@ -96,9 +89,6 @@ impl Handler for Crowd {
     fn unauthenticated(&self) -> usize {
         self.unauthenticated
     }
-    fn due(&self, _: &impl Net) -> Option<Millis> {
-        Some(Millis(0))
-    }
     fn tick(&mut self, _: &mut impl Net) {
         self.is_turn_full = false;
     }
@@ -120,6 +110,14 @@ fn turns(
     most
 }
 
+/// Returns a reactor whose turns follow each other without a wait: a connection that hangs does not
+/// hang the test.
+fn restless(bounds: Bounds) -> Reactor {
+    let mut reactor = Reactor::new(bounds).unwrap();
+    reactor.wake_every(0);
+    reactor
+}
+
 /// Opens a listener and returns its address.
 fn listen(reactor: &mut Reactor, door: Door) -> String {
     let listener = Listener::tcp(door, "127.0.0.1:0".parse().unwrap()).unwrap();
@@ -130,7 +128,7 @@ fn listen(reactor: &mut Reactor, door: Door) -> String {
 
 /// Returns a reactor with one listener, and its address.
 fn reactor() -> (Reactor, String) {
-    let mut reactor = Reactor::new(Bounds { connections: 1000, ..bounds() }).unwrap();
+    let mut reactor = restless(Bounds { connections: 1000, ..bounds() });
     let address = listen(&mut reactor, Door::Web);
     (reactor, address)
 }
@@ -188,10 +186,6 @@ impl Handler for Relay {
         }
         Ok(input.len())
     }
-    fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
-    fn due(&self, _: &impl Net) -> Option<Millis> {
-        Some(Millis(0))
-    }
 }
 
 #[test]
@@ -212,7 +206,7 @@ fn publications_are_written_before_browsers_are_read() {
 
 #[test]
 fn back_ends_are_read_round_robin_however_much_one_has_sent() {
-    let mut reactor = Reactor::new(bounds()).unwrap();
+    let mut reactor = restless(bounds());
     let address = listen(&mut reactor, Door::Control);
     let mut peers: Vec<_> =
         (0..3).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
@@ -233,7 +227,7 @@ fn back_ends_are_read_round_robin_however_much_one_has_sent() {
 
 #[test]
 fn back_ends_with_input_are_read_before_more_are_accepted() {
-    let mut reactor = Reactor::new(Bounds { connections: 1000, ..bounds() }).unwrap();
+    let mut reactor = restless(Bounds { connections: 1000, ..bounds() });
     let address = listen(&mut reactor, Door::Control);
     let connect = |_| {
         let mut peer = std::net::TcpStream::connect(&address).unwrap();
@@ -455,19 +449,15 @@ impl Handler for ConsumesNothing {
     ) -> Result<usize, CloseReason> {
         Ok(0)
     }
-    fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
     fn closed(&mut self, _: &mut impl Net, _: ConnId, reason: CloseReason) {
         self.closed.push(reason);
-    }
-    fn due(&self, _: &impl Net) -> Option<Millis> {
-        Some(Millis(0))
     }
 }
 
 #[test]
 fn the_peer_with_most_pending_input_is_evicted_beyond_the_limit() {
     let bounds = Bounds { input_bytes: 40_000, ..bounds() };
-    let mut reactor = Reactor::new(bounds).unwrap();
+    let mut reactor = restless(bounds);
     let address = listen(&mut reactor, Door::Web);
     let mut handler = ConsumesNothing::default();
     let mut peers = Vec::new();
@@ -491,7 +481,7 @@ fn the_peer_with_most_pending_input_is_evicted_beyond_the_limit() {
 #[test]
 fn admin_clients_get_low_slots_however_many_browsers_are_connected() {
     let bounds = Bounds { connections: 1000, admin_connections: 2, ..bounds() };
-    let mut reactor = Reactor::new(bounds).unwrap();
+    let mut reactor = restless(bounds);
     let [web, admin] = [Door::Web, Door::Admin].map(|door| listen(&mut reactor, door));
     let mut crowd = Crowd::default();
     let opened = |_: &Reactor, crowd: &Crowd| crowd.conns.len();
@@ -515,7 +505,7 @@ fn admin_clients_get_low_slots_however_many_browsers_are_connected() {
 #[test]
 fn browsers_above_a_lowered_limit_do_not_lock_out_back_ends() {
     let lowered = Bounds { control_reserve: 2, ..bounds() };
-    let mut reactor = Reactor::new(Bounds { connections: 40, ..lowered }).unwrap();
+    let mut reactor = restless(Bounds { connections: 40, ..lowered });
     let [web, control] = [Door::Web, Door::Control].map(|door| listen(&mut reactor, door));
     let mut crowd = Crowd::default();
     let opened = |_: &Reactor, crowd: &Crowd| crowd.conns.len();

@@ -7,7 +7,7 @@ use std::io;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::{bounds, memory, namespace_full, open_connections, sockjs};
+use super::{bounds, memory, namespace_full, open_connections, service};
 use crate::admin::AdminDoor;
 use crate::config::{Config, Secret};
 use crate::demo;
@@ -125,7 +125,7 @@ impl InForce<'_> {
             // The kernel accepted the same call at the start.
             log::warning(at, format_args!("reload: the doors stay as they were: {error}"));
         }
-        handler.reload(limits, sockjs(&config), reactor.now());
+        handler.reload(limits, service(&config), reactor.now());
         let switch = handler.switch_mut();
         switch.set_server_key(server_key.expose());
         let mut namespaces = config.namespaces.clone();

@@ -4,6 +4,7 @@
 //! do not read. It never calls the handler; the world does, as the real turn does.
 
 mod clock;
+mod turns;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -11,8 +12,8 @@ use std::io::IoSlice;
 use super::Prng;
 use super::tape::{Item, Tape};
 use crate::address::Address;
-use crate::edge::{ConnId, Net, Owed, QueueMemory};
-use crate::frame::{Frame, FramePool, Kind, OutQueue};
+use crate::edge::{ConnId, Net, Owed};
+use crate::frame::{Frame, FramePool, Kind, OutQueue, QueueMemory};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
 use crate::slow::{Rules, WatchId, Watches};
@@ -253,7 +254,7 @@ impl FakeNet {
     }
 
     /// Returns unconsumed input followed by the bytes of one read, as the reactor does.
-    pub fn read_once(&mut self, conn: ConnId) -> Vec<u8> {
+    fn read_once(&mut self, conn: ConnId) -> Vec<u8> {
         let Some(socket) = self.socket(conn) else { return Vec::new() };
         let mut input = std::mem::take(&mut socket.tail);
         if !socket.is_readable || socket.is_ended {
@@ -277,7 +278,7 @@ impl FakeNet {
     }
 
     /// Discards what a closing peer still sends.
-    pub fn discard(&mut self, conn: ConnId) {
+    fn discard(&mut self, conn: ConnId) {
         match self.read(conn, &mut Vec::new(), 65_536) {
             Some(0) => {
                 let Some(socket) = self.socket(conn) else { return };
@@ -523,10 +524,7 @@ impl Net for FakeNet {
     }
 
     fn queue_memory(&self) -> QueueMemory {
-        let ledger = &self.frames.ledger;
-        let (bytes, answers) = (ledger.weight(Kind::Published), ledger.weight(Kind::Asked));
-        let outside = ledger.outside(Kind::Published);
-        QueueMemory { bytes, outside, answers, answers_outside: ledger.outside(Kind::Asked) }
+        self.frames.ledger.memory()
     }
 
     fn owed(&self, each: &mut dyn FnMut(Owed)) {

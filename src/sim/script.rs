@@ -26,21 +26,33 @@
 //! | `^` | the server is killed (`x`), loses power (`p`) or stops; then another one starts |
 //!
 //! A peer that is not connected connects first. After each line the server runs until it is at
-//! rest, unless the line ends in `+`.
+//! rest, unless the line ends in `+`. All that the server sends must be whole, and follow the
+//! protocol of its connection.
+//!
+//! Scripts of browsers, and of back ends, have limits that a short script reaches. They begin with
+//! the first line, or with `*` for a journal in memory with late order; some have authenticated.
 
+mod limits;
+mod output;
 mod peers;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 
 use super::Prng;
-use super::net::{FakeNet, Flushed, Phase};
+use super::net::{FakeNet, Phase};
 use super::storage::{Diskless, End, FaultyStore, Start, Storage};
-use super::tape::{Tape, Traced};
+use super::tape::{Item, Tape, Traced};
 use crate::admin::AdminDoor;
+use crate::codec::{jwt, sockjs};
 use crate::edge::{ConnId, Handler, Net, TurnedAway};
 use crate::hub::{Cursor, Hub};
-use crate::journal::{DelayedJournal, MemoryJournal};
+use crate::journal::{DelayedJournal, Journal, MemoryJournal};
 use crate::limits::{Limits, SyncPolicy};
-use crate::switch::{Demo, Settings, SockJs, Switch};
+use crate::switch::{Demo, Settings, Switch};
 use crate::time::{Millis, Now, UnixMillis};
+use crate::web::Service;
 use peers::Peers;
 
 /// The key of the namespace `site`.
@@ -56,6 +68,8 @@ const STEP_MS: u64 = 40;
 const TURNS_MAX: usize = 20_000;
 /// Maximum number of lines of a script that are played.
 const LINES_MAX: usize = 400;
+/// The peers and users that listen to scripts of back ends.
+const AUDIENCE: [(char, &str); 2] = [('a', "1"), ('d', "2")];
 /// Clients that sent too fast are read to their end within this many times ten seconds.
 const PATIENCE: usize = 12;
 
@@ -72,33 +86,74 @@ pub fn fuzz_server(data: &[u8]) {
     match first {
         b's' => play(seed, FaultyStore::new(SyncPolicy::Always), script),
         b'S' => play(seed, FaultyStore::new(SyncPolicy::Every(1000)), script),
-        b'l' => play(seed, Diskless::new(DelayedJournal::new(1, seed, 4)), script),
-        _ => play(seed, Diskless::new(MemoryJournal::new(1)), script),
+        b'l' => play(seed, Diskless::new(DelayedJournal::new(seed, 4)), script),
+        _ => play(seed, Diskless::new(MemoryJournal::default()), script),
     }
 }
 
 fn play(seed: u64, storage: impl Storage, script: &[u8]) {
-    let mut stage = Stage::new(seed, storage);
-    for line in script.split(|byte| *byte == b'\n').take(LINES_MAX) {
-        match line.strip_suffix(b"+") {
-            Some(line) => stage.line(line),
-            None => {
-                stage.line(line);
-                stage.rest();
-            }
+    let mut stage = Stage::new(seed, limits(seed), storage);
+    stage.play(script);
+    stage.end();
+}
+
+/// Fuzz target: a script of browsers. One back end, `k`, has authenticated.
+///
+/// # Panics
+/// As [`fuzz_server`].
+pub fn fuzz_browser(data: &[u8]) {
+    play_before(&[], data);
+}
+
+/// Fuzz target: a script of back ends. Two users listen as well, over WebSocket and SockJS.
+///
+/// # Panics
+/// As [`fuzz_server`].
+pub fn fuzz_commands(data: &[u8]) {
+    play_before(&AUDIENCE, data);
+}
+
+/// Plays a script before these peers and users.
+fn play_before(audience: &[(char, &str)], data: &[u8]) {
+    crate::log::mute(true);
+    match data.strip_prefix(b"*") {
+        Some(script) => opened(DelayedJournal::new(data.len() as u64, 4), audience, script).end(),
+        None => opened(MemoryJournal::default(), audience, data).end(),
+    }
+}
+
+/// A stage on which these have authenticated, with `k`, and then a script was played.
+fn opened(
+    journal: impl Journal + 'static,
+    audience: &[(char, &str)],
+    script: &[u8],
+) -> Stage<Diskless> {
+    let mut opening = format!("k{{\"action\":\"auth\",\"name\":\"site\",\"sKey\":\"{KEY}\"}}\n");
+    for (peer, user) in audience {
+        let token = jwt::sign(user, KEY, None);
+        opening += &format!("{peer}{{\"event\":\"auth\",\"data\":{{\"i\":\"site\",");
+        opening += &format!("\"s\":\"{token}\"}}}}+\n");
+        for channel in ["c", "@c", "#c"] {
+            opening += &format!("{peer}{{\"event\":\"subscribe\",\"data\":\"{channel}\"}}+\n");
         }
     }
-    stage.end();
+    let mut stage = Stage::new(0, limits::limits(), Diskless::new(journal));
+    stage.play(opening.as_bytes());
+    stage.play(script);
+    stage
 }
 
 /// The server, its network and its peers.
 struct Stage<G: Storage> {
-    seed: u64,
+    /// The limits at the start, and those in force.
+    first: Limits,
     limits: Limits,
     storage: G,
     door: AdminDoor,
     net: FakeNet,
     peers: Peers,
+    /// All that the server has sent on each open connection.
+    sent: BTreeMap<ConnId, Vec<u8>>,
     tape: Tape,
 }
 
@@ -129,12 +184,25 @@ fn limits(seed: u64) -> Limits {
 }
 
 impl<G: Storage> Stage<G> {
-    fn new(seed: u64, mut storage: G) -> Stage<G> {
-        let (mut prng, limits, tape) = (Prng::new(seed), limits(seed), Tape::default());
+    fn new(seed: u64, limits: Limits, mut storage: G) -> Stage<G> {
+        let (mut prng, tape) = (Prng::new(seed), Tape::default());
         let start = storage.start(&mut prng, START, &limits);
         let door = door(start, &limits, START, &tape);
         let net = FakeNet::new(prng, START, &limits, tape.clone());
-        Stage { seed, limits, storage, door, net, peers: Peers::default(), tape }
+        let (first, peers, sent) = (limits.clone(), Peers::default(), BTreeMap::new());
+        Stage { first, limits, storage, door, net, peers, sent, tape }
+    }
+
+    fn play(&mut self, script: &[u8]) {
+        for line in script.split(|byte| *byte == b'\n').take(LINES_MAX) {
+            match line.strip_suffix(b"+") {
+                Some(line) => self.line(line),
+                None => {
+                    self.line(line);
+                    self.rest();
+                }
+            }
+        }
     }
 
     fn line(&mut self, line: &[u8]) {
@@ -166,7 +234,7 @@ impl<G: Storage> Stage<G> {
     }
 
     fn reload(&mut self) {
-        let limits = limits(self.seed);
+        let limits = self.first.clone();
         self.limits = if self.limits.states != limits.states {
             let switch = self.door.switch_mut();
             switch.set_server_key(SERVER_KEY);
@@ -190,7 +258,8 @@ impl<G: Storage> Stage<G> {
                 ..limits
             }
         };
-        self.door.reload(&self.limits, SockJs::default(), self.net.now);
+        let service = Service::new(sockjs::PREFIX, &self.limits);
+        self.door.reload(&self.limits, service, self.net.now);
     }
 
     /// Runs turns until nothing happens any more without time or input.
@@ -221,12 +290,12 @@ impl<G: Storage> Stage<G> {
         for conn in back_ends {
             match self.door.is_turn_full() {
                 true => left.push(conn),
-                false => self.read(conn),
+                false => self.net.read_for(&mut self.door, conn),
             }
         }
         is_busy |= self.flush_some();
         for conn in browsers {
-            self.read(conn);
+            self.net.read_for(&mut self.door, conn);
         }
         self.net.ready.splice(..0, left);
         self.expire();
@@ -238,66 +307,29 @@ impl<G: Storage> Stage<G> {
         is_busy |= self.forget();
         is_busy |= self.flush_some();
         is_busy |= self.forget();
-        self.tape.take();
+        self.note_sent();
         is_busy || !self.net.ready.is_empty() || !self.net.dirty.is_empty()
+    }
+
+    /// Notes what the server has sent.
+    fn note_sent(&mut self) {
+        for item in self.tape.take() {
+            if let Item::Sent { conn, frame, .. } = item {
+                self.sent.entry(conn).or_default().extend_from_slice(&frame);
+            }
+        }
     }
 
     /// Writes to some of the connections that have output.
     fn flush_some(&mut self) -> bool {
-        let most = self.net.round().min(self.net.dirty.len());
-        let some: Vec<ConnId> = self.net.dirty.drain(..most).collect();
-        some.into_iter().for_each(|conn| self.flush(conn));
-        most > 0
-    }
-
-    /// Reads one connection once and hands the bytes over.
-    fn read(&mut self, conn: ConnId) {
-        let Some(socket) = self.net.socket(conn) else { return };
-        socket.is_on_ready = false;
-        match socket.phase {
-            Phase::Open if socket.is_paused => return self.hang_up(conn),
-            Phase::Open => {}
-            _ => return self.net.discard(conn),
-        }
-        let mut input = self.net.read_once(conn);
-        if !input.is_empty() {
-            let result = self.door.received(&mut self.net, conn, &mut input);
-            if let Err(reason) = result {
-                self.net.close(conn, reason);
-            }
-            let used = result.unwrap_or(input.len());
-            assert!(used <= input.len());
-            if let Some(socket) = self.net.socket(conn).filter(|s| s.phase == Phase::Open) {
-                socket.tail = input.split_off(used);
-            }
-        }
-        let Some(socket) = self.net.socket(conn) else { return };
-        let is_at_end = socket.is_ended && !socket.is_end_told && !socket.is_paused;
-        if socket.phase == Phase::Open && is_at_end && !socket.is_on_ready {
-            socket.is_end_told = true;
-            self.door.ended(&mut self.net, conn);
-        }
-        self.hang_up(conn);
-    }
-
-    /// Tells the switch that a paused connection has been closed by its peer.
-    fn hang_up(&mut self, conn: ConnId) {
-        let Some(socket) = self.net.socket(conn) else { return };
-        if socket.phase == Phase::Open && socket.is_paused && socket.is_end_near {
-            self.door.hung_up(&mut self.net, conn);
-        }
+        let some = self.net.some_dirty();
+        some.iter().for_each(|conn| self.net.flush_for(&mut self.door, *conn));
+        !some.is_empty()
     }
 
     /// Handles expired timers, and slow peers whose time is up.
     fn expire(&mut self) {
-        self.net.wheel.advance(self.net.now.mono.0);
-        while let Some((_, conn)) = self.net.wheel.pop_expired() {
-            match self.net.timer_came(conn) {
-                Some(Phase::Open) => self.door.timed_out(&mut self.net, conn),
-                Some(Phase::Flushing | Phase::Lingering) => self.net.free(conn),
-                None => {}
-            }
-        }
+        self.net.expire_for(&mut self.door);
         while let Some((conn, verdict)) = self.net.overdue() {
             if let Some(reason) = verdict {
                 self.door.too_slow(&mut self.net, conn, reason);
@@ -308,24 +340,21 @@ impl<G: Storage> Stage<G> {
     /// Tells the switch about closed connections.
     fn forget(&mut self) -> bool {
         let is_busy = !self.net.doomed.is_empty();
+        self.note_sent();
         while !self.net.doomed.is_empty() {
             for (conn, reason) in std::mem::take(&mut self.net.doomed) {
                 self.door.closed(&mut self.net, conn, reason);
+                let mut sent = self.sent.remove(&conn).unwrap_or_default();
+                match self.peers.has_back_end(conn) {
+                    true => _ = output::check_control(&sent),
+                    false => output::check_web(&mut sent),
+                }
                 if self.net.socket(conn).is_some_and(|s| s.phase == Phase::Lingering) {
                     self.net.free(conn);
                 }
             }
         }
         is_busy
-    }
-
-    fn flush(&mut self, conn: ConnId) {
-        match self.net.flush(conn) {
-            Flushed::Blocked => {}
-            Flushed::More => self.net.mark_dirty(conn),
-            Flushed::All if self.net.has_drained(conn) => self.door.drained(&mut self.net, conn),
-            Flushed::All => {}
-        }
     }
 
     /// Advances time, from one deadline to the next.
@@ -371,13 +400,28 @@ impl<G: Storage> Stage<G> {
         self.door = door(start, &self.limits, now, &self.tape);
         let prng = Prng::new(self.net.prng.next());
         self.net = FakeNet::new(prng, now, &self.limits, self.tape.clone());
-        self.peers = Peers::default();
+        (self.peers, self.sent) = (Peers::default(), BTreeMap::new());
+    }
+
+    /// Checks that each command has had one reply.
+    fn check_replies(&mut self) {
+        for (conn, count) in self.peers.commands().collect::<Vec<_>>() {
+            if self.net.socket(conn).is_some_and(|socket| socket.phase == Phase::Open) {
+                let replies = self.sent.get(&conn).map_or(0, |sent| output::check_control(sent));
+                assert_eq!(replies, count, "each command has one reply");
+            }
+        }
     }
 
     /// Lets all peers read and leave, and checks that nothing is left; then stops the server.
     fn end(mut self) {
         if let Some(store) = self.storage.store() {
             store.mend();
+        }
+        self.peers.take_all();
+        self.rest();
+        if self.storage.store().is_none() {
+            self.check_replies();
         }
         self.peers.leave(&mut self.net);
         for _ in 0..PATIENCE {
@@ -391,6 +435,7 @@ impl<G: Storage> Stage<G> {
         let [_, channels, users, peers, _] = switch.hub().sizes();
         assert_eq!([channels, users, peers], [0; 3], "somebody is left in the hub");
         switch.check_drained(self.net.now);
+        assert!(!switch.is_releasing(), "replies that are durable wait");
         let metrics = switch.metrics();
         assert_eq!(metrics.opened, metrics.closed.iter().sum::<u64>(), "opened and closed");
         self.restart(End::Closed);
@@ -408,22 +453,4 @@ fn rows(hub: &Hub) -> Vec<String> {
     }
     rows.sort();
     rows
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The connection is paused since it has sent too much, and its end comes behind that input.
-    #[test]
-    fn the_end_of_a_paused_connection_is_noticed() {
-        let mut stage = Stage::new(0, Diskless::new(MemoryJournal::new(1)));
-        (0..100).for_each(|_| stage.line(b"a{}"));
-        stage.rest();
-        assert!(stage.net.sockets.values().any(|socket| socket.is_paused));
-        stage.line(b"$a");
-        stage.rest();
-        assert!(stage.net.sockets.values().all(|socket| socket.phase != Phase::Open));
-        stage.end();
-    }
 }

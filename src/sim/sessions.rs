@@ -10,7 +10,7 @@
 mod model;
 
 use super::Prng;
-use super::net::{FakeNet, Flushed, Phase};
+use super::net::{FakeNet, Phase};
 use super::storage::{Diskless, FaultyStore, Storage};
 use super::tape::Tape;
 use crate::address::Address;
@@ -355,7 +355,7 @@ impl<G: Storage> World<G> {
             }
         }
         self.switch.check_invariants();
-        assert_eq!(self.switch.sessions(), self.model.sessions(), "{when}: sessions");
+        assert_eq!(self.switch.census().ways.http, self.model.sessions(), "{when}: sessions");
         let [_, channels, _, peers, _] = self.switch.hub().sizes();
         assert_eq!((channels, peers), self.model.sizes(), "{when}: the hub");
     }
@@ -405,16 +405,9 @@ impl<G: Storage> World<G> {
         let ready = std::mem::take(&mut self.net.ready);
         is_busy |= !ready.is_empty();
         for conn in ready {
-            self.read(conn);
+            self.net.read_for(&mut self.switch, conn);
         }
-        self.net.wheel.advance(self.net.now.mono.0);
-        while let Some((_, conn)) = self.net.wheel.pop_expired() {
-            match self.net.timer_came(conn) {
-                Some(Phase::Open) => self.switch.timed_out(&mut self.net, conn),
-                Some(Phase::Flushing | Phase::Lingering) => self.net.free(conn),
-                None => {}
-            }
-        }
+        self.net.expire_for(&mut self.switch);
         assert_eq!(self.net.overdue(), None, "all visitors read");
         is_busy |= self.forget();
         self.switch.settle(&mut self.net);
@@ -422,7 +415,7 @@ impl<G: Storage> World<G> {
         let dirty = std::mem::take(&mut self.net.dirty);
         is_busy |= !dirty.is_empty();
         for conn in dirty {
-            self.flush(conn);
+            self.net.flush_for(&mut self.switch, conn);
         }
         is_busy |= self.forget();
         drop(self.tape.take());
@@ -460,61 +453,6 @@ impl<G: Storage> World<G> {
         is_busy | replies.is_some_and(|bytes| !bytes.is_empty())
     }
 
-    fn read(&mut self, conn: ConnId) {
-        let Some(socket) = self.net.socket(conn) else { return };
-        socket.is_on_ready = false;
-        if socket.is_paused && socket.phase == Phase::Open {
-            return self.hang_up(conn);
-        }
-        let is_open = socket.phase == Phase::Open;
-        let mut input = std::mem::take(&mut socket.tail);
-        if socket.is_readable && !socket.is_ended {
-            match self.net.read(conn, &mut input, 65_536) {
-                Some(0) => {
-                    let Some(socket) = self.net.socket(conn) else { return };
-                    (socket.is_ended, socket.is_readable) = (true, false);
-                }
-                Some(_) => self.net.mark_ready(conn),
-                None => {
-                    let Some(socket) = self.net.socket(conn) else { return };
-                    socket.is_readable = false;
-                }
-            }
-        }
-        if !is_open {
-            let Some(socket) = self.net.socket(conn) else { return };
-            if socket.is_ended && socket.phase == Phase::Lingering {
-                self.net.free(conn);
-            }
-            return;
-        }
-        if !input.is_empty() {
-            let result = self.switch.received(&mut self.net, conn, &mut input);
-            if let Err(reason) = result {
-                crate::edge::Net::close(&mut self.net, conn, reason);
-            }
-            let used = result.unwrap_or(input.len());
-            if let Some(socket) = self.net.socket(conn).filter(|s| s.phase == Phase::Open) {
-                socket.tail = input.split_off(used);
-            }
-        }
-        let Some(socket) = self.net.socket(conn) else { return };
-        let is_at_end = socket.is_ended && !socket.is_end_told && !socket.is_paused;
-        if socket.phase == Phase::Open && is_at_end && !socket.is_on_ready {
-            socket.is_end_told = true;
-            self.switch.ended(&mut self.net, conn);
-        }
-        self.hang_up(conn);
-    }
-
-    /// Tells the switch that a paused visitor has closed its connection.
-    fn hang_up(&mut self, conn: ConnId) {
-        let Some(socket) = self.net.socket(conn) else { return };
-        if socket.phase == Phase::Open && socket.is_paused && socket.is_end_near {
-            self.switch.hung_up(&mut self.net, conn);
-        }
-    }
-
     fn forget(&mut self) -> bool {
         let is_busy = !self.net.doomed.is_empty();
         while !self.net.doomed.is_empty() {
@@ -526,30 +464,6 @@ impl<G: Storage> World<G> {
             }
         }
         is_busy
-    }
-
-    fn flush(&mut self, conn: ConnId) {
-        match self.net.flush(conn) {
-            Flushed::All => {}
-            Flushed::Blocked => return,
-            Flushed::More => return self.net.mark_dirty(conn),
-        }
-        let linger_until = self.net.now.mono.plus(self.net.linger_ms);
-        let Some(socket) = self.net.socket(conn) else { return };
-        match socket.phase {
-            Phase::Open if socket.was_blocked || socket.is_paused => {
-                socket.was_blocked = false;
-                self.switch.drained(&mut self.net, conn);
-            }
-            Phase::Open | Phase::Lingering => {}
-            Phase::Flushing if socket.is_ended => self.net.free(conn),
-            Phase::Flushing => {
-                socket.has_outbound_end = true;
-                socket.phase = Phase::Lingering;
-                self.net.set_timer(conn, Some(linger_until));
-                self.net.mark_ready(conn);
-            }
-        }
     }
 
     /// Stops the server: waiting receivers are told, and no session is left.
@@ -567,7 +481,7 @@ impl<G: Storage> World<G> {
             assert_eq!(told, self.model.told_to_go(i), "seed {}: visitor {i}", self.seed);
         }
         self.switch.check_invariants();
-        assert_eq!(self.switch.sessions(), 0, "seed {}", self.seed);
+        assert_eq!(self.switch.census().ways.http, 0, "seed {}", self.seed);
         if let Some(store) = self.storage.store() {
             store.mend();
         }

@@ -64,8 +64,8 @@ impl Item {
 /// The outcome of a proposal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It became the next entry, with this number.
-    Now(u64),
+    /// It became the next entry.
+    Now,
     /// It will be ordered later.
     Later(Ticket),
     /// The journal did not accept it.
@@ -138,7 +138,7 @@ impl Journal for Traced {
     fn propose(&mut self, at: UnixMillis, change: &Change<'_>) -> Proposal {
         let proposal = self.journal.propose(at, change);
         let place = match &proposal {
-            Proposal::Now(seq) => Place::Now(seq.n),
+            Proposal::Now => Place::Now,
             Proposal::Later(ticket) => {
                 self.tape.later.set(self.tape.later() + 1);
                 Place::Later(*ticket)

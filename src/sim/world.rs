@@ -14,11 +14,13 @@ use super::net::{FakeNet, Flushed, Phase};
 use super::storage::Storage;
 use super::tape::Tape;
 use super::{Options, Prng, Report};
+use crate::codec::sockjs;
 use crate::codec::ws::Opcode;
 use crate::edge::{ConnId, Door, Handler, Net};
 use crate::limits::Limits;
-use crate::switch::{SockJs, Switch};
+use crate::switch::Switch;
 use crate::time::{Millis, Now, UnixMillis};
+use crate::web::Service;
 use lives::{found, switch};
 
 /// Maximum number of busy turns without time passing; more is a livelock.
@@ -51,9 +53,10 @@ pub(super) struct World<G: Storage> {
     history: Vec<String>,
 }
 
-/// The SockJS settings of every run.
-fn sockjs() -> SockJs {
-    SockJs { origins: vec![super::client::SITE.into()], ..SockJs::default() }
+/// The service of every run.
+fn service(limits: &Limits) -> Service {
+    let origins = vec![super::client::SITE.into()];
+    Service { origins, ..Service::new(sockjs::PREFIX, limits) }
 }
 
 /// Writes to standard error; a failure to write is ignored.
@@ -251,10 +254,9 @@ impl<G: Storage> World<G> {
 
     /// Writes to some of the connections that have output.
     fn flush_some(&mut self) -> bool {
-        let most = self.net.round().min(self.net.dirty.len());
-        let some: Vec<ConnId> = self.net.dirty.drain(..most).collect();
-        some.into_iter().for_each(|conn| self.flush(conn));
-        most > 0
+        let some = self.net.some_dirty();
+        some.iter().for_each(|conn| self.flush(*conn));
+        !some.is_empty()
     }
 
     /// Whether the switch wants a turn now.
@@ -379,56 +381,19 @@ impl<G: Storage> World<G> {
 
     /// Reads a connection once and hands the bytes over, as the reactor does.
     fn read(&mut self, conn: ConnId) {
-        let Some(socket) = self.net.socket(conn) else { return };
-        socket.is_on_ready = false;
-        if socket.phase != Phase::Open {
-            return self.net.discard(conn);
-        }
-        if socket.is_paused {
-            return self.hang_up(conn);
-        }
-        let input = self.net.read_once(conn);
-        self.hand_over(conn, input);
-    }
-
-    /// Gives input to the switch, and keeps what it does not consume.
-    fn hand_over(&mut self, conn: ConnId, mut input: Vec<u8>) {
+        let Some(input) = self.net.input(conn) else { return };
         if !input.is_empty() {
-            let result = self.switch.received(&mut self.net, conn, &mut input);
-            let filled = input.len();
-            if let Err(reason) = result {
-                self.net.close(conn, reason);
-            }
-            // After an error the rest is discarded.
-            let used = result.unwrap_or(filled);
-            assert!(used <= filled);
-            if let Some(socket) = self.net.socket(conn) {
-                socket.consumed += used as u64;
-                if socket.phase == Phase::Open {
-                    socket.tail = input.split_off(used);
-                }
-            }
+            self.net.give(&mut self.switch, conn, input);
             let (view, items) = (self.view(conn), self.tape.take());
             self.report.calls += 1;
             self.judge.received(conn, view, &items);
             self.judge_items(&items, None);
         }
-        let Some(socket) = self.net.socket(conn) else { return };
-        let is_at_end = socket.is_ended && !socket.is_end_told && !socket.is_paused;
-        if socket.phase == Phase::Open && is_at_end && !socket.is_on_ready {
-            socket.is_end_told = true;
-            self.switch.ended(&mut self.net, conn);
+        if self.net.tell_end(&mut self.switch, conn) {
             self.judge.ended(conn);
             self.judge(None);
         }
-        self.hang_up(conn);
-    }
-
-    /// Tells the switch that a paused connection has been closed by its peer.
-    fn hang_up(&mut self, conn: ConnId) {
-        let Some(socket) = self.net.socket(conn) else { return };
-        if socket.phase == Phase::Open && socket.is_paused && socket.is_end_near {
-            self.switch.hung_up(&mut self.net, conn);
+        if self.net.tell_hang_up(&mut self.switch, conn) {
             self.judge.hung_up(conn);
             self.judge(None);
         }

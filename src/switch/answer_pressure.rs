@@ -441,8 +441,8 @@ mod tests {
     use super::super::Settings;
     use super::*;
     use crate::address::{Address, ClientPrefix};
-    use crate::edge::{Door, Handler, QueueMemory};
-    use crate::frame::Frame;
+    use crate::edge::{Door, Handler};
+    use crate::frame::{Frame, QueueMemory};
     use crate::journal::MemoryJournal;
     use crate::time::{Now, UnixMillis};
 
@@ -495,7 +495,7 @@ mod tests {
         let now = Now { mono: Millis(0), unix: UnixMillis(0) };
         let limits = Limits { answers_bytes: 1200, ..Limits::default() };
         let settings = Settings::new(limits, "server", now);
-        let mut switch = Switch::new(settings, MemoryJournal::new(1));
+        let mut switch = Switch::new(settings, MemoryJournal::default());
         let mut net = Stuck { now, owed: vec![100; 13], closed: 0 };
         for slot in 0..13 {
             switch
@@ -520,7 +520,7 @@ mod tests {
         let now = Now { mono: Millis(0), unix: UnixMillis(0) };
         let limits = Limits { answers_bytes: 1200, ..Limits::default() };
         let settings = Settings::new(limits, "server", now);
-        let mut switch = Switch::new(settings, MemoryJournal::new(1));
+        let mut switch = Switch::new(settings, MemoryJournal::default());
         let mut net = Stuck { now, owed: vec![300; 13], closed: 0 };
         let conn = |slot| ConnId::new(slot, 0);
         for slot in 0..13 {

@@ -9,9 +9,10 @@ use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::publication::Ways;
 use crate::reason::CloseReason;
 use crate::time::Now;
-use crate::web::{Bodies, Ways};
+use crate::web::Bodies;
 
 /// The number of connections of each kind, and what waits for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +62,6 @@ impl Switch {
     /// Whether replies that could be sent wait for the next turn.
     pub fn is_releasing(&self) -> bool {
         self.is_releasing
-    }
-
-    /// Returns the number of browser sessions, over WebSockets and HTTP.
-    pub fn sessions(&self) -> usize {
-        self.web.sessions()
     }
 
     /// Returns how many sessions over HTTP have ended, by [`CloseReason`].

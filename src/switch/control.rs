@@ -451,7 +451,7 @@ impl Switch {
         let is_recorded = change.is_recorded();
         let is_state = matches!(change, Change::Set { .. } | Change::Push { .. });
         match self.journal.propose(at, change) {
-            Proposal::Now(_) => {
+            Proposal::Now => {
                 let outcome = self.apply(net, (at, change), Some(checked), WHOLE);
                 let outcome = outcome.map_err(refused)?;
                 // Also if nothing had to change: what was there may not be durable itself.

@@ -136,7 +136,7 @@ impl Switch {
         let (is_first, part) = (long_emit.done == 0, long_emit.part(upto));
         let mut ticket = None;
         let result = match self.hub.check(&part, at).map(|_| self.journal.propose(at, &part)) {
-            Ok(Proposal::Now(_)) => {
+            Ok(Proposal::Now) => {
                 let whom = Part { is_first, reached: reached.as_mut() };
                 Some(self.apply(net, (at, &part), None, whom))
             }
@@ -207,7 +207,7 @@ mod tests {
     fn switch(subscriptions: usize) -> (Switch, NsId) {
         let limits = Limits { subscriptions, deliveries_per_turn: 10, ..Limits::default() };
         let settings = Settings::new(limits, "server", NOW);
-        let mut switch = Switch::new(settings, MemoryJournal::new(1));
+        let mut switch = Switch::new(settings, MemoryJournal::default());
         switch.declare("site", "key").unwrap();
         let ns = switch.hub.namespace("site").unwrap();
         (switch, ns)

@@ -20,7 +20,6 @@ mod control;
 mod deadlines;
 mod drain;
 mod full;
-mod fuzz;
 mod intake;
 mod long_emit;
 mod page;
@@ -60,15 +59,12 @@ use publish_batch::PublishBatch;
 use publish_pressure::PublishPressure;
 use refusal_tally::RefusalTally;
 use replies::WORK_BYTES;
-use settings::service;
 use shared::SharedStates;
 use unauthenticated::{KeyWatch, Unauthenticated};
 
 pub use census::Census;
-#[doc(hidden)]
-pub use fuzz::{fuzz_browser, fuzz_commands};
 pub use page::Demo;
-pub use settings::{Settings, SockJs};
+pub use settings::Settings;
 
 /// The most states that expire in one turn: about a millisecond.
 const ENDS_PER_TURN: usize = 1000;
@@ -163,12 +159,12 @@ impl Switch {
 
     /// Creates a switch over a hub that holds what an earlier run recorded.
     pub fn over(hub: Hub, settings: Settings, journal: Box<dyn Journal>) -> Switch {
-        let Settings { limits, server_key, demo, sockjs, proxies, now, at } = settings;
+        let Settings { limits, server_key, demo, service, proxies, now, at } = settings;
         let epoch = at.0.saturating_sub(now.mono.0);
         Switch {
             shared: SharedStates::new(&limits),
             hub,
-            web: Web::new(vec![service(sockjs, &limits)], limits.clone(), now).believing(proxies),
+            web: Web::new(vec![service], limits.clone(), now).believing(proxies),
             limits,
             server_key,
             demo,
@@ -463,7 +459,7 @@ impl Handler for Switch {
 
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         let Some(mut controller) = self.connections.take(conn) else {
-            return self.web.ended(net, conn);
+            return net.close(conn, CloseReason::PeerClosed);
         };
         controller.end();
         self.close_when_answered(net, conn, &mut controller);

@@ -9,7 +9,7 @@ use super::replies::WORK_BYTES;
 use crate::codec::sockjs::EncodedLen;
 use crate::edge::Net;
 use crate::hub::{Change, ChannelId, NsId, StateKeyRef};
-use crate::publication::{Kinds, Publication, Run};
+use crate::publication::{Publication, Run, Ways};
 use crate::reason::CloseReason;
 use crate::time::UnixMillis;
 
@@ -62,7 +62,7 @@ impl Switch {
     /// its length is checked first; only above that are the escapes counted.
     #[inline]
     pub(super) fn check_publication(&self, channels: usize, data: &str) -> Result<(), Refused> {
-        let bytes_max = Kinds::bytes_max(data.len()).saturating_mul(channels);
+        let bytes_max = Ways::bytes_max(data.len()).saturating_mul(channels);
         if bytes_max <= self.limits.publication_bytes {
             return Ok(());
         }
@@ -71,7 +71,7 @@ impl Switch {
 
     fn check_forms(&self, channels: usize, data: &str) -> Result<(), Refused> {
         let max = self.limits.publication_bytes;
-        if self.web.kinds().bytes(data).saturating_mul(channels) <= max {
+        if self.web.ways().bytes(data).saturating_mul(channels) <= max {
             return Ok(());
         }
         Err(self.too_much())

@@ -24,8 +24,8 @@ pub struct Settings {
     pub server_key: String,
     /// The demo page, if it is served.
     pub demo: Option<Demo>,
-    /// How browsers are served over SockJS.
-    pub sockjs: SockJs,
+    /// How browsers are served over SockJS, and where.
+    pub service: Service,
     /// Trusted proxies: their word is taken for the address of the client they forward.
     pub proxies: Proxies,
     /// The time at the start.
@@ -35,34 +35,13 @@ pub struct Settings {
     pub at: UnixMillis,
 }
 
-/// The SockJS options.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SockJs {
-    /// Whether answers set the cookie `JSESSIONID`, which some load balancers use for stickiness.
-    pub cookie: bool,
-    /// Whether `jsonp` is served: it lets scripts of other sites run in the page.
-    pub jsonp: bool,
-    /// Whether `htmlfile` is served.
-    pub htmlfile: bool,
-    /// URL of the script that the iframe page loads, if it is not the server's own.
-    pub script: Option<String>,
-    /// Origins whose pages may connect; all may if this is empty.
-    pub origins: Vec<String>,
-}
-
 impl Settings {
     /// Creates settings with these limits and this server key, defaults for all else, starting at
     /// `now`.
     pub fn new(limits: Limits, server_key: &str, now: Now) -> Settings {
-        let (sockjs, proxies) = (SockJs::default(), Proxies::default());
-        let (server_key, at) = (server_key.to_owned(), now.unix);
-        Settings { limits, server_key, demo: None, sockjs, proxies, now, at }
-    }
-}
-
-impl Default for SockJs {
-    fn default() -> SockJs {
-        SockJs { cookie: false, jsonp: true, htmlfile: true, script: None, origins: Vec::new() }
+        let service = Service::new(sockjs::PREFIX, &limits);
+        let (server_key, proxies, at) = (server_key.to_owned(), Proxies::default(), now.unix);
+        Settings { limits, server_key, demo: None, service, proxies, now, at }
     }
 }
 
@@ -85,9 +64,9 @@ impl Switch {
         self.hub.declare(name, key, &mut Recorded(&mut *self.journal))
     }
 
-    /// Applies new limits and SockJS options. What has begun continues: no connection is closed
-    /// because it would exceed a new limit.
-    pub fn reload(&mut self, limits: &Limits, sockjs: SockJs, now: Now) {
+    /// Applies new limits and options of the service. What has begun continues: no connection is
+    /// closed because it would exceed a new limit.
+    pub fn reload(&mut self, limits: &Limits, service: Service, now: Now) {
         if self.limits.connections_per_address == 0 && limits.connections_per_address > 0 {
             self.count_from = Some(0);
         }
@@ -104,7 +83,7 @@ impl Switch {
             }
         }
         self.shared.reload(limits);
-        self.web.reload(vec![service(sockjs, limits)], limits.clone(), now);
+        self.web.reload(vec![service], limits.clone(), now);
     }
 
     /// Counts the connections that were opened while there was no cap per address, a few per turn.
@@ -132,17 +111,4 @@ impl Switch {
     pub fn undeclare(&mut self, name: &str) -> bool {
         self.hub.undeclare(name)
     }
-}
-
-/// States shorter than this are not shared: the queue limit of each connection bounds them already.
-pub(super) const fn shared_bytes_min(limits: &Limits) -> usize {
-    limits.answers_pause_bytes / 64
-}
-
-/// The one service, at the one prefix, for SockJS.
-pub(super) fn service(options: SockJs, limits: &Limits) -> Service {
-    let service = Service::new(sockjs::PREFIX, limits);
-    let SockJs { cookie, jsonp, htmlfile, script, origins } = options;
-    let script = script.unwrap_or(service.script);
-    Service { cookie, jsonp, htmlfile, script, origins, ..service }
 }

@@ -7,7 +7,6 @@
 
 use hashbrown::HashMap;
 
-use super::settings::shared_bytes_min;
 use crate::frame::Frame;
 use crate::hub::{Key, KeyRef};
 use crate::limits::Limits;
@@ -18,6 +17,11 @@ use crate::time::Millis;
 const SWEEP_MS: u64 = 1000;
 /// Unused frames that may be held until then: one part in so many of the limit on queued answers.
 const HELD_PART: usize = 4;
+
+/// States shorter than this are not shared: the queue limit of each connection bounds them already.
+const fn bytes_min(limits: &Limits) -> usize {
+    limits.answers_pause_bytes / 64
+}
 
 /// Frames of states, by the key of their row.
 #[derive(Debug)]
@@ -35,14 +39,14 @@ pub(super) struct SharedStates {
 impl SharedStates {
     /// Creates a store with the thresholds that follow from these limits.
     pub fn new(limits: &Limits) -> SharedStates {
-        let (bytes_min, held_max) = (shared_bytes_min(limits), limits.answers_bytes / HELD_PART);
+        let (bytes_min, held_max) = (bytes_min(limits), limits.answers_bytes / HELD_PART);
         let (frames, bytes_max) = (HashMap::new(), held_max);
         SharedStates { bytes_min, frames, bytes: 0, bytes_max, held_max, sweep_at: None }
     }
 
     /// Applies new limits.
     pub fn reload(&mut self, limits: &Limits) {
-        self.bytes_min = shared_bytes_min(limits);
+        self.bytes_min = bytes_min(limits);
         self.held_max = limits.answers_bytes / HELD_PART;
         self.bytes_max = self.bytes_max.min(self.bytes + self.held_max);
     }

@@ -409,7 +409,7 @@ mod tests {
         ] {
             let mut net = Wire::default();
             let settings = Settings::new(Limits::default(), "server", net.now());
-            let mut switch = Switch::new(settings, MemoryJournal::new(1));
+            let mut switch = Switch::new(settings, MemoryJournal::default());
             switch.declare("site", "key").unwrap();
             let conn = ConnId::new(0, 0);
             switch.opened(&mut net, conn, Door::Control, Address::Unix);

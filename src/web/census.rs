@@ -2,19 +2,8 @@
 //! [`Web::peers`]. Changes nothing.
 
 use super::{Bodies, Line, Web};
-use crate::publication::Kinds;
+use crate::publication::Ways;
 use crate::reason::CloseReason;
-
-/// The numbers of sessions, by how they are carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ways {
-    /// Raw WebSockets.
-    pub raw: usize,
-    /// SockJS over WebSocket.
-    pub sockjs: usize,
-    /// Sessions over HTTP, including those without a receiver.
-    pub http: usize,
-}
 
 impl<P> Web<P> {
     /// The number of sessions of all kinds.
@@ -26,12 +15,6 @@ impl<P> Web<P> {
     pub fn ways(&self) -> Ways {
         let (raw, sockjs) = (self.raw_sockets, self.sockjs_sockets);
         Ways { raw, sockjs, http: self.sessions.len() }
-    }
-
-    /// Which kinds of sessions there are.
-    pub fn kinds(&self) -> Kinds {
-        let Ways { raw, sockjs, http } = self.ways();
-        Kinds { raw: raw > 0, sockjs: sockjs > 0, http: http > 0 }
     }
 
     /// The memory of request bodies.

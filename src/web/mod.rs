@@ -62,7 +62,6 @@ use session::Link;
 use socket::Socket;
 use unauthenticated::Unauthenticated;
 
-pub use census::Ways;
 #[doc(hidden)]
 pub use fuzz::{fuzz_connection, fuzz_sockjs};
 pub use outlet::Outlet;
@@ -377,11 +376,6 @@ impl<P> Web<P> {
                 Ok(0)
             }
         }
-    }
-
-    /// The peer has ended its stream.
-    pub fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
-        net.close(conn, CloseReason::PeerClosed);
     }
 
     /// The peer has ended its stream while it is paused. A WebSocket ends with it: messages sent

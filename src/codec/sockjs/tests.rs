@@ -8,6 +8,10 @@ fn parse_head(input: &[u8]) -> Result<Head<'_>, HttpError> {
     crate::codec::http::parse_head(input, Box::leak(Box::default()), &bounds)
 }
 
+fn route(path: &str) -> Route<'_> {
+    route_under(PREFIX, path)
+}
+
 fn escaped(message: &str) -> String {
     let mut out = Vec::new();
     escape_into(&mut out, message);

@@ -39,7 +39,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Event, Journal, Mark, Proposal, Ticket};
-use crate::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, Row, Seq, Undo};
+use crate::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, Row, Undo};
 use crate::limits::{Limits, SyncPolicy};
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, Stopwatch, UnixMillis};
@@ -86,7 +86,6 @@ pub struct StoreJournal {
     worker: WorkerHandle,
     sync: SyncPolicy,
     limits: Bounds,
-    last: Seq,
     next_ticket: u64,
     /// Rows that have changed and are not in flight.
     changed: Rows,
@@ -176,7 +175,6 @@ impl StoreJournal {
             worker: handle,
             sync,
             limits: Bounds::new(limits),
-            last: Seq { term: meta.term, n: 0 },
             next_ticket: 0,
             changed: Rows::default(),
             changed_since: None,
@@ -272,8 +270,7 @@ impl StoreJournal {
         let Some(flight) = self.flight.take() else { return };
         self.durable = self.durable.max(flight.upto);
         for (ticket, change) in self.removals.drain(..flight.removals) {
-            self.last.n += 1;
-            let entry = Entry { seq: self.last, at: self.at, change };
+            let entry = Entry { at: self.at, change };
             self.ready.push_back(Event::Entry(Some(ticket), entry, Mark::default()));
         }
         self.landed.push(flight);
@@ -392,8 +389,7 @@ impl Journal for StoreJournal {
         if matches!(change, Change::Remove { .. }) {
             return self.propose_removal(change);
         }
-        self.last.n += 1;
-        Proposal::Now(self.last)
+        Proposal::Now
     }
 
     fn needs_no_undo(&mut self, key: KeyRef<'_>, bytes: usize) -> bool {

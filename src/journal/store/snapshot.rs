@@ -66,6 +66,20 @@ enum Miss {
     Unsealed(&'static str),
     /// All pages are as they were written, and what they say is wrong.
     Wrong(Damage),
+    /// No other attempt would do better.
+    Final(NoSnapshot),
+}
+
+impl From<NoSnapshot> for Miss {
+    fn from(why: NoSnapshot) -> Miss {
+        Miss::Final(why)
+    }
+}
+
+impl From<Damage> for Miss {
+    fn from(damage: Damage) -> Miss {
+        Miss::Wrong(damage)
+    }
 }
 
 /// Takes a snapshot of what is durable now: of a batch that the seal names, and none before what is
@@ -87,11 +101,12 @@ pub fn snapshot<B: StorageBackend>(
     let (mut pauses, mut why) = (0, FAST);
     for _ in 0..ATTEMPTS {
         let is_fresh = copy.known.is_empty();
-        let found = copy.attempt(&open, &seal)?;
+        let found = copy.attempt(&open, &seal);
         // Where pages are overwritten before they are read, the next attempt must come soon.
         let is_hasty = matches!(found, Err(Miss::Pages)) || !copy.missed.is_empty();
         match found {
             Ok(content) => return Ok(content),
+            Err(Miss::Final(why)) => return Err(why),
             // The seal has passed by.
             Err(Miss::Pages) if copy.missed.is_empty() => why = FAST,
             Err(Miss::Pages) => {
@@ -162,12 +177,12 @@ impl<S: StorageBackend + Clone> Copy<S> {
         &mut self,
         open: impl Fn() -> io::Result<B>,
         seal: impl Fn() -> io::Result<SealState>,
-    ) -> Result<Result<Content, Miss>, NoSnapshot> {
+    ) -> Result<Content, Miss> {
         self.missed.clear();
         self.sealed = seal().map_err(NoSnapshot::Unread)?;
         let file = open().map_err(NoSnapshot::Unread)?;
         if !matches!(self.sealed, SealState::Seal(_)) {
-            return Ok(Err(Miss::Unsealed(SEAL_GONE)));
+            return Err(Miss::Unsealed(SEAL_GONE));
         }
         let file = Pages::verified(file).map_err(NoSnapshot::Damaged)?;
         self.file_bytes = file.file_bytes();
@@ -176,9 +191,9 @@ impl<S: StorageBackend + Clone> Copy<S> {
         self.roots.clone_from(&roots);
         let mut miss = None;
         for (place, root) in roots.iter().enumerate() {
-            let why = match self.commit(&file, *root, place == 0, &seal)? {
-                Ok(content) => return Ok(Ok(content)),
-                Err(why) => why,
+            let why = match self.commit(&file, *root, place == 0, &seal) {
+                Err(why) if !matches!(why, Miss::Final(_)) => why,
+                over => return over,
             };
             // Nothing is damaged while nobody knows of a commit whether it is durable.
             let is_unsealed = matches!(why, Miss::Unsealed(_));
@@ -187,7 +202,7 @@ impl<S: StorageBackend + Clone> Copy<S> {
                 break;
             }
         }
-        Ok(Err(miss.unwrap_or_else(|| Miss::Wrong(damage("the header is not whole")))))
+        Err(miss.unwrap_or_else(|| Miss::Wrong(damage("the header is not whole"))))
     }
 
     /// Returns whether so much has been read that there is no end in sight.
@@ -202,39 +217,24 @@ impl<S: StorageBackend + Clone> Copy<S> {
         root: Option<PageRef>,
         is_last: bool,
         seal: impl Fn() -> io::Result<SealState>,
-    ) -> Result<Result<Content, Miss>, NoSnapshot> {
-        if !self.tree(file, root, None)? {
-            return Ok(Err(Miss::Pages));
-        }
-        let facts = match self.tables(root) {
-            Ok(tables) => tables.facts(),
-            Err(damage) => return Ok(Err(Miss::Wrong(damage))),
-        };
-        if !self.tree(file, facts, None)? {
-            return Ok(Err(Miss::Pages));
-        }
-        let found = self.tables(root).and_then(|tables| Ok((tables.meta()?, tables)));
-        let (meta, tables) = match found {
-            Ok(found) => found,
-            Err(damage) => return Ok(Err(Miss::Wrong(damage))),
-        };
+    ) -> Result<Content, Miss> {
+        self.tree(file, root, None)?;
+        let facts = self.tables(root)?.facts();
+        self.tree(file, facts, None)?;
+        let tables = self.tables(root)?;
+        let meta = tables.meta()?;
         if is_last {
             self.least.get_or_insert(meta.batch);
         }
         let now = seal().map_err(NoSnapshot::Unread)?;
-        if let Err(miss) = is_durable(&meta, &self.sealed, &now) {
-            return Ok(Err(miss));
-        }
+        is_durable(&meta, &self.sealed, &now)?;
         if !is_last && self.least.is_none_or(|least| meta.batch < least) {
-            return Ok(Err(Miss::Unsealed(UNSEALED)));
+            return Err(Miss::Unsealed(UNSEALED));
         }
         for (root, key_bytes) in tables.rows() {
-            if !self.tree(file, Some(root), key_bytes)? {
-                return Ok(Err(Miss::Pages));
-            }
+            self.tree(file, Some(root), key_bytes)?;
         }
-        let content = self.tables(root).and_then(Content::of);
-        Ok(content.map_err(Miss::Wrong))
+        Ok(Content::of(self.tables(root)?)?)
     }
 
     /// Opens what has been copied of a commit.
@@ -242,7 +242,7 @@ impl<S: StorageBackend + Clone> Copy<S> {
         Tables::of(Pages::verified(self.scratch.clone())?, root)
     }
 
-    /// Copies a tree, except for what is known. Returns whether all of it could be read.
+    /// Copies a tree, except for what is known. Fails once all of it that can be read is copied.
     ///
     /// One level after the other, because the branches are what changes most often; and each in the
     /// order of the file.
@@ -251,7 +251,7 @@ impl<S: StorageBackend + Clone> Copy<S> {
         file: &Pages,
         root: Option<PageRef>,
         key_bytes: Option<usize>,
-    ) -> Result<bool, NoSnapshot> {
+    ) -> Result<(), Miss> {
         let mut is_whole = true;
         let mut branches: Vec<(u64, Option<u32>)> = Vec::new();
         let mut level: Vec<(PageRef, Option<u32>)> =
@@ -281,7 +281,7 @@ impl<S: StorageBackend + Clone> Copy<S> {
             }
             level = below;
         }
-        Ok(is_whole)
+        if is_whole { Ok(()) } else { Err(Miss::Pages) }
     }
 
     /// A page could not be read, so that what is above it is not known with everything below.
@@ -302,7 +302,7 @@ fn is_durable(meta: &StoreMeta, before: &SealState, now: &SealState) -> Result<(
         return Err(Miss::Unsealed(SEAL_GONE));
     };
     if meta.key != now.key {
-        return Err(Miss::Wrong(damage("its seal belongs to another store")));
+        return Err(damage("its seal belongs to another store").into());
     }
     // A batch that was refused is never named, but one after it is.
     if meta.batch == before.batch || meta.batch == now.batch {
@@ -311,7 +311,7 @@ fn is_durable(meta: &StoreMeta, before: &SealState, now: &SealState) -> Result<(
     if meta.batch < before.batch {
         let (batch, known) = (meta.batch, before.batch);
         let text = format!("it ends with batch {batch}, and batch {known} was durable");
-        return Err(Miss::Wrong(Damage(text)));
+        return Err(Damage(text).into());
     }
     if meta.batch < now.batch {
         // The seal has named it meanwhile, or it was refused.

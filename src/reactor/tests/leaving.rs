@@ -65,15 +65,11 @@ impl Handler for Kick {
     ) -> Result<usize, CloseReason> {
         Ok(input.len())
     }
-    fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
     fn tick(&mut self, net: &mut impl Net) {
         if std::mem::take(&mut self.is_due) {
             net.send(self.conns[0], Frame::from(b"bye".as_slice()));
             net.close(self.conns[0], CloseReason::PeerClosed);
         }
-    }
-    fn due(&self, _: &impl Net) -> Option<Millis> {
-        Some(Millis(0))
     }
 }
 
@@ -98,7 +94,7 @@ fn final_output_is_written_before_a_newcomer_takes_the_place() {
 
 /// Returns a reactor stopped by a signal, and the stream on which further ones are sent.
 fn stopped() -> (Reactor, std::os::unix::net::UnixStream) {
-    let mut reactor = Reactor::new(bounds()).unwrap();
+    let mut reactor = restless(bounds());
     let (mut signals, ours) = std::os::unix::net::UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     reactor.add_signals(UnixStream::from_std(ours), Signal::Stop).unwrap();
@@ -138,7 +134,7 @@ fn a_signal_sent_with_the_first_is_not_a_second_one_when_read_late() {
 
 #[test]
 fn a_refused_client_that_stays_gives_its_place_to_the_next() {
-    let mut reactor = Reactor::new(Bounds { connections: 0, ..bounds() }).unwrap();
+    let mut reactor = restless(Bounds { connections: 0, ..bounds() });
     let mut door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
     door.refuse_with(|_, _| Frame::from(&b"full"[..]));
     let address = door.address();
@@ -196,12 +192,8 @@ fn connections_closed_in_a_turn_are_reported_before_settle() {
             net.close(conn, CloseReason::PeerClosed);
             Ok(input.len())
         }
-        fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
         fn closed(&mut self, _: &mut impl Net, _: ConnId, _: CloseReason) {
             self.open -= 1;
-        }
-        fn due(&self, _: &impl Net) -> Option<Millis> {
-            Some(Millis(0))
         }
         fn settle(&mut self, net: &mut impl Net) {
             if net.meters().received_bytes > 0 {

@@ -33,15 +33,11 @@ impl Handler for Pair {
         net.deadline(conn, None);
         Ok(input.len())
     }
-    fn ended(&mut self, _: &mut impl Net, _: ConnId) {}
     fn drained(&mut self, net: &mut impl Net, _: ConnId) {
         net.close(self.conns[1], CloseReason::GoingAway);
     }
     fn timed_out(&mut self, _: &mut impl Net, _: ConnId) {
         self.expired += 1;
-    }
-    fn due(&self, _: &impl Net) -> Option<Millis> {
-        Some(Millis(0))
     }
     fn tick(&mut self, net: &mut impl Net) {
         if std::mem::take(&mut self.tells) {

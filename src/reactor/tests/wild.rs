@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
 
 use super::*;
-use crate::frame::{Frame, Kind};
+use crate::frame::{Frame, QueueMemory};
 
 /// A wait that takes longer fails the test.
 const DEADLINE_US: u64 = 20_000_000;
@@ -195,11 +195,6 @@ impl Handler for Wild {
         let who = self.find(conn);
         self.known[who].is_closed = true;
     }
-    fn stopping(&mut self, _: &mut impl Net, _: Millis) {}
-    fn due(&self, _: &impl Net) -> Option<Millis> {
-        Some(Millis(0))
-    }
-    fn tick(&mut self, _: &mut impl Net) {}
     fn settle(&mut self, net: &mut impl Net) {
         if self.known.is_empty() {
             return;
@@ -311,7 +306,7 @@ fn seeds() -> u64 {
 /// Returns a reactor with a listener of each kind, and their addresses.
 fn doors(seed: u64) -> (Reactor, [String; 3]) {
     let bounds = Bounds { connections: 1000, close_ms: 60_000, ..bounds() };
-    let mut reactor = Reactor::new(bounds).unwrap();
+    let mut reactor = restless(bounds);
     let path = std::env::temp_dir().join(format!("fws-wild-{}-{seed}", std::process::id()));
     let doors = [
         Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap(),
@@ -386,8 +381,7 @@ fn leave(seed: u64, reactor: &mut Reactor, wild: &mut Wild) {
         io.wheel.is_empty() && io.closing.count == 0 && io.closed_unreported.is_empty(),
         "seed {seed}"
     );
-    let outside = [Kind::Published, Kind::Asked].map(|kind| io.frames.ledger.outside(kind));
-    assert_eq!((io.overdue_at(), outside), (None, [0, 0]), "seed {seed}");
+    assert_eq!((io.overdue_at(), io.queue_memory()), (None, QueueMemory::default()), "seed {seed}");
     assert!(io.turned_away.is_empty(), "seed {seed}");
 }
 
@@ -396,7 +390,7 @@ fn run_full(seed: u64) {
     const ROOM: usize = 5;
     crate::log::mute(true);
     let chance = &mut Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let mut reactor = Reactor::new(Bounds { connections: ROOM, ..bounds() }).unwrap();
+    let mut reactor = restless(Bounds { connections: ROOM, ..bounds() });
     let mut door = Listener::tcp(Door::Web, "127.0.0.1:0".parse().unwrap()).unwrap();
     door.refuse_with(|_, _| Frame::from(&b"full"[..]));
     let address = door.address();

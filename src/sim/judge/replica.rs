@@ -125,7 +125,7 @@ impl Replica {
                 _ => {}
             }
             let (at, change) = match item {
-                Item::Proposed { at, change, place: Order::Now(_) } => (*at, change),
+                Item::Proposed { at, change, place: Order::Now } => (*at, change),
                 Item::Ordered { entry, .. } => (entry.at, &entry.change),
                 _ => continue,
             };

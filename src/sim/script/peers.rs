@@ -13,10 +13,14 @@ const LETTERS: [u8; 11] = *b"abcdhiklmno";
 /// A peer with more unsent bytes than this sends nothing more.
 const PIPE_BYTES_MAX: usize = 64 * 1024;
 
+fn is_back_end(letter: u8) -> bool {
+    matches!(letter, b'k' | b'l' | b'n' | b'o')
+}
+
 /// The peer's side of a connection.
 #[derive(Debug, Default)]
-struct Peer {
-    conn: Option<ConnId>,
+pub(super) struct Peer {
+    pub conn: Option<ConnId>,
     /// Bytes written that have not arrived yet.
     pipe: VecDeque<u8>,
     /// How many bytes arrive at once; 0 means all.
@@ -25,6 +29,8 @@ struct Peer {
     is_ended: bool,
     is_end_sent: bool,
     is_lost: bool,
+    /// How many commands it has sent; `None` if it has sent raw bytes.
+    commands: Option<usize>,
 }
 
 /// All peers, in the order of their letters.
@@ -32,7 +38,7 @@ struct Peer {
 pub(super) struct Peers([Peer; LETTERS.len()]);
 
 impl Peers {
-    fn named(&mut self, letter: u8) -> Option<&mut Peer> {
+    pub fn named(&mut self, letter: u8) -> Option<&mut Peer> {
         let at = LETTERS.iter().position(|other| *other == letter)?;
         self.0.get_mut(at)
     }
@@ -79,9 +85,15 @@ impl Peers {
                 message.push(b']');
                 ws::encode_masked_into(&mut bytes, Opcode::Text, &message, *b"mask");
             }
-            b'k' | b'l' | b'n' | b'o' => control::encode_into(&mut bytes, text),
+            b'k' | b'l' | b'n' | b'o' => {
+                control::encode_into(&mut bytes, text);
+                peer.commands = peer.commands.map(|count| count + 1);
+            }
             b'h' | b'i' | b'm' => bytes.extend([text, b"\n"].concat()),
-            _ => bytes.extend(text),
+            _ => {
+                bytes.extend(text);
+                peer.commands = None;
+            }
         }
         peer.pipe.extend(bytes);
     }
@@ -95,20 +107,37 @@ impl Peers {
         is_busy
     }
 
-    /// Lets all peers read, and end their streams.
+    /// Lets all peers read, and what they have sent arrive.
+    pub fn take_all(&mut self) {
+        self.0.iter_mut().for_each(|peer| (peer.is_stuck, peer.pace) = (false, 0));
+    }
+
+    /// Lets all peers end their streams.
     pub fn leave(&mut self, net: &mut FakeNet) {
         for peer in &mut self.0 {
-            (peer.is_stuck, peer.is_ended, peer.pace) = (false, true, 0);
+            peer.is_ended = true;
             peer.move_bytes(net);
         }
+    }
+
+    /// The connections of back ends that have sent nothing but commands, and how many.
+    pub fn commands(&self) -> impl Iterator<Item = (ConnId, usize)> {
+        let back_ends = LETTERS.iter().zip(&self.0).filter(|(letter, _)| is_back_end(**letter));
+        back_ends.filter_map(|(_, peer)| peer.conn.zip(peer.commands))
+    }
+
+    /// Whether this is the connection of a back end.
+    pub fn has_back_end(&self, conn: ConnId) -> bool {
+        let mut peers = LETTERS.iter().zip(&self.0);
+        peers.any(|(letter, peer)| is_back_end(*letter) && peer.conn == Some(conn))
     }
 }
 
 impl Peer {
     fn connect(&mut self, letter: u8, net: &mut FakeNet, door: &mut impl Handler) {
-        *self = Peer { pace: self.pace, ..Peer::default() };
+        *self = Peer { pace: self.pace, commands: Some(0), ..Peer::default() };
         let at = match letter {
-            b'k' | b'l' | b'n' | b'o' => Door::Control,
+            _ if is_back_end(letter) => Door::Control,
             b'm' => Door::Admin,
             _ => Door::Web,
         };

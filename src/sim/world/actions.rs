@@ -146,7 +146,7 @@ impl<G: Storage> World<G> {
         }
         let values = RELOADED.map(|(name, _)| (name, limits.get(name).unwrap_or(0)));
         self.note(|| format!("other limits: {values:?}"));
-        self.switch.reload(&limits, super::sockjs(), self.net.now);
+        self.switch.reload(&limits, super::service(&limits), self.net.now);
         self.net.reload(&limits);
         self.judge.now = self.net.now;
         self.judge.reload(&limits);

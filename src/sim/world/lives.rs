@@ -16,7 +16,7 @@ use crate::time::{Millis, Now, UnixMillis};
 /// Builds a switch over what was found at the start.
 pub(super) fn switch(start: Start, limits: &Limits, now: Now, tape: &Tape) -> Switch {
     let settings = Settings {
-        sockjs: super::sockjs(),
+        service: super::service(limits),
         proxies: crate::sim::ways::proxies(),
         at: start.at,
         ..Settings::new(limits.clone(), crate::sim::grammar::SERVER_KEY, now)

@@ -1,5 +1,6 @@
 //! Back ends on a slow disk: which replies and commands wait, for what, and for how long.
 
+mod endings;
 mod full;
 mod places;
 
@@ -10,8 +11,9 @@ use std::rc::Rc;
 use super::super::Settings;
 use super::*;
 use crate::address::Address;
-use crate::edge::{Door, Handler, QueueMemory};
-use crate::hub::{Change, Entry, Hub, Key, KeyRef, Seq, Undo};
+use crate::edge::{Door, Handler};
+use crate::frame::QueueMemory;
+use crate::hub::{Change, Entry, Hub, Key, KeyRef, Undo};
 use crate::journal::{Event, Journal, Proposal, Ticket};
 use crate::limits::Limits;
 use crate::time::{Millis, Now, UnixMillis};
@@ -48,7 +50,7 @@ impl Journal for Slow {
             self.disk().removals.push_back(change.clone().into_owned());
             return Proposal::Later(Ticket(1));
         }
-        Proposal::Now(Seq { term: 1, n: self.disk().mark + 1 })
+        Proposal::Now
     }
     fn after_change(&mut self, undo: Undo) {
         let Disk { mark, rows, .. } = &mut *self.disk();
@@ -250,6 +252,7 @@ fn get(channel: &str) -> String {
 
 const OK: &str = "{\"success\":true}";
 const PING: &str = r#"{"action":"ping"}"#;
+const REGISTER: &str = r#"{"action":"registerNameSpace","name":"new","key":"server"}"#;
 const AUTH_KEY: &str = "22222222-2222-4222-8222-222222222222";
 const LARGE: usize = 100_000;
 const LESS: usize = 90_000;
@@ -552,7 +555,7 @@ fn the_removal_of_a_namespace_is_reported_as_soon_as_it_is_done() {
     let conn = world.connect(2, &[AUTH, &set("c", 10)]);
     assert!(world.take_replies(server).is_empty());
     let change = world.journal.disk().removals.pop_front().unwrap();
-    let entry = Entry { seq: Seq::default(), at: UnixMillis(0), change };
+    let entry = Entry { at: UnixMillis(0), change };
     let event = Event::Entry(Some(Ticket(1)), entry, Mark::default());
     world.journal.disk().ordered.push_back(event);
     world.turn();

@@ -1,8 +1,8 @@
 //! Which commands wait while the journal is full, and which do not.
 
 use super::*;
-
-const REGISTER: &str = r#"{"action":"registerNameSpace","name":"new","key":"server"}"#;
+use crate::codec::sockjs;
+use crate::web::Service;
 
 #[test]
 fn auth_deadlines_are_suspended_while_the_journal_is_full() {
@@ -217,6 +217,13 @@ fn oversized_frames_are_refused_while_the_journal_is_full() {
     }
 }
 
+impl World {
+    fn reload(&mut self, limits: &Limits) {
+        let (service, now) = (Service::new(sockjs::PREFIX, limits), self.net.now());
+        self.switch.reload(limits, service, now);
+    }
+}
+
 #[test]
 fn a_reload_wakes_commands_that_wait_for_the_journal() {
     let mut world = World::new(Limits::default());
@@ -224,8 +231,7 @@ fn a_reload_wakes_commands_that_wait_for_the_journal() {
     let conn = world.connect(0, &[AUTH, &set("it", 9)]);
     assert_eq!((world.take_replies(conn), world.run_until_idle()), (vec![OK.into()], 0));
     world.journal.disk().is_full = false;
-    let now = world.net.now();
-    world.switch.reload(&Limits::default(), crate::switch::SockJs::default(), now);
+    world.reload(&Limits::default());
     assert!(world.run_until_idle() > 0, "waiting commands are not retried");
     world.turn();
     world.sync();
@@ -243,8 +249,7 @@ fn commands_invalid_after_a_reload_stop_waiting_for_the_journal() {
             (world.take_replies(registers), world.take_replies(sets)),
             (vec![], vec![OK.into()])
         );
-        let (limits, now) = (Limits { name_bytes, ..Limits::default() }, world.net.now());
-        world.switch.reload(&limits, crate::switch::SockJs::default(), now);
+        world.reload(&Limits { name_bytes, ..Limits::default() });
         world.switch.set_server_key(server_key);
         world.turn();
         world.turn();

@@ -77,7 +77,7 @@ impl Held {
     /// The browser reads all queued output; returns the messages received.
     fn read_output(&mut self) -> Vec<String> {
         let peer = self.peer();
-        peer.queued = 0;
+        (peer.queued, peer.taken) = (0, peer.taken + 1);
         let mut output = std::mem::take(&mut peer.output);
         let World { door, net } = &mut self.world;
         door.drained(net, self.conn);
@@ -252,6 +252,26 @@ fn messages_are_handled_once_the_expiry_is_postponed() {
         held.time_out();
         held.send(&["two"]);
         assert_eq!(held.read_all_output(), ["one", "two"]);
+        held.world.end();
+    }
+}
+
+#[test]
+fn a_browser_that_reads_is_kept_though_its_queue_fills_again() {
+    for form in FORMS {
+        let mut held = Held::with_unread_answer(form);
+        let beat = |held: &mut Held| {
+            held.world.net.now = held.world.net.now.plus(Limits::default().heartbeat_ms as u64);
+            held.time_out();
+            held.peer().is_closing
+        };
+        for _ in 0..3 {
+            // It reads all, once per heartbeat; then as much as is allowed is queued again.
+            held.read_output();
+            held.send(&["x".repeat(FULL - 8).as_str()]);
+            assert!(held.peer().is_paused && !beat(&mut held));
+        }
+        assert!(beat(&mut held), "it no longer reads");
         held.world.end();
     }
 }

@@ -1,4 +1,4 @@
-//! The limits of scripts.
+//! The limits of scripts that only browsers or back ends play.
 
 use crate::limits::Limits;
 
@@ -33,6 +33,7 @@ pub(super) fn limits() -> Limits {
         state_bytes: 200,
         list_items: 3,
         channels_per_emit: 3,
+        emit_bytes: 1024,
         publication_bytes: 1300,
         ..Limits::default()
     }

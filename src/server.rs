@@ -352,7 +352,7 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
 }
 
 /// Declares the namespaces that the configuration names, and the demo's. Logs which of those in the
-/// store have another key than before, and which have none, as when the configuration is a wrong one.
+/// store have another key than before, and which have none: it may be the wrong configuration.
 fn declare(config: &Config, switch: &mut Switch, now: Now) -> io::Result<()> {
     let full = |name: &str| io::Error::other(namespace_full(name, config.limits.namespaces));
     let mut news = News::new("", now.unix);

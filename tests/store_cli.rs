@@ -373,8 +373,8 @@ fn an_import_renews_the_keys_that_are_kept_for_commands() {
     assert_eq!(said, "took in 3 namespaces, 0 grants, 0 states\n");
 }
 
-/// As after damage: the store is moved away, and a backup from before a rotation is imported. During
-/// its grace a former key is as good as the new one.
+/// As after damage: the store is moved away, and a backup from before a rotation is imported. A key
+/// that is accepted for a grace is as good as the new one.
 #[test]
 fn a_restore_tells_of_kept_keys_that_open_nothing() {
     let dir = Dir::new();

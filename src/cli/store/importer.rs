@@ -400,7 +400,7 @@ impl Importer {
     }
 }
 
-/// Stores the new key of each namespace whose replaced one is kept for the commands of this machine.
+/// Stores the new key of each namespace whose replaced one is kept for the commands here.
 /// Any other one that is kept may belong to another server, and nobody else may have it: that is
 /// told, because the commands will try it. Returns how many are stored.
 fn renew_keys(data: &Path, all: &[Keys]) -> usize {
@@ -427,7 +427,7 @@ fn renew_keys(data: &Path, all: &[Keys]) -> usize {
         let path = keys::path(data, name);
         tell(&format!(
             "warning: {} is not the key of namespace {name:?}{more}, and stays, because it may be \
-             that of another server: commands need --key, or remove it and keep the right one there",
+             that of another server: commands need --key, or put the right one into that file",
             path.display()
         ));
     }

@@ -252,7 +252,7 @@ impl Start {
             at,
         };
         let mut switch = Switch::over(hub, settings, journal);
-        declare(&config, &mut switch, self.now().unix)?;
+        declare(&config, &mut switch, self.now())?;
         let at = self.now().unix;
         let pages = match &config.allow_origin[..] {
             [] => "pages of any site may connect (--allow-origin names those that may)".to_string(),
@@ -352,10 +352,11 @@ fn server_key(config: &Config, at: UnixMillis) -> io::Result<Secret> {
     Ok(key)
 }
 
-/// Declares the namespaces that the configuration names, and the demo's.
-fn declare(config: &Config, switch: &mut Switch, at: UnixMillis) -> io::Result<()> {
+/// Declares the namespaces that the configuration names, and the demo's. Logs which of those in the
+/// store have another key than before, and which have none: it may be the wrong configuration.
+fn declare(config: &Config, switch: &mut Switch, now: Now) -> io::Result<()> {
     let full = |name: &str| io::Error::other(namespace_full(name, config.limits.namespaces));
-    let mut news = News::new("", at);
+    let mut news = News::new("", now.unix);
     for (name, key) in &config.namespaces {
         if switch.declare(name, key.expose()).ok_or_else(|| full(name))? == Declared::OtherKey {
             news.tell(format_args!("the key of namespace {name:?} is another one"));
@@ -366,6 +367,15 @@ fn declare(config: &Config, switch: &mut Switch, at: UnixMillis) -> io::Result<(
         let declared = switch.declare(demo::NAMESPACE, demo::key(config)?.expose());
         declared.ok_or_else(|| full(demo::NAMESPACE))?;
     }
+    let (hub, at) = (switch.hub(), switch.at(now));
+    let is_open = |name| hub.namespace(name).is_some_and(|ns| hub.keys(ns, at).next().is_some());
+    let mut news = News::new("", now.unix);
+    // None has been removed yet, so they are in the first slots.
+    for (name, _) in hub.tallies(hub.sizes()[0]).filter(|(name, _)| !is_open(name)) {
+        let why = "it has no key, and the configuration does not name it";
+        news.tell(format_args!("nobody can open namespace {name:?}: {why}"));
+    }
+    news.end();
     Ok(())
 }
 

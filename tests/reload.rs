@@ -365,14 +365,36 @@ fn a_key_removed_from_the_file_loses_its_grace_period() {
     let mut old = server.controller("demo");
     let key = rotate(&server, 3600);
     let config = json!({ "namespaces": { "other": OTHER_KEY } });
-    server.rewrite(&config);
-    assert_says(&server.reload(), "reload: nothing was to be changed");
+    let said = server.reload_with(&config);
+    let but = "but with the key that rotateKey has given it";
+    assert_says(&said, &format!("reload: nobody can open namespace \"demo\" any more {but}"));
+    assert_says(&said, "reload: done, 1 change");
     assert!(old.ask(r#"{"action":"get","channel":"c"}"#).contains("311"));
     assert!(auth(&mut server.control(), "demo", DEMO_KEY).contains("305"));
     assert_eq!(auth(&mut server.control(), "demo", &key), DONE);
     let server = Server::start_in(server.stop(), &Options { config, ..options });
     assert!(auth(&mut server.control(), "demo", DEMO_KEY).contains("305"));
     assert_eq!(auth(&mut server.control(), "demo", &key), DONE);
+    // The file has it again, and the rest of its grace with it.
+    let both = json!({ "namespaces": { "demo": DEMO_KEY, "other": OTHER_KEY } });
+    let said = server.reload_with(&both);
+    assert_says(&said, "reload: namespace \"demo\" can be opened with its former key again");
+    assert_eq!(auth(&mut server.control(), "demo", DEMO_KEY), DONE);
+    assert_says(&server.reload(), "reload: nothing was to be changed");
+}
+
+#[test]
+fn a_start_names_the_namespaces_that_no_key_opens() {
+    let options = Options::default();
+    let server = Server::start(&options);
+    let nobody = "nobody can open namespace";
+    assert!(!server.log().iter().any(|line| line.contains(nobody)), "{:#?}", server.log());
+    let config = json!({ "namespaces": { "demo": DEMO_KEY } });
+    let server = Server::start_in(server.stop(), &Options { config, ..options });
+    let said = server.log();
+    let why = "it has no key, and the configuration does not name it";
+    assert_says(&said, &format!("fws: {nobody} \"other\": {why}"));
+    assert_eq!(said.iter().filter(|line| line.contains(nobody)).count(), 1, "{said:#?}");
 }
 
 #[test]

@@ -351,9 +351,14 @@ fn an_import_renews_the_keys_that_are_kept_for_commands() {
     }
     let second = ["a", "b", "c"].map(|name| namespace(name, "two"));
     let second = lines_in(&dir, "second", &second);
-    let said = good(store(&["import", "--replace", second.to_str().unwrap()], &data));
+    let ran = run(store(&["import", "--replace", second.to_str().unwrap()], &data));
     let renewed = format!("renewed 1 key in {}\n", data.join("keys").display());
-    assert_eq!(said, format!("took in 3 namespaces, 0 grants, 0 states\n{renewed}"));
+    assert_eq!(ran.out, format!("took in 3 namespaces, 0 grants, 0 states\n{renewed}"));
+    // The commands would use those of "b" and "c", which open nothing.
+    let strange = data.join("keys/b");
+    let told = format!("fws: warning: {} is not the key of namespace \"b\"", strange.display());
+    assert!(ran.err.starts_with(&format!("{told} (and 1 more like it), and stays")), "{ran:?}");
+    assert_eq!(ran.err.lines().count(), 1, "{ran:?}");
     let kept = |name: &str| fs::read_to_string(data.join("keys").join(name)).ok();
     let kept = ["a", "b", "c", "d"].map(kept);
     assert_eq!(
@@ -361,8 +366,35 @@ fn an_import_renews_the_keys_that_are_kept_for_commands() {
         [Some("two\n"), Some("of another server"), Some("the same"), Some("one")]
     );
     assert_eq!(mode(&data.join("keys/a")), 0o600);
+    for name in ["b", "c"] {
+        fs::remove_file(data.join("keys").join(name)).unwrap();
+    }
     let said = good(store(&["import", "--replace", second.to_str().unwrap()], &data));
     assert_eq!(said, "took in 3 namespaces, 0 grants, 0 states\n");
+}
+
+/// As after damage: the store is moved away, and a backup from before a rotation is imported. A key
+/// that is accepted for a grace is as good as the new one.
+#[test]
+fn a_restore_tells_of_kept_keys_that_open_nothing() {
+    let dir = Dir::new();
+    let data = dir.file("data");
+    let ends = now_ms() + 3_600_000;
+    let grace = |ends: u64| {
+        let name =
+            r#"{"kind":"namespace","name":"grace","key":"new","old_key":"kept","old_key_ends":"#;
+        format!("{name}{ends}}}")
+    };
+    for (ends, is_told) in [(ends, false), (1, true)] {
+        fs::create_dir_all(data.join("keys")).unwrap();
+        fs::write(data.join("keys/grace"), "kept").unwrap();
+        let backup = lines_in(&dir, &format!("backup-{ends}"), &[grace(ends)]);
+        let ran = run(store(&["import", backup.to_str().unwrap()], &data));
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let told = "keys/grace is not the key of namespace \"grace\", and stays";
+        assert_eq!(ran.err.contains(told), is_told, "{ran:?}");
+        fs::remove_dir_all(&data).unwrap();
+    }
 }
 
 /// No command and no token accepts such a user, so nothing could read or remove its rows.

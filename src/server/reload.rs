@@ -2,7 +2,6 @@
 //! applied; if anything is wrong the old one stays. The log names what has changed. Called by the
 //! server's loop between two turns.
 
-use std::borrow::Cow;
 use std::io;
 
 use hashbrown::{HashMap, HashSet};
@@ -16,7 +15,8 @@ use crate::keys;
 use crate::limits::Limits;
 use crate::log::{self, News};
 use crate::reactor::Reactor;
-use crate::time::UnixMillis;
+use crate::switch::Switch;
+use crate::time::{Now, UnixMillis};
 
 /// Reads the configuration again, as at the start.
 pub type Reread<'a> = &'a dyn Fn() -> Result<Config, String>;
@@ -138,14 +138,35 @@ impl InForce<'_> {
                 }
             }
         }
-        let mut news = News::new("reload: ", at);
-        let named: HashSet<Cow<'_, str>> = namespaces.iter().map(|(name, _)| name.into()).collect();
+        let count = self.put_namespaces(&namespaces, switch, reactor.now());
+        (self.config, self.server_key) = (config, server_key);
+        count
+    }
+
+    /// Declares the namespaces that the configuration names now, and withdraws those that it named
+    /// before. Returns how many have changed.
+    fn put_namespaces(
+        &self,
+        namespaces: &[(String, Secret)],
+        switch: &mut Switch,
+        now: Now,
+    ) -> usize {
+        let mut news = News::new("reload: ", now.unix);
+        let named: HashSet<&str> = namespaces.iter().map(|(name, _)| name.as_str()).collect();
         for (name, _) in &self.config.namespaces {
-            if !named.contains(name.as_str()) && switch.undeclare(name) {
+            if named.contains(name.as_str()) {
+                continue;
+            }
+            let before = key_count(switch, name, now);
+            if switch.undeclare(name) {
                 news.tell(format_args!("nobody can open namespace {name:?} any more"));
+            } else if key_count(switch, name, now) < before {
+                let text = "but with the key that rotateKey has given it";
+                news.tell(format_args!("nobody can open namespace {name:?} any more {text}"));
             }
         }
-        for (name, key) in &namespaces {
+        for (name, key) in namespaces {
+            let before = key_count(switch, name, now);
             match switch.declare(name, key.expose()) {
                 Some(Declared::New) => news.tell(format_args!("namespace {name:?} is new")),
                 Some(Declared::OtherKey) => {
@@ -154,13 +175,15 @@ impl InForce<'_> {
                 Some(Declared::Opened) => {
                     news.tell(format_args!("namespace {name:?} can be opened again"));
                 }
+                Some(Declared::AsBefore) if key_count(switch, name, now) > before => {
+                    let text = "can be opened with its former key again";
+                    news.tell(format_args!("namespace {name:?} {text}"));
+                }
                 // There is room: that has been checked.
                 Some(Declared::AsBefore) | None => {}
             }
         }
-        let count = news.end();
-        (self.config, self.server_key) = (config, server_key);
-        count
+        news.end()
     }
 
     /// Logs what changes, and what would but cannot. Returns the number of changes.
@@ -184,6 +207,12 @@ impl InForce<'_> {
         }
         changes.len()
     }
+}
+
+/// How many keys open a namespace now.
+fn key_count(switch: &Switch, name: &str, now: Now) -> usize {
+    let hub = switch.hub();
+    hub.namespace(name).map_or(0, |ns| hub.keys(ns, switch.at(now)).count())
 }
 
 /// Returns every limit and every setting, as text, but not which namespaces are configured: their

@@ -322,8 +322,8 @@ impl Files {
     }
 
     /// Counts a change to the directory, and fails if it is one of those that must.
-    fn enter(&self) -> Result<()> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).enter(false)
+    fn enter(&self, needs_space: bool) -> Result<()> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).enter(needs_space)
     }
 }
 
@@ -461,18 +461,20 @@ impl Medium for SimFolder {
 
     fn install_next(&self) -> Result<()> {
         let mut files = self.lock();
-        files.enter()?;
+        files.enter(false)?;
         let next = std::mem::take(&mut files.next);
         let before = files.store.replace(next);
         files.before.get_or_insert(before);
-        files.enter()?;
+        files.enter(false)?;
         files.before = None;
         Ok(())
     }
 
     fn seal(&self, seal: &Seal) -> Result<()> {
         let mut files = self.lock();
-        files.enter()?;
+        // Later ones are written over the first.
+        let needs_space = !matches!(files.seals.last(), Some(SealState::Seal(_)));
+        files.enter(needs_space)?;
         files.seals.push(SealState::Seal(seal.clone()));
         if files.seals.len() > SEALS_MAX {
             files.seals.remove(1);
@@ -482,7 +484,7 @@ impl Medium for SimFolder {
 
     fn sync_seal(&self) -> Result<()> {
         let mut files = self.lock();
-        files.enter()?;
+        files.enter(false)?;
         let last = files.seals.len().saturating_sub(1);
         files.seals.drain(..last);
         Ok(())

@@ -203,7 +203,7 @@ impl Switch {
     }
 
     /// Returns the time on the scale of entries and states.
-    fn at(&self, now: Now) -> UnixMillis {
+    pub fn at(&self, now: Now) -> UnixMillis {
         UnixMillis(self.epoch.saturating_add(now.mono.0))
     }
 

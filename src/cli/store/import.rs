@@ -25,8 +25,8 @@ Grants and states are added to the existing ones; of two for the same place, the
 last one counts. Expired states are left out, and so is what belongs to a user
 with an empty name. A namespace that exists with another key is an error, unless
 --replace is given; a key of it that is kept in the data folder for the commands
-is replaced as well. The limits of the server apply: names, states, and how many
-there may be.
+is replaced as well. Other kept keys stay, with a warning if they open nothing.
+The limits of the server apply: names, states, and how many there may be.
 
 No server may use the folder meanwhile. Run it as the server's user: root is
 refused if the folder belongs to another user.",

@@ -52,6 +52,15 @@ struct Space {
     size: Size,
 }
 
+/// The keys of a namespace of the new store.
+struct Keys {
+    name: Cow<'static, str>,
+    replaced: Option<Cow<'static, str>>,
+    /// The former one, if it is still accepted.
+    old: Option<Cow<'static, str>>,
+    new: Cow<'static, str>,
+}
+
 /// The quantities that have limits.
 #[derive(Clone, Copy, Default)]
 struct Size {
@@ -350,10 +359,12 @@ impl Importer {
     /// Replaces the store, and those of the keys that are kept for the commands of this machine
     /// that the import has replaced. Returns a summary of what was imported.
     pub fn finish(mut self) -> Result<String, Stop> {
-        let mut stale = Vec::new();
+        let mut keys = Vec::new();
         for Space { number, row, replaced, .. } in std::mem::take(&mut self.spaces) {
-            if let (Some(old), Some(new)) = (replaced, &row.key) {
-                stale.push((row.name.clone(), old, new.clone()));
+            if let Some(new) = &row.key {
+                let old = row.old_key.as_ref().filter(|(_, until)| *until > self.now.unix);
+                let old = old.map(|(key, _)| key.clone());
+                keys.push(Keys { name: row.name.clone(), replaced, old, new: new.clone() });
             }
             let moment = |until| self.rewrite.moment(until);
             let row = Row::Namespace {
@@ -366,10 +377,10 @@ impl Importer {
         }
         // As soon as the store is in place a server may start, and another command change a key.
         let wait = || tell("waits for another command that makes or ends a key");
-        let turn = (!stale.is_empty()).then(|| keys::lock(&self.data, wait));
+        let has_replaced = keys.iter().any(|keys| keys.replaced.is_some());
+        let turn = has_replaced.then(|| keys::lock(&self.data, wait));
         self.rewrite.finish().map_err(failed)?;
-        let renewed =
-            stale.iter().filter(|(name, old, new)| renew_key(&self.data, name, old, new)).count();
+        let renewed = renew_keys(&self.data, &keys);
         drop(turn);
         let Counts { namespaces, grants, states, expired, nameless } = self.counts;
         let (namespaces, grants) = (count(namespaces, "namespace"), count(grants, "grant"));
@@ -389,17 +400,38 @@ impl Importer {
     }
 }
 
-/// Stores the new key of a namespace if the old one is kept for the commands of this machine. Any
-/// other one that is kept may belong to another server, and nobody else may have it. Returns
-/// whether the key is stored.
-fn renew_key(data: &Path, name: &str, old: &str, new: &str) -> bool {
-    let kept = keys::load(data, name).ok().flatten().filter(|kept| kept.matches(old));
-    let Some(key) = kept.and_then(|_| Secret::new(new).ok()) else { return false };
-    let stored = keys::store(data, name, &key);
-    if let Err(e) = &stored {
-        tell(&format!("warning: the key of {name:?} that is kept for commands is an old one: {e}"));
+/// Stores the new key of each namespace whose replaced one is kept for the commands here.
+/// Any other one that is kept may belong to another server, and nobody else may have it: that is
+/// told, because the commands will try it. Returns how many are stored.
+fn renew_keys(data: &Path, all: &[Keys]) -> usize {
+    let (mut renewed, mut strange) = (0, Vec::new());
+    for Keys { name, replaced, old, new } in all {
+        let Some(kept) = keys::load(data, name).ok().flatten() else { continue };
+        if replaced.as_ref().is_some_and(|key| kept.matches(key)) {
+            let Ok(key) = Secret::new(&**new) else { continue };
+            match keys::store(data, name, &key) {
+                Ok(_) => renewed += 1,
+                Err(e) => tell(&format!(
+                    "warning: the key of {name:?} that is kept for commands is an old one: {e}"
+                )),
+            }
+        } else if !kept.matches(new) && !old.as_ref().is_some_and(|key| kept.matches(key)) {
+            strange.push(name);
+        }
     }
-    stored.is_ok()
+    if let [name, more @ ..] = &strange[..] {
+        let more = match more.len() {
+            0 => String::new(),
+            more => format!(" (and {more} more like it)"),
+        };
+        let path = keys::path(data, name);
+        tell(&format!(
+            "warning: {} is not the key of namespace {name:?}{more}, and stays, because it may be \
+             that of another server: commands need --key, or put the right one into that file",
+            path.display()
+        ));
+    }
+    renewed
 }
 
 /// The number of the row's namespace.

@@ -398,6 +398,11 @@ fn put(rows: &mut Rows<'_>, key: &[u8], value: Option<&[u8]>) -> Result<Option<i
     Ok(before.map(|before| before.value().len() as i64))
 }
 
+/// Returns date minus entry time, in milliseconds.
+pub(super) fn skew((at, unix): (UnixMillis, UnixMillis)) -> i64 {
+    (unix.0 as i64).wrapping_sub(at.0 as i64)
+}
+
 fn clock((at, unix): (UnixMillis, UnixMillis)) -> [u8; 16] {
     let mut body = [0; 16];
     body[..8].copy_from_slice(&at.0.to_le_bytes());

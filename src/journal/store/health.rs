@@ -1,15 +1,23 @@
-//! Tracks whether the disk can be written, and logs when that changes.
+//! Tracks whether the disk can be written, and logs when that changes: a bounded number of lines,
+//! also where it changes all the time, as on a disk that has room for small changes only.
 
 use super::disk::Fault;
 use crate::log::{self, Count};
 use crate::time::{Millis, Now, UnixMillis};
 
-/// Minimum time between two log lines with different reasons.
+/// Minimum time between two log lines with different reasons; and how long the disk must have been
+/// good before that is logged, if it had failed again so soon.
 const SILENCE_MS: u64 = 10_000;
 
-/// Whether the disk can be written; `None` if it can.
+/// Whether the disk can be written.
 #[derive(Debug, Default)]
-pub(super) struct Health(Option<Failing>);
+pub(super) struct Health {
+    is_failing: bool,
+    /// What the log says: that it cannot be written, unless this is `None`.
+    told: Option<Failing>,
+    /// When it could last be written again.
+    recovered: Option<Millis>,
+}
 
 /// State of a disk that cannot be written.
 #[derive(Debug)]
@@ -20,22 +28,31 @@ struct Failing {
     /// The reason that was last logged, and the time before which no other one is logged.
     told: Fault,
     silent_until: Millis,
+    /// Whether it had failed only just before.
+    is_repeated: bool,
 }
 
 impl Health {
     /// Returns whether the disk can be written.
     pub fn is_good(&self) -> bool {
-        self.0.is_none()
+        !self.is_failing
     }
 
     /// Returns whether a change must be refused, and counts it if so.
     pub fn refuses(&mut self) -> bool {
-        self.0.as_mut().map(|failing| failing.refused += 1).is_some()
+        if let Some(told) = self.told.as_mut().filter(|_| self.is_failing) {
+            told.refused += 1;
+        }
+        self.is_failing
     }
 
     /// Records that the disk cannot be written, for this reason, which refuses this many changes.
     pub fn fail(&mut self, fault: Fault, refused: u64, now: Now) {
-        if self.0.is_some() {
+        if std::mem::replace(&mut self.is_failing, true) {
+            return;
+        }
+        if let Some(told) = &mut self.told {
+            told.refused += refused;
             return;
         }
         log::error(
@@ -46,12 +63,13 @@ impl Health {
             ),
         );
         let (since, silent_until) = (now.unix, now.mono);
-        self.0 = Some(Failing { since, refused, told: fault, silent_until });
+        let is_repeated = self.recovered.is_some_and(|at| now.mono < at.plus(SILENCE_MS));
+        self.told = Some(Failing { since, refused, told: fault, silent_until, is_repeated });
     }
 
     /// Records that a retry failed, possibly for another reason.
     pub fn still(&mut self, fault: Fault, now: Now) {
-        let Some(failing) = &mut self.0 else { return };
+        let Some(failing) = self.told.as_mut().filter(|_| self.is_failing) else { return };
         if failing.told != fault && failing.silent_until <= now.mono {
             log::error(now.unix, format_args!("the store still cannot be written ({fault})"));
             failing.told = fault;
@@ -61,7 +79,25 @@ impl Health {
 
     /// Records that the disk can be written again.
     pub fn recover(&mut self, now: Now) {
-        let Some(Failing { since, refused, .. }) = self.0.take() else { return };
+        if std::mem::replace(&mut self.is_failing, false) {
+            self.recovered = Some(now.mono);
+            self.tell(now);
+        }
+    }
+
+    /// When [`Health::tell`] has something to log, if nothing happens before.
+    pub fn due(&self) -> Option<Millis> {
+        let failing = self.told.as_ref().filter(|_| !self.is_failing)?;
+        let silence = if failing.is_repeated { SILENCE_MS } else { 0 };
+        self.recovered.map(|at| at.plus(silence))
+    }
+
+    /// Logs that the disk can be written again, as soon as that has lasted long enough.
+    pub fn tell(&mut self, now: Now) {
+        if self.due().is_none_or(|due| now.mono < due) {
+            return;
+        }
+        let Some(Failing { since, refused, .. }) = self.told.take() else { return };
         let seconds = now.unix.seconds().saturating_sub(since.seconds());
         let refused = Count(refused, "change was", "changes were");
         log::info(
@@ -70,5 +106,43 @@ impl Health {
                 "the store can be written again, after {seconds} s in which {refused} refused"
             ),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Now {
+        Now { mono: Millis(ms), unix: UnixMillis(ms) }
+    }
+
+    #[test]
+    fn a_disk_that_fails_again_and_again_is_logged_once_until_it_is_good_for_a_while() {
+        log::mute(true);
+        let (mut health, full) = (Health::default(), || Fault::Space("full".into()));
+        health.fail(full(), 1, at(0));
+        assert!(health.refuses());
+        health.recover(at(400));
+        assert!(health.told.is_none(), "the first time at once");
+        for ms in (500..60_000).step_by(1000) {
+            health.fail(full(), 1, at(ms));
+            assert!(health.refuses() && !health.is_good());
+            assert_eq!(health.due(), None);
+            health.recover(at(ms + 400));
+            assert!(health.is_good() && !health.refuses());
+            health.tell(at(ms + 500));
+            assert!(health.told.is_some(), "not while it lasts");
+        }
+        assert_eq!(health.told.as_ref().unwrap().refused, 2 * 60);
+        assert_eq!(health.due(), Some(Millis(69_900)));
+        health.tell(at(69_899));
+        assert!(health.told.is_some());
+        health.tell(at(69_900));
+        assert!(health.told.is_none() && health.due().is_none());
+        // After a while the next failure is one like the first.
+        health.fail(full(), 1, at(90_000));
+        health.recover(at(90_400));
+        assert!(health.told.is_none());
     }
 }

@@ -43,6 +43,7 @@ use crate::hub::{Change, Cursor, Entry, Hub, Key, KeyRef, Row, Undo};
 use crate::limits::{Limits, SyncPolicy};
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, Stopwatch, UnixMillis};
+use file::skew;
 use flight::{Bounds, Flight, Rows};
 use health::Health;
 use send::PART_ROWS;
@@ -446,6 +447,7 @@ impl Journal for StoreJournal {
             self.ends_at.get_or_insert(now.mono.plus(ENDS_MS));
         }
         (self.now, self.at) = (now, at);
+        self.health.tell(now);
         let clock = (at, now.unix);
         self.shed();
         if self.flight.is_some() {
@@ -531,7 +533,7 @@ impl Journal for StoreJournal {
             _ if self.is_pressing() => return Some(Millis(0)),
             _ => {}
         }
-        [self.sync_at, self.ends_at, self.clock_at].into_iter().flatten().min()
+        [self.sync_at, self.ends_at, self.clock_at, self.health.due()].into_iter().flatten().min()
     }
 
     fn reload(&mut self, limits: &Limits) {
@@ -588,9 +590,4 @@ impl Journal for StoreJournal {
         }
         self.unkept()
     }
-}
-
-/// Returns date minus entry time, in milliseconds.
-fn skew((at, unix): (UnixMillis, UnixMillis)) -> i64 {
-    (unix.0 as i64).wrapping_sub(at.0 as i64)
 }

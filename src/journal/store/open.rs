@@ -12,6 +12,7 @@ use super::folder::{Folder, Home, Seal, SealState};
 use super::format::FORMAT;
 use super::rewrite;
 use super::worker::{Stepper, Wake};
+use crate::durable::at;
 use crate::hub::{Hub, Key, Row};
 use crate::limits::{Limits, SyncPolicy};
 use crate::time::{Now, UnixMillis};
@@ -225,8 +226,7 @@ impl<F: Home> Opened<F> {
         let begun = opened.and_then(|writer| writer.begin(&meta).map(|()| writer));
         let writer = match begun {
             Ok(writer) => {
-                folder.seal(&Seal { key: meta.key, batch: meta.batch })?;
-                folder.sync_seal()?;
+                seal(&folder, &meta)?;
                 Ok(writer)
             }
             // Reads can still be served, and space may be freed soon.
@@ -234,6 +234,18 @@ impl<F: Home> Opened<F> {
             Err(broken) => return Err(fault(broken)),
         };
         Ok((folder, (meta, writer), ended))
+    }
+}
+
+/// Seals a store that is in place. On a full disk it keeps the seal that it has, or has none until
+/// a batch is written: the seal is only a second witness.
+pub(super) fn seal(folder: &impl Home, meta: &StoreMeta) -> io::Result<()> {
+    let sealed = folder.seal(&Seal { key: meta.key, batch: meta.batch });
+    match sealed.and_then(|()| folder.sync_seal()) {
+        Err(error) if !matches!(Fault::of_write(&error), Fault::Space(_)) => {
+            Err(at(&folder.seal_path(), error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -5,8 +5,8 @@ use redb::StorageBackend;
 
 use super::disk::{Discard, Fault};
 use super::file::{Batch, Content, StoreMeta, Writer};
-use super::folder::{Folder, Home, Medium, Seal};
-use super::open::{OpenError, Opened, never_was, new_meta};
+use super::folder::{Folder, Home, Medium};
+use super::open::{OpenError, Opened, never_was, new_meta, seal};
 use crate::hub::{Key, Row};
 use crate::time::{Now, UnixMillis};
 
@@ -131,8 +131,7 @@ impl Rewrite {
         let Rewrite { next, meta, folder: Unfinished(ref folder) } = self;
         next.finish().map_err(|fault| OpenError::Fault(folder.store_path(), fault))?;
         folder.install_next()?;
-        folder.seal(&Seal { key: meta.key, batch: meta.batch })?;
-        Ok(folder.sync_seal()?)
+        Ok(seal(folder, &meta)?)
     }
 
     /// Converts a date to the entry time of the next store.

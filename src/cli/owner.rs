@@ -11,6 +11,8 @@ use rustix::process::{getegid, geteuid};
 use super::{Call, Stop};
 
 const ROOT: u32 = 0;
+/// What to do if a server or another command, which the error names, has the data folder.
+const BUSY: &str = ": stop that first, or wait until it ends";
 
 /// Refuses to write into the data folder as root if it belongs to another user.
 pub(super) fn refuse_root(call: &Call, data: &Path) -> Result<(), Stop> {
@@ -36,6 +38,9 @@ pub(super) fn advice(error: &std::io::Error, data: &Path) -> String {
         let instead = "--store none keeps nothing, and FWS_SECRETKEY gives it a server key";
         return format!("; {what} (--data): {instead}");
     }
+    if error.kind() == ErrorKind::ResourceBusy {
+        return BUSY.into();
+    }
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     if error.kind() != ErrorKind::PermissionDenied || user == ROOT {
         return String::new();
@@ -60,6 +65,7 @@ pub(super) fn unreadable(call: &Call, data: &Path, error: &std::io::Error) -> St
 
 fn advice_to_reader(user: u32, command: &str, data: &Path, kind: ErrorKind) -> String {
     match not_of(user, data).filter(|_| kind == ErrorKind::PermissionDenied) {
+        None if kind == ErrorKind::ResourceBusy => BUSY.into(),
         None => String::new(),
         Some((path, owner)) => format!(
             "; {} belongs to user {owner}, and this is user {user}: \

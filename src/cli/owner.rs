@@ -12,7 +12,7 @@ use super::{Call, Stop};
 
 const ROOT: u32 = 0;
 /// What to do if a server or another command, which the error names, has the data folder.
-const BUSY: &str = ": stop that first, or wait until it ends";
+pub(super) const BUSY: &str = ": stop that first, or wait until it ends";
 
 /// Refuses to write into the data folder as root if it belongs to another user.
 pub(super) fn refuse_root(call: &Call, data: &Path) -> Result<(), Stop> {
@@ -65,7 +65,6 @@ pub(super) fn unreadable(call: &Call, data: &Path, error: &std::io::Error) -> St
 
 fn advice_to_reader(user: u32, command: &str, data: &Path, kind: ErrorKind) -> String {
     match not_of(user, data).filter(|_| kind == ErrorKind::PermissionDenied) {
-        None if kind == ErrorKind::ResourceBusy => BUSY.into(),
         None => String::new(),
         Some((path, owner)) => format!(
             "; {} belongs to user {owner}, and this is user {user}: \

@@ -30,7 +30,7 @@ const STEP_BYTES: usize = 64;
 fn memory(frame: &Frame) -> usize {
     let (own, said) = (frame.len() + FRAME_COST_BYTES, frame.memory());
     let given = said - FRAME_COST_BYTES;
-    let is_used_again = given <= USED_AGAIN_BYTES && given % STEP_BYTES == 0;
+    let is_used_again = given <= USED_AGAIN_BYTES && given.is_multiple_of(STEP_BYTES);
     assert!(said == own || said > own && is_used_again, "{} bytes count {said}", frame.len());
     said
 }

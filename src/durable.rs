@@ -2,22 +2,60 @@
 //! but not its name, which is in the folder around it. Called by all code that creates files.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, read_dir, remove_file};
 use std::io::{Error, ErrorKind, Result};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
+
 /// Beginning of the name of a file that is not complete yet.
-pub const TEMPORARY: &str = ".new-";
+const TEMPORARY: &str = ".new-";
 
 /// How many random hexadecimal digits follow.
-pub const TEMPORARY_DIGITS: usize = 16;
+const TEMPORARY_DIGITS: usize = 16;
 
-/// Creates a temporary file in a folder, mode 0600: `.new-`, random digits, and this ending.
+/// Creates a temporary file in a folder, mode 0600: `.new-`, random digits, and this ending. It is
+/// locked as long as it is open, unlike those left by processes that were killed.
 ///
 /// # Errors
 /// Those of the file system and of the random source.
 pub fn temporary(folder: &Path, ending: &OsStr) -> Result<(File, PathBuf)> {
+    loop {
+        let (file, path) = unlocked(folder, ending)?;
+        // On a file system without locks a sweep gets none either.
+        let _ = flock(&file, FlockOperation::LockExclusive);
+        // A sweep may have come between the file and its lock.
+        if file.metadata()?.nlink() > 0 {
+            return Ok((file, path));
+        }
+    }
+}
+
+/// Removes what processes that were killed have left incomplete, of a name whose ending `is_ours`,
+/// and nothing else. Errors are ignored: such a file does no harm, and the next sweep tries again.
+pub fn sweep(folder: &Path, is_ours: impl Fn(&str) -> bool) {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    for entry in read_dir(folder).into_iter().flatten().flatten() {
+        let is_left = entry.file_name().to_str().and_then(ending).is_some_and(&is_ours)
+            && entry.metadata().is_ok_and(|it| it.is_file() && it.uid() == geteuid().as_raw());
+        if is_left
+            && let Ok(file) = File::open(entry.path())
+            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            let _ = remove_file(entry.path());
+        }
+    }
+}
+
+/// What follows the digits in the name of a temporary file.
+fn ending(name: &str) -> Option<&str> {
+    let (digits, ending) = name.strip_prefix(TEMPORARY)?.split_at_checked(TEMPORARY_DIGITS)?;
+    digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).then_some(ending)
+}
+
+fn unlocked(folder: &Path, ending: &OsStr) -> Result<(File, PathBuf)> {
     let mut bytes = [0; TEMPORARY_DIGITS / 2];
     getrandom::fill(&mut bytes).map_err(|e| Error::other(format!("no random numbers: {e}")))?;
     let digits = u64::from_be_bytes(bytes);

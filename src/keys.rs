@@ -4,16 +4,15 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Config, ConfigFile, Secret};
-use crate::durable::{self, TEMPORARY, TEMPORARY_DIGITS, at, make_folder, sync_name};
+use crate::durable::{self, at, make_folder, sync_name};
 
 /// A file name longer than this (in bytes) is cut, and ends in a hash of the whole name. Most file
 /// systems allow 255.
@@ -40,8 +39,8 @@ pub enum KeyOrigin {
 /// Those of the file system and of the random source; `InvalidData` for a file without a key, and
 /// for one with that of a namespace.
 pub fn server_key(config: &Config) -> io::Result<(Secret, KeyOrigin)> {
-    sweep(&config.data);
-    sweep(&config.data.join("keys"));
+    durable::sweep(&config.data, str::is_empty);
+    durable::sweep(&config.data.join("keys"), str::is_empty);
     if let Some(key) = &config.secret_key {
         return Ok((key.clone(), KeyOrigin::Configured));
     }
@@ -206,10 +205,10 @@ fn secret(key: String, path: &Path) -> io::Result<Secret> {
 
 /// Writes atomically, even if the machine stops half-way: a new file, synced, then renamed.
 fn write(folder: &Path, name: &str, key: &Secret) -> io::Result<()> {
-    sweep(folder);
+    durable::sweep(folder, str::is_empty);
     let path = folder.join(name);
     let replace = || {
-        let (mut file, temporary) = locked_temporary(folder)?;
+        let (mut file, temporary) = durable::temporary(folder, "".as_ref())?;
         let written = (|| {
             file.write_all(format!("{}\n", key.expose()).as_bytes())?;
             file.sync_all()?;
@@ -218,43 +217,7 @@ fn write(folder: &Path, name: &str, key: &Secret) -> io::Result<()> {
         })();
         written.inspect_err(|_| drop(fs::remove_file(&temporary)))
     };
-    let written = replace().or_else(|e| match e.kind() {
-        // A sweep may have come between the file and its lock: hardly twice.
-        ErrorKind::NotFound => replace(),
-        _ => Err(e),
-    });
-    written.map_err(|e| at(&path, e))
-}
-
-/// Creates a file and returns it with its path. It is locked as long as it is open, unlike those
-/// left by processes that were killed.
-fn locked_temporary(folder: &Path) -> io::Result<(File, PathBuf)> {
-    let (file, path) = durable::temporary(folder, "".as_ref())?;
-    // On a file system without locks a sweep gets none either.
-    let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
-    Ok((file, path))
-}
-
-/// Removes what processes that were killed have left incomplete, and nothing else. Errors are
-/// ignored: such a file does no harm, and the next sweep tries again.
-fn sweep(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let is_ours = entry.file_name().to_str().is_some_and(is_temporary)
-            && entry.metadata().is_ok_and(|it| it.is_file() && it.uid() == geteuid().as_raw());
-        if is_ours
-            && let Ok(file) = File::open(entry.path())
-            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-        {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-fn is_temporary(name: &str) -> bool {
-    name.strip_prefix(TEMPORARY).is_some_and(|digits| {
-        digits.len() == TEMPORARY_DIGITS
-            && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    replace().map_err(|e| at(&path, e))
 }
 
 #[cfg(test)]

@@ -508,6 +508,8 @@ fn refused_origins_are_reported() {
     expect_only(&found, "origin", "may not connect");
     let found = doctor(server.ws, &["--origin", "https://evil.example"]).1;
     expect_only(&found, "origin", "pages of https://evil.example may not connect");
+    let found = doctor(server.ws, &["--origin", "null"]).1;
+    assert!(found["ok"] == false && !found.to_string().contains("--allow-origin"), "{found}");
     expect(&found, "rest", "cannot tell", "not looked at");
     assert_eq!(doctor(server.ws, &["--origin", "https://shop.example"]).0, Some(0));
     // The proxy adds a header of its own.

@@ -218,6 +218,7 @@ fn a_data_folder_belongs_to_one_server() {
     let (code, log) = run_to_end(second);
     let holder = format!("is in use by process {}", server.pid().as_raw_nonzero());
     assert!(code == Some(1) && log.contains(&holder), "{code:?}: {log}");
+    assert!(log.trim_end().ends_with(": stop that first, or wait until it ends"), "{log}");
     // The lock is on the folder, not on a file that may be removed.
     std::fs::remove_file(server.dir().file("data/lock")).unwrap();
     let mut third = Command::new(options.command(&Dir::new()).get_program());

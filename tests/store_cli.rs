@@ -117,6 +117,7 @@ fn a_folder_in_use_is_only_read() {
         let line = bad(store(words, &data), 1);
         let start = format!("the data folder {} is in use by process ", data.display());
         assert!(line.starts_with(&start) && line.contains(" (control="), "{line}");
+        assert!(line.ends_with(": stop that first, or wait until it ends"), "{line}");
     }
     let dir = server.stop();
     let text = good(store(&["check"], &dir.file("data")));

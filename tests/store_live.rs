@@ -254,4 +254,17 @@ fn a_part_of_an_export_never_has_its_name() {
     let is_unfinished = name.starts_with(".new-") && name.ends_with("-one");
     assert!(is_unfinished || name == "one", "{name}");
     assert!(!file.exists() || states(&file).len() == 20_000);
+    // The next one, of whatever name, removes that, and nothing that is not an export's.
+    let foreign = [".new-0123456789abcdef", ".new-0123456789ABCDEF-a", ".new-notes"];
+    foreign.iter().for_each(|name| fs::write(folder.join(name), "mine").unwrap());
+    let running = ".new-00000000000000cc-two";
+    let writer = fs::File::create(folder.join(running)).unwrap();
+    writer.lock().unwrap();
+    fs::write(folder.join(".new-0123456789abcdef-two"), "half").unwrap();
+    let next = folder.join("three");
+    store(&["export", next.to_str().unwrap()], &home.file("data")).output().unwrap();
+    let mut left = names();
+    left.retain(|name| name != "one");
+    left.sort();
+    assert_eq!(left, [running, foreign[1], foreign[0], foreign[2], "three"]);
 }

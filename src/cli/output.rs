@@ -128,6 +128,8 @@ impl Unfinished {
         let mut ending = OsString::from("-");
         ending.push(path.file_name().ok_or(ErrorKind::IsADirectory)?);
         let folder = path.parent().unwrap_or(Path::new(""));
+        // Of any name: that of a backup each night is its date.
+        durable::sweep(folder, |ending| ending.starts_with('-'));
         let (file, temporary) = durable::temporary(folder, &ending)?;
         Ok(Unfinished { path: path.into(), temporary, file })
     }

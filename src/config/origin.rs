@@ -25,6 +25,12 @@ fn parse(text: &str) -> Result<(), String> {
     if text == "*" {
         return wrong("is no site: pages of any may connect when none is named");
     }
+    if text == "null" {
+        return wrong(
+            "is no site: browsers send it for any page that is sandboxed or opened from a file, \
+             so it would let in everybody's. Give the page an origin (allow-same-origin)",
+        );
+    }
     let Some((scheme, place)) = text.split_once("://").filter(|(scheme, _)| !scheme.is_empty())
     else {
         return wrong("is not written as browsers do, as in https://shop.example");
@@ -72,7 +78,8 @@ mod tests {
         assert!(check_page("shop.example").is_err() && check_page("").is_err());
         for (text, part) in [
             ("*", "any may connect"),
-            ("null", "as browsers do"),
+            ("null", "would let in everybody's"),
+            ("https://shop.example null", "would let in everybody's"),
             ("shop.example", "as browsers do"),
             ("https://", "a host"),
             ("https://shop.example/", "a host"),

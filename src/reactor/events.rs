@@ -50,6 +50,9 @@ impl Reactor {
             if is_over {
                 peer.set(flag::END_NEAR, true);
             }
+            if event.is_priority() {
+                peer.set(flag::URGENT, true);
+            }
             if event.is_writable() {
                 peer.set(flag::WRITABLE, true);
             }

@@ -158,9 +158,7 @@ impl Io {
         self.pending_input.forget(&mut peer);
         self.frames.clear(&mut peer.out);
         self.watches.end(&mut peer.watch);
-        if peer.is(flag::TURNED_AWAY) {
-            self.turned_away.retain(|other| *other != conn);
-        }
+        self.turned_away.retain(|other| *other != conn);
         self.dequeue_closing(&peer);
     }
 

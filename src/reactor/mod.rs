@@ -430,17 +430,17 @@ impl Reactor {
                 }
                 Ok(count) => {
                     filled += count;
-                    // A short read: the kernel has no more and will report what arrives later,
-                    // which saves the read that would return `WouldBlock`. Only an end of stream
-                    // that it has reported already is not reported again.
-                    let has_more = filled == self.scratch.len() || peer.is(flag::END_NEAR);
+                    // A short read: the kernel has no more, and reports what arrives later. Only
+                    // an end or urgent data that it has reported already is not reported again.
+                    let is_cut = peer.is(flag::END_NEAR | flag::URGENT);
+                    let has_more = filled == self.scratch.len() || is_cut;
                     peer.set(flag::READABLE, has_more);
                     if has_more {
                         self.io.mark_ready(conn);
                     }
                 }
                 Err(error) => match error.kind() {
-                    stdio::ErrorKind::WouldBlock => peer.set(flag::READABLE, false),
+                    stdio::ErrorKind::WouldBlock => peer.set(flag::READABLE | flag::URGENT, false),
                     stdio::ErrorKind::Interrupted => self.io.mark_ready(conn),
                     // Commands that arrived before the error may still have to be carried out.
                     _ if peer.door == Door::Control && filled > 0 => {

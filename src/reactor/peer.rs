@@ -44,8 +44,8 @@ pub(super) mod flag {
     pub const TOO_SLOW: u16 = 1 << 9;
     /// Its time to close is short, and not extended when everything is written.
     pub const FAST_CLOSE: u16 = 1 << 10;
-    /// Turned away at the listener; the handler has never heard of it.
-    pub const TURNED_AWAY: u16 = 1 << 11;
+    /// It has sent urgent data: one byte that is not part of the stream, and at which a read ends.
+    pub const URGENT: u16 = 1 << 11;
     /// Its deadline has passed, and the handler has set no other.
     pub const DEADLINE_PASSED: u16 = 1 << 12;
     /// Nothing can be read from it or written to it: freed as soon as the handler knows.

@@ -134,7 +134,7 @@ impl Reactor {
         io.send(conn, words(why, seconds));
         let Some(peer) = io.peer(conn) else { return };
         peer.phase = Phase::Flushing;
-        peer.set(flag::FAST_CLOSE | flag::TURNED_AWAY, true);
+        peer.set(flag::FAST_CLOSE, true);
         io.turned_away.push(conn);
         io.set_timer(conn, Some(io.now.mono.plus(TURNED_AWAY_MS)));
         io.mark_ready(conn);

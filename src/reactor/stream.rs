@@ -27,10 +27,11 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// Registers for both directions, once for the life of the stream: closing it ends that.
+    /// Registers for both directions, once for the life of the stream: closing it ends that. Urgent
+    /// data is reported because a read ends in front of it.
     pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        let both = Interest::READABLE | Interest::WRITABLE;
-        SourceFd(&self.0.as_raw_fd()).register(registry, token, both)
+        let all = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        SourceFd(&self.0.as_raw_fd()).register(registry, token, all)
     }
 
     /// Returns the address of the peer, unless it is gone already.

@@ -2,6 +2,9 @@
 //! browser are carried out strictly one after the other, so a `subscribe` right behind `auth`
 //! always works. Called by the web door.
 
+#[cfg(test)]
+mod tests;
+
 use super::answer_pressure::has_reserve;
 use super::page::Demo;
 use super::refusal_tally::RefusalTally;
@@ -357,15 +360,5 @@ impl Site<'_> {
             }
             Err(Denied::Gone) => refuse(outlet, clb, "need auth"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_entry_of_a_browser_stays_small() {
-        assert!(size_of::<Option<Browser>>() <= 24, "{}", size_of::<Option<Browser>>());
     }
 }

@@ -27,10 +27,7 @@ const LOOKED_AT_PER_TURN: usize = 64;
 /// How many of so many connections may be authenticated. If there are few, all of them: then a
 /// newcomer waits for one to leave.
 fn authenticated_max(connections: usize) -> usize {
-    match (connections / PLACES_PART).min(PLACES_MAX) {
-        0 => usize::MAX,
-        places => connections - places,
-    }
+    connections - (connections / PLACES_PART).min(PLACES_MAX)
 }
 
 /// Order of eviction among prefixes: the most members first; among equals, the one whose oldest
@@ -138,16 +135,21 @@ pub(super) struct KeyWatch {
 impl Switch {
     /// Makes a connection unauthenticated, with its time to authenticate. If that is one too many,
     /// or all connections are taken, one is evicted, after the replies it is owed; it may be the
-    /// newcomer itself.
+    /// newcomer itself. But that one stays while more are authenticated than may be, because the
+    /// limit was lowered: when it authenticates, one of another namespace may have to go for it.
     pub(super) fn meet(&mut self, net: &mut impl Net, conn: ConnId, is_full: bool) {
         let auth_by = net.now().mono.plus(self.limits.control_auth_ms as u64);
         let Some(controller) = self.connections.controller(conn) else { return };
         controller.admit(net, conn, Some(auth_by));
         let prefix = controller.prefix;
         self.unauthenticated.insert(conn, prefix);
-        if is_full && self.unauthenticated.first_to_go(prefix) == Some(conn) {
+        let is_alone = is_full && self.unauthenticated.first_to_go(prefix) == Some(conn);
+        let is_full = is_full && !(is_alone && self.is_over_limit(net));
+        if is_full && is_alone {
             self.unauthenticated.remove(conn);
-            controller.let_go(net, conn, CloseReason::Full);
+            if let Some(controller) = self.connections.controller(conn) {
+                controller.let_go(net, conn, CloseReason::Full);
+            }
         } else if is_full
             || self.unauthenticated.len() > self.limits.control_unauthenticated_connections
         {
@@ -291,24 +293,13 @@ impl Switch {
         if known < max || !self.unauthenticated.has(conn) {
             return Ok(());
         }
-        let mut shares = BTreeMap::<NsId, (usize, (bool, ConnId))>::new();
-        for conn in self.connections.all_controllers() {
-            let is_there = |it: &&Controller| !it.is_ended && !self.unauthenticated.has(conn);
-            let controller = self.connections.look_at(conn).filter(is_there);
-            if let Some((of, it)) = controller.and_then(|it| Some((it.namespace()?, it))) {
-                let candidate = (it.is_busy(), conn);
-                let (count, first) = shares.entry(of).or_insert((0, candidate));
-                (*count, *first) = (*count + 1, candidate.min(*first));
-            }
-        }
-        // All of them were examined.
-        self.work += known;
+        let shares = self.shares(net);
         if shares.values().map(|(count, _)| count).sum::<usize>() < max {
             // The others are being closed.
             return Ok(());
         }
         let own = shares.get(&ns).map_or(0, |(count, _)| *count);
-        let largest = shares.values().max_by_key(|(count, _)| *count);
+        let largest = shares.values().max_by_key(|(count, first)| (*count, Reverse(*first)));
         let offender = largest.filter(|(count, _)| own + 1 < *count);
         let Some((_, (_, offender))) = offender else {
             return Err(refused(Refusal::Share("back ends in all", max)));
@@ -318,6 +309,30 @@ impl Switch {
             self.may_be_ended = true;
         }
         Ok(())
+    }
+
+    /// How many authenticated back ends each namespace has, and which of them goes first.
+    fn shares(&mut self, net: &impl Net) -> BTreeMap<NsId, (usize, (bool, ConnId))> {
+        let mut shares = BTreeMap::<NsId, (usize, (bool, ConnId))>::new();
+        for conn in self.connections.all_controllers() {
+            let is_there = |it: &&Controller| !it.is_ended && self.is_authenticated(net, it);
+            let controller = self.connections.look_at(conn).filter(is_there);
+            let controller = controller.filter(|_| !self.unauthenticated.has(conn));
+            if let Some((of, it)) = controller.and_then(|it| Some((it.namespace()?, it))) {
+                let candidate = (it.is_busy(), conn);
+                let (count, first) = shares.entry(of).or_insert((0, candidate));
+                (*count, *first) = (*count + 1, candidate.min(*first));
+            }
+        }
+        // All of them were examined.
+        self.work += self.connections.controllers();
+        shares
+    }
+
+    /// Whether more back ends are authenticated than may be.
+    fn is_over_limit(&mut self, net: &impl Net) -> bool {
+        let count: usize = self.shares(net).values().map(|(count, _)| count).sum();
+        count > authenticated_max(self.limits.control_connections)
     }
 
     /// Notes that a back end has authenticated with that key of its namespace.

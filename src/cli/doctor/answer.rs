@@ -193,7 +193,10 @@ pub(super) fn below(site: &Site, check: &'static str) -> Finding {
 pub(super) fn origin(site: &Site, check: &'static str) -> Finding {
     let origin = &site.origin;
     let says = format!("pages of {origin} may not connect");
-    let advice = format!("`fws serve --allow-origin {origin}`, beside the allowed sites");
+    let advice = match origin.as_str() {
+        "null" => "no list can allow a page without an origin, as in a sandbox: give it one".into(),
+        _ => format!("`fws serve --allow-origin {origin}`, beside the allowed sites"),
+    };
     let guessed = "or name the site of your pages with --origin";
     let lines = [advice.as_str(), guessed];
     Finding::wrong(check, says, if site.is_origin_given { &lines[..1] } else { &lines })

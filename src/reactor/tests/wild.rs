@@ -436,6 +436,33 @@ fn no_byte_is_lost_in_any_order_of_events() {
     (0..seeds()).for_each(run);
 }
 
+/// The kernel takes it out of the stream, ends a read in front of it, and reports what stands
+/// behind it together with it, once.
+#[test]
+fn urgent_data_neither_ends_nor_delays_what_follows_it() {
+    for door in [Door::Web, Door::Control] {
+        let mut reactor = Reactor::new(bounds()).unwrap();
+        let address = listen(&mut reactor, door);
+        let mut handler = PausesFirst { is_listening: true, ..PausesFirst::default() };
+        let mut peer = std::net::TcpStream::connect(&address).unwrap();
+        for round in 1..4 {
+            peer.write_all(b"before").unwrap();
+            send(&peer, b"!", SendFlags::OOB).unwrap();
+            peer.write_all(b"behind").unwrap();
+            let watch = Stopwatch::start();
+            while handler.got < 12 * round && watch.elapsed_us() < DEADLINE_US {
+                reactor.turn(&mut handler).unwrap();
+            }
+            assert_eq!(handler.got, 12 * round, "the rest waits for more");
+        }
+        assert_eq!(reactor.connections(), 1, "it has not ended");
+        assert!(handler.conn.is_some_and(|conn| !reactor.io.is_leaving(conn)));
+        // Once all has been read a turn waits again.
+        (0..9).for_each(|_| reactor.turn(&mut handler).unwrap());
+        assert!(reactor.io.web_ready.is_empty() && reactor.io.control_ready.is_empty());
+    }
+}
+
 #[test]
 fn a_full_server_leaks_nothing_as_connections_come_and_go() {
     (0..seeds()).for_each(run_full);

@@ -1,6 +1,7 @@
 //! The addresses of clients, and how many connections each may have: counted anew each time.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::expected::Expected;
@@ -8,6 +9,7 @@ use super::{ConnModel, Judge, Role};
 use crate::address::Address;
 use crate::edge::{ConnId, Door};
 use crate::reason::CloseReason;
+use crate::sim::tape::Item;
 
 /// What is known about where a browser is.
 #[derive(Clone, Debug, Default)]
@@ -59,9 +61,6 @@ impl Judge {
                 _ => None,
             })
             .collect();
-        if !is_full && unauthenticated.len() <= self.limits.control_unauthenticated_connections {
-            return;
-        }
         let local = prefix(Address::Unix);
         let may_go = |place: &str| from == local || place != local;
         let crowd =
@@ -71,12 +70,64 @@ impl Judge {
             .filter(|(_, place, _)| may_go(place))
             .max_by_key(|(_, place, number)| (crowd(place), Reverse(*number)));
         let (first, ..) = *first.expect("the newcomer is one of them");
+        let authenticated: usize = self.shares().values().map(Vec::len).sum();
+        let is_full = is_full && (first != conn || authenticated <= self.authenticated_max());
+        if !is_full && unauthenticated.len() <= self.limits.control_unauthenticated_connections {
+            return;
+        }
         let is_refused = is_full && first == conn;
         let reason = if is_refused { CloseReason::Full } else { CloseReason::ControlAuth };
         self.let_go_answered(first, reason);
         if let Some(controller) = self.controller(first) {
             controller.unauthenticated = None;
         }
+    }
+
+    /// One place in 32 is for those that have not authenticated.
+    pub(super) fn authenticated_max(&self) -> usize {
+        let connections = self.limits.control_connections;
+        connections - (connections / 32).min(32)
+    }
+
+    /// The authenticated back ends of each namespace.
+    fn shares(&self) -> BTreeMap<u32, Vec<ConnId>> {
+        let mut shares = BTreeMap::<u32, Vec<ConnId>>::new();
+        for (conn, line) in &self.lines {
+            let Role::Controller(controller) = &line.role else { continue };
+            let is_over = line.is_gone || line.closing.is_some() || controller.is_ended;
+            let auth = controller.auth.as_ref().filter(|_| controller.unauthenticated.is_none());
+            if let Some((space, key)) = auth.filter(|_| !is_over)
+                && self.record.opens(*space, key, self.at())
+            {
+                shares.entry(*space).or_default().push(*conn);
+            }
+        }
+        shares
+    }
+
+    /// A back end of that namespace authenticates. If no place is left, one of a namespace with the
+    /// most is let go for it. Returns whether there is a place.
+    pub(super) fn finds_place(&mut self, conn: ConnId, space: u32, items: &[Item]) -> bool {
+        let (shares, max) = (self.shares(), self.authenticated_max());
+        let is_new = self.controller(conn).is_some_and(|it| it.unauthenticated.is_some());
+        if !is_new || shares.values().map(Vec::len).sum::<usize>() < max {
+            return true;
+        }
+        let most = shares.values().map(Vec::len).max().unwrap_or_default();
+        if shares.get(&space).map_or(0, Vec::len) + 1 >= most {
+            return false;
+        }
+        let candidates = || shares.values().filter(|of| of.len() == most).flatten().copied();
+        let is_closed = |one: &ConnId| {
+            items.iter().any(|item| {
+                matches!(item, Item::Closing { conn, reason: CloseReason::Full, was_open: true }
+                    if conn == one)
+            })
+        };
+        // One that is closed at once is owed nothing, and goes before those that are.
+        let goes = candidates().find(is_closed).or(candidates().min());
+        self.let_go_answered(goes.expect("somebody has the most"), CloseReason::Full);
+        true
     }
 
     /// At the start of a turn, notes which back ends are authenticated by a valid key.

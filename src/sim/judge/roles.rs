@@ -384,7 +384,9 @@ impl Judge {
             Command::Remove { name, has_key } | Command::Rotate { name, has_key, .. } => {
                 self.named(name, *has_key).map(Some)
             }
-            Command::Auth { name, key } => return self.auth_controller(conn, name, key),
+            Command::Auth { name, key } => {
+                return self.auth_controller(conn, name, key, orders.0);
+            }
             _ => self.authenticated(&auth).map(Some),
         };
         let space = match space {
@@ -415,13 +417,19 @@ impl Judge {
         }
     }
 
-    fn auth_controller(&mut self, conn: ConnId, name: &str, key: &str) {
+    fn auth_controller(&mut self, conn: ConnId, name: &str, key: &str, items: &[Item]) {
         let at = self.at();
         let Some(space) = self.record.named(name) else {
             return self.refuse_shown(conn, (404, "Name space not found".into()));
         };
         if !self.record.opens(space, key, at) {
             return self.refuse_shown(conn, (305, "Invalid sKey".into()));
+        }
+        if !self.finds_place(conn, space, items) {
+            let max = self.authenticated_max();
+            let rest = "what is left is for other name spaces";
+            let why = format!("Too many back ends in all, at most {max}: {rest}");
+            return self.refuse_shown(conn, (313, why));
         }
         if let Some(controller) = self.controller(conn) {
             controller.auth = Some((space, key.to_string()));

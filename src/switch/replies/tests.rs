@@ -81,7 +81,9 @@ impl Journal for Slow {
 /// A network of back ends.
 #[derive(Default)]
 pub(in crate::switch) struct Wire {
-    now: u64,
+    pub now: u64,
+    /// The date at the zero of `now`.
+    pub date: u64,
     /// Bytes that each has been sent and has not taken.
     pub sent: BTreeMap<ConnId, Vec<u8>>,
     /// Bytes sent and not taken.
@@ -90,14 +92,21 @@ pub(in crate::switch) struct Wire {
     published: usize,
     /// Connections for which [`Net::queued`] tells what they have not taken.
     slow: Vec<ConnId>,
-    deadlines: BTreeMap<ConnId, Option<Millis>>,
+    pub deadlines: BTreeMap<ConnId, Option<Millis>>,
     paused: Vec<ConnId>,
-    closed: Vec<(ConnId, CloseReason)>,
+    pub closed: Vec<(ConnId, CloseReason)>,
+}
+
+impl Wire {
+    /// What a connection has been sent.
+    pub fn text(&self, conn: ConnId) -> String {
+        String::from_utf8_lossy(self.sent.get(&conn).map_or(&[], Vec::as_slice)).into_owned()
+    }
 }
 
 impl Net for Wire {
     fn now(&self) -> Now {
-        Now { mono: Millis(self.now), unix: UnixMillis(self.now) }
+        Now { mono: Millis(self.now), unix: UnixMillis(self.date + self.now) }
     }
     fn random(&mut self, _: &mut [u8]) {}
     fn send(&mut self, conn: ConnId, frame: Frame) {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::codec::jwt;
 use crate::codec::ws::{self, Opcode};
+use crate::switch::SockJs;
 
 #[test]
 fn a_half_closed_connection_gives_its_place_to_a_newcomer() {
@@ -62,6 +63,39 @@ fn a_namespace_with_all_places_yields_some_to_others() {
     world.send(known[50], &[AUTH]);
     assert_eq!(world.take_replies(known[50]), [OK]);
     assert!(world.net.closed.iter().all(|(conn, _)| *conn != busy));
+}
+
+/// A limit that was lowered below what one namespace has keeps out none of another.
+#[test]
+fn a_namespace_beyond_a_lowered_limit_yields_to_others() {
+    for lowered in [2, 40] {
+        let mut world = World::new(Limits::default());
+        world.switch.declare("other", AUTH_KEY).unwrap();
+        world.sync();
+        let mut slots = 0..;
+        let mut come = |world: &mut World, commands: &[&str]| {
+            let conn = world.connect(slots.next().unwrap(), commands);
+            (conn, world.take_replies(conn))
+        };
+        let known: Vec<ConnId> = (0..100).map(|_| come(&mut world, &[AUTH]).0).collect();
+        let limits = Limits { control_connections: lowered, ..Limits::default() };
+        let now = world.net.now();
+        world.switch.reload(&limits, SockJs::default(), now);
+        // What has begun goes on, and the namespace itself gets no more.
+        assert!(come(&mut world, &[AUTH]).1[0].contains("what is left is for other name spaces"));
+        assert_eq!(world.net.closed, []);
+        let other = AUTH.replace("site", "other").replace(KEY, AUTH_KEY);
+        for goes in &known[..50] {
+            assert_eq!(come(&mut world, &[&other]).1, [OK], "{goes:?}");
+            assert_eq!(world.net.closed.last(), Some(&(*goes, CloseReason::Full)));
+            world.net.closed.clear();
+        }
+        // Only one that has not authenticated may be there at a time.
+        assert!(come(&mut world, &[&other]).1[0].contains("what is left is for other name spaces"));
+        let [first, second] = [0, 1].map(|_| come(&mut world, &[]).0);
+        assert!(world.net.closed.contains(&(first, CloseReason::ControlAuth)));
+        assert!(world.net.closed.iter().all(|(conn, _)| *conn != second));
+    }
 }
 
 #[test]

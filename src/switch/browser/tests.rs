@@ -32,7 +32,7 @@ impl World {
         let mut net = Wire::default();
         net.date = DATE;
         let settings = Settings::new(Limits::default(), "server", net.now());
-        let mut switch = Switch::new(settings, MemoryJournal::new(1));
+        let mut switch = Switch::new(settings, MemoryJournal::default());
         switch.declare("site", KEY).unwrap();
         let conn = ConnId::new(0, 0);
         switch.opened(&mut net, conn, Door::Web, Address::Unix);

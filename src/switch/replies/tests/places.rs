@@ -3,7 +3,6 @@
 use super::*;
 use crate::codec::jwt;
 use crate::codec::ws::{self, Opcode};
-use crate::switch::SockJs;
 
 #[test]
 fn a_half_closed_connection_gives_its_place_to_a_newcomer() {
@@ -80,7 +79,8 @@ fn a_namespace_beyond_a_lowered_limit_yields_to_others() {
         let known: Vec<ConnId> = (0..100).map(|_| come(&mut world, &[AUTH]).0).collect();
         let limits = Limits { control_connections: lowered, ..Limits::default() };
         let now = world.net.now();
-        world.switch.reload(&limits, SockJs::default(), now);
+        let service = Settings::new(limits.clone(), "server", now).service;
+        world.switch.reload(&limits, service, now);
         // What has begun goes on, and the namespace itself gets no more.
         assert!(come(&mut world, &[AUTH]).1[0].contains("what is left is for other name spaces"));
         assert_eq!(world.net.closed, []);

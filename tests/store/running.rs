@@ -302,7 +302,7 @@ fn a_full_disk_refuses_changes_until_there_is_space() {
 
     let filler = fill(&folder);
     let full = r#"{"success":false,"reason":"Error store, try latter...","code":302}"#;
-    let mut refused = 0;
+    let (mut refused, filled) = (0, Instant::now());
     for i in 0..40 {
         let reply = control.ask(&set(&format!("s{i}"), &value, "{}"));
         assert!(reply == DONE || reply == full, "{reply}");
@@ -311,6 +311,9 @@ fn a_full_disk_refuses_changes_until_there_is_space() {
         assert_eq!(control.ask(&get(&format!("s{i}"))), expected, "state {i}");
     }
     assert!(refused > 20, "{refused} of 40 were refused");
+    // A busy machine is at the next try before the last of them; it may succeed, until the disk is
+    // full again.
+    let failures_max = 1 + filled.elapsed().as_millis() / 400;
     // Everything else goes on.
     assert_eq!(control.ask(&get("before")), value);
     control.ok(r#"{"action":"emit","channel":"both","data":2}"#);
@@ -325,12 +328,17 @@ fn a_full_disk_refuses_changes_until_there_is_space() {
         is_taken.then_some(())
     });
     assert!(since.elapsed() < Duration::from_secs(1), "after {:?}", since.elapsed());
-    let told = server.told("the store can be written again");
+    let lines = |part| server.log().into_iter().filter(|line| line.contains(part)).collect();
+    let failures: Vec<String> = lines("cannot be written");
+    let ends = || -> Vec<String> { lines("the store can be written again") };
+    eventually("each failure ends", || (ends().len() == failures.len()).then_some(()));
     // The change that met the write failure is among them.
-    let refused = format!(" s in which {refused} changes were refused");
-    assert!(told.contains(&refused), "{refused}: {told}");
-    let log = server.log().join("\n");
-    assert_eq!(log.matches("cannot be written").count(), 1, "{log}");
+    let count = |line: String| -> usize {
+        let (_, rest) = line.split_once(" s in which ").unwrap();
+        rest.split_once(" change").unwrap().0.parse().unwrap()
+    };
+    assert_eq!(ends().into_iter().map(count).sum::<usize>(), refused, "{:?}", server.log());
+    assert!(failures.len() as u128 <= failures_max, "{failures:?}");
     assert_eq!(control.ask(&get("both")), "1");
 }
 

@@ -1,6 +1,6 @@
 //! The documents agree with the code: every text and code that a client can receive, and every
 //! default that is named, is compared with the source. What the protocol document says beyond that
-//! is tested by `tests/protocol.rs`.
+//! is tested by `tests/protocol/transcripts.rs`.
 
 use std::fs;
 use std::path::Path;

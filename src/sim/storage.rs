@@ -183,7 +183,7 @@ impl FaultyStore {
     }
 
     /// Lets a server that started on a full disk write that it has begun, since the next start
-    /// relies on that. (`tests/disk.rs` covers a server that ends before.)
+    /// relies on that. (`tests/disk/faults.rs` covers a server that ends before.)
     pub fn begin(&mut self) {
         if self.stepper().is_begun() {
             return;

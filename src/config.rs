@@ -28,7 +28,8 @@ pub use file::ConfigFile;
 pub use nearest::{hint, nearest};
 pub use origin::check_page;
 pub use secret::Secret;
-use value::{parse_bool, parse_path, parse_store, parse_sync, parse_unix_path, unit};
+use value::{parse_bool, parse_path, parse_store, parse_sync, parse_unix_path};
+use value::{unit, unless_none};
 
 /// Namespaces with weak keys that are warned of by name, at most.
 const WEAK_KEYS_TOLD: usize = 20;
@@ -309,12 +310,13 @@ impl Config {
 
     fn set(&mut self, setting: &Setting, value: &str, source: Source) -> Result<(), String> {
         match setting.key {
-            "ws" if value == "none" => self.ws = None,
-            "ws" => self.ws = Some(address::parse_address(value, 8080)?),
-            "ws_unix" => self.ws_unix = Some(parse_unix_path(value)?),
+            "ws" => self.ws = unless_none(value, |value| address::parse_address(value, 8080))?,
+            "ws_unix" => self.ws_unix = unless_none(value, parse_unix_path)?,
             "control" => self.control = address::parse_address(value, 8085)?,
-            "control_unix" => self.control_unix = Some(parse_unix_path(value)?),
-            "admin" => self.admin = Some(address::parse_address(value, 8086)?),
+            "control_unix" => self.control_unix = unless_none(value, parse_unix_path)?,
+            "admin" => {
+                self.admin = unless_none(value, |value| address::parse_address(value, 8086))?;
+            }
             "data" => self.data = parse_path(value)?,
             "store" => self.store = parse_store(value)?,
             "sync" => self.sync = parse_sync(value)?,

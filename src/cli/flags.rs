@@ -31,7 +31,7 @@ pub(super) const CONTROL: Flag =
 pub(super) const CONTROL_UNIX: Flag =
     Flag { name: "control-unix", value: "PATH", about: "also a unix socket for back ends (none)" };
 pub(super) const ADMIN: Flag =
-    Flag { name: "admin", value: "ADDR:PORT", about: "where metrics and health are served (off)" };
+    Flag { name: "admin", value: "ADDR:PORT", about: "where metrics and health are served (none)" };
 pub(super) const DATA: Flag =
     Flag { name: "data", value: "DIR", about: "the data folder (./fws-data)" };
 pub(super) const STORE: Flag = Flag {

@@ -173,6 +173,11 @@ fn proxies_are_a_list_and_listeners_need_different_addresses() {
     assert_eq!((alone.ws, alone.ws_unix), (None, Some(PathBuf::from("a.sock"))));
     let nobody = error(&[("ws", "none")], &[], "");
     assert_eq!(nobody, "ws: none, and there is no ws_unix: nobody could connect");
+    // The word turns off what a weaker source has set; a file of that name is `./none`.
+    let text = r#"{"ws_unix":"a.sock","control_unix":"b.sock","admin":"127.0.0.1:1"}"#;
+    let off = [("ws-unix", "none"), ("control-unix", "none"), ("admin", "none")];
+    let off = load(&off, &[], text).unwrap();
+    assert_eq!((off.ws_unix, off.control_unix, off.admin), (None, None, None));
     let env = [("FWS_LISTEN_WS_UNIX", "a.sock")];
     let same = error(&[("control-unix", "a.sock")], &env, "");
     assert!(same.starts_with("ws_unix: this is the path of control_unix"), "{same}");

@@ -19,6 +19,15 @@ pub(super) fn parse_bool(value: &str) -> Result<bool, String> {
     }
 }
 
+/// Parses a value of a setting that may be off: the word `none` turns off what a weaker source has
+/// set.
+pub(super) fn unless_none<T>(
+    value: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    (value != "none").then(|| parse(value)).transpose()
+}
+
 pub(super) fn parse_store(value: &str) -> Result<StoreKind, String> {
     match value {
         "redb" => Ok(StoreKind::Redb),

@@ -89,7 +89,8 @@ coverage: ## lines of codecs, hub and switch that the fuzz corpus reaches; at le
 # The fuzz targets take their seconds one after the other, on one core: the release is built beside
 # them.
 smoke: fuzzer ## fuzz each target for five seconds, and a small campaign, to see that they work
-	$(CARGO) build --release --locked & release=$$!; fuzz/run --smoke && wait $$release
+	$(CARGO) build --release --locked & release=$$!; \
+		fuzz/run --smoke || { kill $$release; wait $$release; exit 1; }; wait $$release
 	scripts/hostile --smoke
 
 hostile: ## attack the release binary; ONLY=name,name for some of the attacks, ONLY=list to see them

@@ -2,7 +2,7 @@
 //! but not its name, which is in the folder around it. Called by all code that creates files.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File, OpenOptions, read_dir, remove_file};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, read_dir, remove_file};
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,31 +16,37 @@ const TEMPORARY: &str = ".new-";
 /// How many random hexadecimal digits follow.
 const TEMPORARY_DIGITS: usize = 16;
 
+/// How many such files are made before a sweep leaves one alone.
+const TEMPORARY_TRIES: usize = 8;
+
 /// Creates a temporary file in a folder, mode 0600: `.new-`, random digits, and this ending. It is
 /// locked as long as it is open, unlike those left by processes that were killed.
 ///
 /// # Errors
 /// Those of the file system and of the random source.
 pub fn temporary(folder: &Path, ending: &OsStr) -> Result<(File, PathBuf)> {
-    loop {
+    for _ in 0..TEMPORARY_TRIES {
         let (file, path) = unlocked(folder, ending)?;
         // On a file system without locks a sweep gets none either.
         let _ = flock(&file, FlockOperation::LockExclusive);
         // A sweep may have come between the file and its lock.
-        if file.metadata()?.nlink() > 0 {
+        if path.symlink_metadata().is_ok() {
             return Ok((file, path));
         }
     }
+    Err(Error::other(format!("{}: new files do not stay", folder.display())))
 }
 
 /// Removes what processes that were killed have left incomplete, of a name whose ending `is_ours`,
-/// and nothing else. Errors are ignored: such a file does no harm, and the next sweep tries again.
-pub fn sweep(folder: &Path, is_ours: impl Fn(&str) -> bool) {
+/// and nothing else; if a time is given (Unix seconds), only what was last written before it.
+/// Errors are ignored: such a file does no harm, and the next sweep tries again.
+pub fn sweep(folder: &Path, is_ours: impl Fn(&str) -> bool, before: Option<i64>) {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let is_old = |it: &Metadata| before.is_none_or(|at| it.mtime() < at);
+    let is_left = |it: &Metadata| it.is_file() && it.uid() == geteuid().as_raw() && is_old(it);
     for entry in read_dir(folder).into_iter().flatten().flatten() {
-        let is_left = entry.file_name().to_str().and_then(ending).is_some_and(&is_ours)
-            && entry.metadata().is_ok_and(|it| it.is_file() && it.uid() == geteuid().as_raw());
-        if is_left
+        if entry.file_name().to_str().and_then(ending).is_some_and(&is_ours)
+            && entry.metadata().is_ok_and(|it| is_left(&it))
             && let Ok(file) = File::open(entry.path())
             && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
         {

@@ -39,8 +39,8 @@ pub enum KeyOrigin {
 /// Those of the file system and of the random source; `InvalidData` for a file without a key, and
 /// for one with that of a namespace.
 pub fn server_key(config: &Config) -> io::Result<(Secret, KeyOrigin)> {
-    durable::sweep(&config.data, str::is_empty);
-    durable::sweep(&config.data.join("keys"), str::is_empty);
+    durable::sweep(&config.data, str::is_empty, None);
+    durable::sweep(&config.data.join("keys"), str::is_empty, None);
     if let Some(key) = &config.secret_key {
         return Ok((key.clone(), KeyOrigin::Configured));
     }
@@ -205,7 +205,7 @@ fn secret(key: String, path: &Path) -> io::Result<Secret> {
 
 /// Writes atomically, even if the machine stops half-way: a new file, synced, then renamed.
 fn write(folder: &Path, name: &str, key: &Secret) -> io::Result<()> {
-    durable::sweep(folder, str::is_empty);
+    durable::sweep(folder, str::is_empty, None);
     let path = folder.join(name);
     let replace = || {
         let (mut file, temporary) = durable::temporary(folder, "".as_ref())?;

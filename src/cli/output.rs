@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{process, thread};
 
@@ -76,6 +77,9 @@ pub(super) struct Output {
     file: Option<Unfinished>,
 }
 
+/// Age at which an incomplete file is one that was left.
+const LEFT_SECONDS: i64 = 3600;
+
 /// A file that gets its name only when it is complete, so that no part of it has that name, even if
 /// the process is killed or the power goes.
 struct Unfinished {
@@ -128,9 +132,11 @@ impl Unfinished {
         let mut ending = OsString::from("-");
         ending.push(path.file_name().ok_or(ErrorKind::IsADirectory)?);
         let folder = path.parent().unwrap_or(Path::new(""));
-        // Of any name: that of a backup each night is its date.
-        durable::sweep(folder, |ending| ending.starts_with('-'));
         let (file, temporary) = durable::temporary(folder, &ending)?;
+        // Of any name: that of a nightly backup is its date. But nothing new: another machine may
+        // be writing it, whose locks are not seen here. The time is that of the file system.
+        let before = file.metadata()?.mtime() - LEFT_SECONDS;
+        durable::sweep(folder, |ending| ending.starts_with('-'), Some(before));
         Ok(Unfinished { path: path.into(), temporary, file })
     }
 

@@ -11,8 +11,6 @@ use rustix::process::{getegid, geteuid};
 use super::{Call, Stop};
 
 const ROOT: u32 = 0;
-/// What to do if a server or another command, which the error names, has the data folder.
-pub(super) const BUSY: &str = ": stop that first, or wait until it ends";
 
 /// Refuses to write into the data folder as root if it belongs to another user.
 pub(super) fn refuse_root(call: &Call, data: &Path) -> Result<(), Stop> {
@@ -37,9 +35,6 @@ pub(super) fn advice(error: &std::io::Error, data: &Path) -> String {
         let what = "a store, and a server key that is made, want a folder that can be written";
         let instead = "--store none keeps nothing, and FWS_SECRETKEY gives it a server key";
         return format!("; {what} (--data): {instead}");
-    }
-    if error.kind() == ErrorKind::ResourceBusy {
-        return BUSY.into();
     }
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     if error.kind() != ErrorKind::PermissionDenied || user == ROOT {

@@ -41,11 +41,8 @@ fn parse(text: &str) -> Result<(), String> {
     if !text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase()) {
         return wrong("must be in lower case, and a name in other letters as xn--…");
     }
-    if let "ws" | "wss" = scheme {
-        return wrong("is an address of a server: name the site of its pages, with http or https");
-    }
     if !has_usual_port(place) {
-        return wrong("has a port that is no number as browsers write it, or half an IPv6 address");
+        return wrong("has a port or an IPv6 address that is not written as browsers do");
     }
     let is_usual = |scheme_: &str, port: &str| scheme == scheme_ && place.ends_with(port);
     if is_usual("https", ":443") || is_usual("http", ":80") {
@@ -56,12 +53,19 @@ fn parse(text: &str) -> Result<(), String> {
 
 /// Whether what follows the host is a port as browsers write it, or nothing.
 fn has_usual_port(place: &str) -> bool {
-    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((ip, port)) if ip.parse::<Ipv6Addr>().is_ok() => (ip, port),
-        _ => place.split_at(place.find(':').unwrap_or(place.len())),
+    let (host, port) = match place.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(Some((ip, port))) if is_usual_ip(ip) => (ip, port),
+        Some(_) => return false,
+        None => place.split_at(place.find(':').unwrap_or(place.len())),
     };
     let is_number = |text: &str| text.parse::<u16>().is_ok_and(|port| port.to_string() == text);
     !host.is_empty() && (port.is_empty() || port.strip_prefix(':').is_some_and(is_number))
+}
+
+/// Whether browsers write that address so: short, and all of it in hexadecimal digits.
+fn is_usual_ip(text: &str) -> bool {
+    let is_short = |ip: Ipv6Addr| ip.to_string() == text || ip.to_ipv4_mapped().is_some();
+    !text.contains('.') && text.parse().is_ok_and(is_short)
 }
 
 #[cfg(test)]
@@ -89,16 +93,17 @@ mod tests {
             ("https://shop.example:443", "usual port"),
             ("http://shop.example:80", "usual port"),
             ("https://[::1]:443", "usual port"),
-            ("wss://shop.example", "the site of its pages"),
-            ("ws://localhost:3000", "the site of its pages"),
-            ("https://shop.example:", "no number"),
-            ("https://shop.example:0443", "no number"),
-            ("https://shop.example:65536", "no number"),
-            ("https://shop.example:+44", "no number"),
-            ("https://::1", "half an IPv6 address"),
-            ("https://[::1", "half an IPv6 address"),
-            ("https://[::1]x", "no number"),
-            ("https://:444", "no number"),
+            ("https://[0:0::1]", "IPv6 address"),
+            ("https://[abc]", "IPv6 address"),
+            ("https://[::ffff:1.2.3.4]", "IPv6 address"),
+            ("https://shop.example:", "has a port"),
+            ("https://shop.example:0443", "has a port"),
+            ("https://shop.example:65536", "has a port"),
+            ("https://shop.example:+44", "has a port"),
+            ("https://::1", "IPv6 address"),
+            ("https://[::1", "IPv6 address"),
+            ("https://[::1]x", "has a port"),
+            ("https://:444", "has a port"),
         ] {
             let error = parse_all(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -1,7 +1,8 @@
 //! The fake network: both ends of every connection, in memory. It keeps the contracts of the real
 //! reactor (lists of what is ready, dirty and doomed; pause and resume; tails; one deadline each)
 //! and draws from the seed what the kernel and the peers do: short reads, short writes, peers that
-//! do not read. It never calls the handler; the world does, as the real turn does.
+//! do not read. What the handler is told of one connection is in `turns`; what a turn does, and in
+//! which order, is the world's.
 
 mod clock;
 mod turns;

@@ -146,7 +146,11 @@ impl Controller {
     /// not authenticated.
     pub fn timed_out(&mut self, net: &mut impl Net, conn: ConnId) {
         let reason = self.deadlines.reason(net.now().mono);
-        if self.is_held { net.close(conn, reason) } else { self.let_go(net, conn, reason) }
+        if !self.is_held {
+            return self.let_go(net, conn, reason);
+        }
+        self.end();
+        net.close(conn, reason);
     }
 
     /// Closes it: at once, or once it has the replies it is owed. A known fault of its own stays
@@ -237,6 +241,10 @@ impl Switch {
             Err(reason) if !controller.replies.is_empty() => {
                 controller.give_up(net, conn, reason);
                 Ok(input.len())
+            }
+            Err(reason) => {
+                controller.end();
+                Err(reason)
             }
             used => used,
         }

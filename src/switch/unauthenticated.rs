@@ -27,7 +27,12 @@ const LOOKED_AT_PER_TURN: usize = 64;
 /// How many of so many connections may be authenticated. If there are few, all of them: then a
 /// newcomer waits for one to leave.
 fn authenticated_max(connections: usize) -> usize {
-    connections - (connections / PLACES_PART).min(PLACES_MAX)
+    connections - places(connections)
+}
+
+/// How many of so many connections are for those that have not authenticated.
+fn places(connections: usize) -> usize {
+    (connections / PLACES_PART).min(PLACES_MAX)
 }
 
 /// Order of eviction among prefixes: the most members first; among equals, the one whose oldest
@@ -135,17 +140,19 @@ pub(super) struct KeyWatch {
 impl Switch {
     /// Makes a connection unauthenticated, with its time to authenticate. If that is one too many,
     /// or all connections are taken, one is evicted, after the replies it is owed; it may be the
-    /// newcomer itself. But that one stays while more are authenticated than may be, because the
-    /// limit was lowered: when it authenticates, one of another namespace may have to go for it.
+    /// newcomer itself. While more are authenticated than may be, because the limit was lowered,
+    /// there are as many places besides, and one at least: when the newcomer authenticates, one of
+    /// another namespace may have to go for it.
     pub(super) fn meet(&mut self, net: &mut impl Net, conn: ConnId, is_full: bool) {
         let auth_by = net.now().mono.plus(self.limits.control_auth_ms as u64);
         let Some(controller) = self.connections.controller(conn) else { return };
         controller.admit(net, conn, Some(auth_by));
         let prefix = controller.prefix;
         self.unauthenticated.insert(conn, prefix);
-        let is_alone = is_full && self.unauthenticated.first_to_go(prefix) == Some(conn);
-        let is_full = is_full && !(is_alone && self.is_over_limit(net));
-        if is_full && is_alone {
+        let places = places(self.limits.control_connections).max(1);
+        let has_place = self.unauthenticated.len() <= places;
+        let is_full = is_full && !(has_place && self.is_over_limit(net));
+        if is_full && self.unauthenticated.first_to_go(prefix) == Some(conn) {
             self.unauthenticated.remove(conn);
             if let Some(controller) = self.connections.controller(conn) {
                 controller.let_go(net, conn, CloseReason::Full);
@@ -331,8 +338,9 @@ impl Switch {
 
     /// Whether more back ends are authenticated than may be.
     fn is_over_limit(&mut self, net: &impl Net) -> bool {
-        let count: usize = self.shares(net).values().map(|(count, _)| count).sum();
-        count > authenticated_max(self.limits.control_connections)
+        let max = authenticated_max(self.limits.control_connections);
+        self.connections.controllers() - self.unauthenticated.len() > max
+            && self.shares(net).values().map(|(count, _)| count).sum::<usize>() > max
     }
 
     /// Notes that a back end has authenticated with that key of its namespace.

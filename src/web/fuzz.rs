@@ -91,6 +91,7 @@ struct Peer {
     taken: u32,
     is_open: bool,
     is_closing: bool,
+    reason: Option<CloseReason>,
     is_paused: bool,
     is_ready: bool,
     deadline: Option<Millis>,
@@ -148,9 +149,9 @@ impl Net for FakeNet {
         self.peers.get(conn.index()).map_or(0, |peer| peer.taken)
     }
 
-    fn close(&mut self, conn: ConnId, _: CloseReason) {
+    fn close(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(peer) = self.open(conn) {
-            peer.is_closing = true;
+            (peer.is_closing, peer.reason) = (true, Some(reason));
         }
     }
 

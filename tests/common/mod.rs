@@ -26,13 +26,19 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// For what the server does in its own time, such as noticing that a peer has gone: the test is not
 /// told and must poll.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, attempt: impl FnMut() -> Option<T>) -> T {
+    within(DEADLINE, what, attempt)
+}
+
+/// As [`eventually`], with another deadline.
+#[track_caller]
+pub fn within<T>(deadline: Duration, what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = attempt() {
             return value;
         }
-        assert!(start.elapsed() < DEADLINE, "in vain: {what}");
+        assert!(start.elapsed() < deadline, "in vain: {what}");
         // Yields the processor to the server; this is no fixed wait.
         std::thread::park_timeout(Duration::from_millis(5));
     }

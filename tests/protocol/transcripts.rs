@@ -1,7 +1,8 @@
 //! The protocol on the real binary: every transcript in `tests/transcripts/`, its control streams
 //! replayed byte by byte and in one piece as well, and what a transcript cannot express.
 //!
-//! `FWS_TEST_CASE=NAME cargo test --test protocol` plays only the cases whose name contains NAME.
+//! `FWS_TEST_CASE=NAME cargo test --test protocol transcripts` plays only the cases whose name
+//! contains NAME.
 //! `FWS_TEST_BINARY=PATH` tests another binary that takes the flags of `fws serve`: the same
 //! protocol on another journal.
 

@@ -9,7 +9,6 @@ mod line;
 mod redis;
 mod source;
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use super::flags::{CONFIG, DATA, Flag};
@@ -56,15 +55,11 @@ fn now() -> Now {
 /// As [`failed`], where the folder or its files may belong to another user.
 fn unopened(call: &Call, data: &Path, error: impl Into<OpenError>) -> Stop {
     match error.into() {
-        OpenError::Io(error) if error.kind() != ErrorKind::ResourceBusy => {
-            owner::unreadable(call, data, &error)
-        }
+        OpenError::Io(error) => owner::unreadable(call, data, &error),
         error => failed(error),
     }
 }
 
 fn failed(error: impl Into<OpenError>) -> Stop {
-    let error = error.into();
-    let is_busy = matches!(&error, OpenError::Io(e) if e.kind() == ErrorKind::ResourceBusy);
-    Stop::Failed(format!("{error}{}", if is_busy { owner::BUSY } else { "" }))
+    Stop::Failed(error.into().to_string())
 }

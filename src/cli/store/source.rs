@@ -75,8 +75,8 @@ fn read_beside(call: &Call, data: &Path, beside: &Beside, busy: &str) -> Result<
     let folder = std::env::var_os("TMPDIR").filter(|folder| !folder.is_empty());
     let folder = PathBuf::from(folder.unwrap_or(SCRATCH.into()));
     let unwritten = |e: &std::io::Error| {
-        let what = format!("and its store cannot be copied to {}: {e}", folder.display());
-        Stop::Failed(format!("{busy}, {what}; name a folder with room for it in TMPDIR"))
+        let what = format!("its store cannot be copied to {}: {e}", folder.display());
+        Stop::Failed(format!("{busy}. Meanwhile {what}; name a folder with room for it in TMPDIR"))
     };
     let scratch = Disk::unnamed(&folder).map_err(|e| unwritten(&e))?;
     let pause = || std::thread::park_timeout(PAUSE);
@@ -85,10 +85,9 @@ fn read_beside(call: &Call, data: &Path, beside: &Beside, busy: &str) -> Result<
         NoSnapshot::Unread(e) => unopened(call, data, e),
         NoSnapshot::Unwritten(e) => unwritten(&e),
         NoSnapshot::Damaged(damage) => damaged(&beside.store_path(), &damage),
-        NoSnapshot::Busy(why) => {
-            let what = format!("and its store cannot be read meanwhile: {why}");
-            Stop::Failed(format!("{busy}, {what}. Try again, or stop it"))
-        }
+        NoSnapshot::Busy(why) => Stop::Failed(format!(
+            "{busy}. Meanwhile its store cannot be read: {why}. Try again, or stop it"
+        )),
     })
 }
 

@@ -468,7 +468,10 @@ fn hold(lock: Option<&File>, path: &Path) -> io::Result<File> {
         "" => "another process",
         text => text,
     };
-    let text = format!("the data folder {} is in use by {who}", path.display());
+    let text = format!(
+        "the data folder {} is in use by {who}: stop that first, or wait until it ends",
+        path.display()
+    );
     Err(Error::new(ErrorKind::ResourceBusy, text))
 }
 
@@ -553,7 +556,7 @@ mod tests {
         let error = folder.is_in_place().unwrap_err().to_string();
         assert!(error.contains("was replaced while"), "{error}");
         folder.open_next().unwrap();
-        assert!(holder_of(&path).ends_with("in use by one"));
+        assert!(holder_of(&path).contains("in use by one: stop"));
         folder.install_next().unwrap();
         folder.is_in_place().unwrap();
         folder.seal(&SEALED).unwrap();
@@ -576,7 +579,7 @@ mod tests {
         assert!(folder.install_next().is_err(), "the next store belongs to the other process");
         let busy = folder.open_next().unwrap_err();
         assert_eq!(busy.kind(), ErrorKind::ResourceBusy);
-        assert!(busy.to_string().ends_with("in use by two"), "{busy}");
+        assert!(busy.to_string().contains("in use by two: stop"), "{busy}");
         theirs.install_next().unwrap();
         theirs.is_in_place().unwrap();
         drop(theirs);

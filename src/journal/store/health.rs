@@ -16,7 +16,7 @@ pub(super) struct Health {
     /// What the log says: that it cannot be written, unless this is `None`.
     told: Option<Failing>,
     /// When it could last be written again.
-    recovered: Option<Millis>,
+    recovered: Option<Now>,
 }
 
 /// State of a disk that cannot be written.
@@ -53,7 +53,7 @@ impl Health {
         }
         if let Some(told) = &mut self.told {
             told.refused += refused;
-            return;
+            return self.still(fault, now);
         }
         log::error(
             now.unix,
@@ -63,7 +63,7 @@ impl Health {
             ),
         );
         let (since, silent_until) = (now.unix, now.mono);
-        let is_repeated = self.recovered.is_some_and(|at| now.mono < at.plus(SILENCE_MS));
+        let is_repeated = self.recovered.is_some_and(|at| now.mono < at.mono.plus(SILENCE_MS));
         self.told = Some(Failing { since, refused, told: fault, silent_until, is_repeated });
     }
 
@@ -80,7 +80,7 @@ impl Health {
     /// Records that the disk can be written again.
     pub fn recover(&mut self, now: Now) {
         if std::mem::replace(&mut self.is_failing, false) {
-            self.recovered = Some(now.mono);
+            self.recovered = Some(now);
             self.tell(now);
         }
     }
@@ -89,16 +89,21 @@ impl Health {
     pub fn due(&self) -> Option<Millis> {
         let failing = self.told.as_ref().filter(|_| !self.is_failing)?;
         let silence = if failing.is_repeated { SILENCE_MS } else { 0 };
-        self.recovered.map(|at| at.plus(silence))
+        self.recovered.map(|at| at.mono.plus(silence))
     }
 
     /// Logs that the disk can be written again, as soon as that has lasted long enough.
     pub fn tell(&mut self, now: Now) {
-        if self.due().is_none_or(|due| now.mono < due) {
-            return;
+        if self.due().is_some_and(|due| due <= now.mono) {
+            self.end(now);
         }
-        let Some(Failing { since, refused, .. }) = self.told.take() else { return };
-        let seconds = now.unix.seconds().saturating_sub(since.seconds());
+    }
+
+    /// Logs that the disk can be written again, if it can, as nothing is logged later.
+    pub fn end(&mut self, now: Now) {
+        let Some(told) = self.told.take_if(|_| !self.is_failing) else { return };
+        let (Failing { since, refused, .. }, until) = (told, self.recovered.unwrap_or(now).unix);
+        let seconds = until.seconds().saturating_sub(since.seconds());
         let refused = Count(refused, "change was", "changes were");
         log::info(
             now.unix,

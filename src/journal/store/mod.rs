@@ -584,6 +584,7 @@ impl Journal for StoreJournal {
             self.handle(report);
             self.forget_removed(hub);
         }
+        self.health.end(now);
         // Once a wait has been given up, there is no second one.
         if !is_stuck && self.worker.ask(Job::Stop) {
             while self.worker.wait(left(), is_urged).is_some_and(|it| it != Report::Stopped) {}

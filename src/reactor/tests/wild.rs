@@ -441,7 +441,7 @@ fn no_byte_is_lost_in_any_order_of_events() {
 #[test]
 fn urgent_data_neither_ends_nor_delays_what_follows_it() {
     for door in [Door::Web, Door::Control] {
-        let mut reactor = Reactor::new(bounds()).unwrap();
+        let mut reactor = restless(bounds());
         let address = listen(&mut reactor, door);
         let mut handler = PausesFirst { is_listening: true, ..PausesFirst::default() };
         let mut peer = std::net::TcpStream::connect(&address).unwrap();

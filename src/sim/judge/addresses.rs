@@ -71,7 +71,9 @@ impl Judge {
             .max_by_key(|(_, place, number)| (crowd(place), Reverse(*number)));
         let (first, ..) = *first.expect("the newcomer is one of them");
         let authenticated: usize = self.shares().values().map(Vec::len).sum();
-        let is_full = is_full && (first != conn || authenticated <= self.authenticated_max());
+        let places = (self.limits.control_connections / 32).clamp(1, 32);
+        let is_over_limit = authenticated > self.authenticated_max();
+        let is_full = is_full && !(is_over_limit && unauthenticated.len() <= places);
         if !is_full && unauthenticated.len() <= self.limits.control_unauthenticated_connections {
             return;
         }

@@ -3,6 +3,10 @@
 use super::{FakeNet, Flushed, Phase};
 use crate::edge::{ConnId, Handler, Net};
 
+/// The longest input that a handler may leave if it does not ask for more turns: a head that is not
+/// complete, by the largest `http_head_bytes` of the worlds.
+const TAIL_BYTES_MAX: usize = 8192;
+
 impl FakeNet {
     /// A connection that is ready has its turn.
     pub fn read_for(&mut self, handler: &mut impl Handler, conn: ConnId) {
@@ -41,6 +45,8 @@ impl FakeNet {
         let Some(socket) = self.socket(conn) else { return };
         socket.consumed += used as u64;
         if socket.phase == Phase::Open {
+            let is_to_go_on = socket.is_paused || socket.is_on_ready;
+            assert!(is_to_go_on || filled - used < TAIL_BYTES_MAX, "a long tail is kept");
             socket.tail = input.split_off(used);
         }
     }

@@ -272,6 +272,7 @@ fn a_browser_that_reads_is_kept_though_its_queue_fills_again() {
             assert!(held.peer().is_paused && !beat(&mut held));
         }
         assert!(beat(&mut held), "it no longer reads");
+        assert_eq!(held.peer().reason, Some(CloseReason::NoHeartbeat));
         held.world.end();
     }
 }

@@ -103,7 +103,7 @@ impl Member {
                     self.heard += count as u64;
                     self.got.extend_from_slice(&piece[..count]);
                     self.is_greeted = self.is_greeted || has(&self.got, mark);
-                    if self.got.len() > 2 * most {
+                    if self.got.len() / 2 > most {
                         self.got.drain(..self.got.len() - most);
                     }
                 }

@@ -21,7 +21,7 @@
 //! | `$` | the peer named next ends its stream |
 //! | `~` | the peer named next is lost |
 //! | `#` | a connection is turned away |
-//! | `@` | lower limits, another server key and no namespace `site`; or back to normal |
+//! | `@` | lower limits, and without `=` another server key and no namespace `site`; or back |
 //! | `%` `&` | the disk hangs or fails; the disk is well again |
 //! | `^` | the server is killed (`x`), loses power (`p`) or stops; then another one starts |
 //!
@@ -212,7 +212,7 @@ impl<G: Storage> Stage<G> {
             b'.' => self.walk(STEP_MS * u64::from(first)),
             b':' => self.walk(1000 * u64::from(first)),
             b'#' => self.door.turned_away(self.net.now, TurnedAway::Full),
-            b'@' => self.reload(),
+            b'@' => self.reload(first != b'='),
             b'%' => {
                 let now = self.net.now.mono;
                 if let Some(store) = self.storage.store() {
@@ -233,7 +233,7 @@ impl<G: Storage> Stage<G> {
         }
     }
 
-    fn reload(&mut self) {
+    fn reload(&mut self, has_keys: bool) {
         let limits = self.first.clone();
         self.limits = if self.limits.states != limits.states {
             let switch = self.door.switch_mut();
@@ -244,15 +244,18 @@ impl<G: Storage> Stage<G> {
             }
             limits
         } else {
-            let switch = self.door.switch_mut();
-            switch.set_server_key("another");
-            switch.undeclare("site");
+            if has_keys {
+                let switch = self.door.switch_mut();
+                switch.set_server_key("another");
+                switch.undeclare("site");
+            }
             Limits {
                 states: limits.states / 2,
                 namespaces: limits.namespaces - 1,
                 state_bytes: limits.state_bytes / 2,
                 channels_per_connection: limits.channels_per_connection / 2,
                 messages_burst: limits.messages_burst / 2,
+                control_connections: limits.control_connections / 2,
                 control_frame_bytes: limits.control_frame_bytes / 2,
                 connections_per_address: 0,
                 ..limits

@@ -3,9 +3,9 @@
 use super::{FakeNet, Flushed, Phase};
 use crate::edge::{ConnId, Handler, Net};
 
-/// The longest input that a handler may leave if it does not ask for more turns: a head that is not
-/// complete, by the largest `http_head_bytes` of the worlds.
-const TAIL_BYTES_MAX: usize = 8192;
+/// What a handler leaves if it asks for no more turns is shorter: a head that is not complete, or,
+/// while the journal is full, a command of up to 16 KiB, and its length.
+const TAIL_BYTES_MAX: usize = 16 * 1024 + 8;
 
 impl FakeNet {
     /// A connection that is ready has its turn.

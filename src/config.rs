@@ -28,8 +28,7 @@ pub use file::ConfigFile;
 pub use nearest::{hint, nearest};
 pub use origin::check_page;
 pub use secret::Secret;
-use value::{parse_bool, parse_path, parse_store, parse_sync, parse_unix_path};
-use value::{unit, unless_none};
+use value::{parse_bool, parse_path, parse_store, parse_sync, parse_unix_path, unit, unless_none};
 
 /// Namespaces with weak keys that are warned of by name, at most.
 const WEAK_KEYS_TOLD: usize = 20;

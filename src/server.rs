@@ -372,7 +372,7 @@ fn declare(config: &Config, switch: &mut Switch, now: Now) -> io::Result<()> {
     let mut news = News::new("", now.unix);
     // None has been removed yet, so they are in the first slots.
     for (name, _) in hub.tallies(hub.sizes()[0]).filter(|(name, _)| !is_open(name)) {
-        let why = "it has no key, and the configuration does not name it";
+        let why = "it has no key, and the configuration does not name it (fws rotate makes one)";
         news.tell(format_args!("nobody can open namespace {name:?}: {why}"));
     }
     news.end();

@@ -128,12 +128,6 @@ fn campaign(wishes: Wishes) -> Outcome<bool> {
 }
 
 fn main() -> ExitCode {
-    // A thread that panics would leave the others waiting for it: a campaign without an end.
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |what| {
-        report(what);
-        std::process::exit(101);
-    }));
     let mut args = std::env::args().skip(1).peekable();
     let outcome = match args.peek().map(String::as_str) {
         Some("--list") => {

@@ -2,7 +2,7 @@
 //! and after, and the verdict. And the campaign, which runs the attacks one after the other.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -19,6 +19,8 @@ const FOREIGN_PERCENT: f64 = 15.0;
 /// Bound of the p99.9 of a turn over the campaign, in milliseconds.
 const TURN_MS: f64 = 5.0;
 const MIB: f64 = 1_048_576.0;
+/// How often the kernel's memory is looked at.
+const PERIOD: Duration = Duration::from_millis(100);
 /// How long the healthy load is measured before an attack, and at least during it: the p99 of one
 /// second would be the worst of a hundred messages, which may be the machine's fault.
 const MEASURED: Duration = Duration::from_secs(10);
@@ -326,19 +328,22 @@ impl Report {
 
 /// Runs something; returns its result, and the peak of the kernel's socket buffers meanwhile.
 fn with_kernel_memory<T>(run: impl FnOnce() -> T) -> (T, u64) {
-    let (is_done, most) = (AtomicBool::new(false), AtomicU64::new(0));
-    let outcome = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_done.load(Ordering::Relaxed) {
-                most.fetch_max(machine::kernel_memory(), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(100));
+    std::thread::scope(|scope| {
+        // Dropped when that ends, also in a panic: the scope waits for its thread.
+        let (running, is_over) = mpsc::channel::<()>();
+        let watch = scope.spawn(move || {
+            let mut most = 0;
+            loop {
+                most = machine::kernel_memory().max(most);
+                if is_over.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
+                    return most;
+                }
             }
         });
         let outcome = run();
-        is_done.store(true, Ordering::Relaxed);
-        outcome
-    });
-    (outcome, most.into_inner())
+        drop(running);
+        (outcome, watch.join().unwrap_or_default())
+    })
 }
 
 /// All attacks of a run.

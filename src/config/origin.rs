@@ -41,7 +41,7 @@ fn parse(text: &str) -> Result<(), String> {
     if !text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase()) {
         return wrong("must be in lower case, and a name in other letters as xn--…");
     }
-    if !has_usual_port(place) {
+    if !is_usual_place(place) {
         return wrong("has a port or an IPv6 address that is not written as browsers do");
     }
     let is_usual = |scheme_: &str, port: &str| scheme == scheme_ && place.ends_with(port);
@@ -51,8 +51,8 @@ fn parse(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether what follows the host is a port as browsers write it, or nothing.
-fn has_usual_port(place: &str) -> bool {
+/// Whether an IPv6 address, and the port if there is one, are as browsers write them.
+fn is_usual_place(place: &str) -> bool {
     let (host, port) = match place.strip_prefix('[').map(|rest| rest.split_once(']')) {
         Some(Some((ip, port))) if is_usual_ip(ip) => (ip, port),
         Some(_) => return false,

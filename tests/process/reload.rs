@@ -389,7 +389,7 @@ fn a_start_names_the_namespaces_that_no_key_opens() {
     let config = json!({ "namespaces": { "demo": DEMO_KEY } });
     let server = Server::start_in(server.stop(), &Options { config, ..options });
     let said = server.log();
-    let why = "it has no key, and the configuration does not name it";
+    let why = "it has no key, and the configuration does not name it (fws rotate makes one)";
     assert_says(&said, &format!("fws: {nobody} \"other\": {why}"));
     assert_eq!(said.iter().filter(|line| line.contains(nobody)).count(), 1, "{said:#?}");
 }

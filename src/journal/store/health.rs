@@ -99,7 +99,7 @@ impl Health {
         }
     }
 
-    /// Logs that the disk can be written again, if it can, as nothing is logged later.
+    /// Logs at once that the disk can be written again, if it can, as at a stop.
     pub fn end(&mut self, now: Now) {
         let Some(told) = self.told.take_if(|_| !self.is_failing) else { return };
         let (Failing { since, refused, .. }, until) = (told, self.recovered.unwrap_or(now).unix);
@@ -149,5 +149,25 @@ mod tests {
         health.fail(full(), 1, at(90_000));
         health.recover(at(90_400));
         assert!(health.told.is_none());
+    }
+
+    #[test]
+    fn another_reason_and_a_stop_end_the_silence() {
+        log::mute(true);
+        let mut health = Health::default();
+        let (full, broken) = (|| Fault::Space("full".into()), Fault::Broken("gone".into()));
+        for ms in [0, 1000] {
+            health.fail(full(), 1, at(ms));
+            health.recover(at(ms + 400));
+        }
+        let told = |health: &Health| health.told.as_ref().map(|it| it.told.clone());
+        assert_eq!(told(&health), Some(full()));
+        health.fail(broken.clone(), 1, at(2000));
+        assert_eq!(told(&health), Some(broken));
+        health.end(at(2100));
+        assert!(health.told.is_some(), "it cannot be written");
+        health.recover(at(2400));
+        health.end(at(2500));
+        assert!(health.told.is_none() && health.due().is_none());
     }
 }

@@ -218,7 +218,7 @@ fn oversized_frames_are_refused_while_the_journal_is_full() {
 }
 
 impl World {
-    fn reload(&mut self, limits: &Limits) {
+    pub(super) fn reload(&mut self, limits: &Limits) {
         let (service, now) = (Service::new(sockjs::PREFIX, limits), self.net.now());
         self.switch.reload(limits, service, now);
     }

@@ -67,7 +67,7 @@ fn a_namespace_with_all_places_yields_some_to_others() {
 /// A limit that was lowered below what one namespace has keeps out none of another.
 #[test]
 fn a_namespace_beyond_a_lowered_limit_yields_to_others() {
-    for lowered in [2, 40] {
+    for (lowered, places) in [(2, 1), (40, 1), (64, 2)] {
         let mut world = World::new(Limits::default());
         world.switch.declare("other", AUTH_KEY).unwrap();
         world.sync();
@@ -77,10 +77,7 @@ fn a_namespace_beyond_a_lowered_limit_yields_to_others() {
             (conn, world.take_replies(conn))
         };
         let known: Vec<ConnId> = (0..100).map(|_| come(&mut world, &[AUTH]).0).collect();
-        let limits = Limits { control_connections: lowered, ..Limits::default() };
-        let now = world.net.now();
-        let service = Settings::new(limits.clone(), "server", now).service;
-        world.switch.reload(&limits, service, now);
+        world.reload(&Limits { control_connections: lowered, ..Limits::default() });
         // What has begun goes on, and the namespace itself gets no more.
         assert!(come(&mut world, &[AUTH]).1[0].contains("what is left is for other name spaces"));
         assert_eq!(world.net.closed, []);
@@ -90,11 +87,12 @@ fn a_namespace_beyond_a_lowered_limit_yields_to_others() {
             assert_eq!(world.net.closed.last(), Some(&(*goes, CloseReason::Full)));
             world.net.closed.clear();
         }
-        // Only one that has not authenticated may be there at a time.
+        // Only so many that have not authenticated may be there at a time.
         assert!(come(&mut world, &[&other]).1[0].contains("what is left is for other name spaces"));
-        let [first, second] = [0, 1].map(|_| come(&mut world, &[]).0);
-        assert!(world.net.closed.contains(&(first, CloseReason::ControlAuth)));
-        assert!(world.net.closed.iter().all(|(conn, _)| *conn != second));
+        let newcomers: Vec<ConnId> = (0..=places).map(|_| come(&mut world, &[]).0).collect();
+        assert!(world.net.closed.contains(&(newcomers[0], CloseReason::ControlAuth)));
+        let is_there = |conn: &ConnId| world.net.closed.iter().all(|(closed, _)| closed != conn);
+        assert!(newcomers[1..].iter().all(is_there));
     }
 }
 

@@ -28,6 +28,11 @@ pub fn key(config: &Config) -> io::Result<Secret> {
     Ok(key)
 }
 
+/// Whether this is the namespace that an earlier `--demo` has left, with its key.
+pub fn is_left(config: &Config, name: &str) -> bool {
+    name == NAMESPACE && keys::load(&config.data, name).is_ok_and(|key| key.is_some())
+}
+
 /// The command that publishes to the page, to be typed where the server was started. `control`: the
 /// address of the control port.
 pub fn command(config: &Config, control: &str) -> String {

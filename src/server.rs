@@ -369,9 +369,10 @@ fn declare(config: &Config, switch: &mut Switch, now: Now) -> io::Result<()> {
     }
     let (hub, at) = (switch.hub(), switch.at(now));
     let is_open = |name| hub.namespace(name).is_some_and(|ns| hub.keys(ns, at).next().is_some());
+    let is_missed = |name| !is_open(name) && !demo::is_left(config, name);
     let mut news = News::new("", now.unix);
     // None has been removed yet, so they are in the first slots.
-    for (name, _) in hub.tallies(hub.sizes()[0]).filter(|(name, _)| !is_open(name)) {
+    for (name, _) in hub.tallies(hub.sizes()[0]).filter(|(name, _)| is_missed(name)) {
         let why = "it has no key, and the configuration does not name it (fws rotate makes one)";
         news.tell(format_args!("nobody can open namespace {name:?}: {why}"));
     }

@@ -22,6 +22,20 @@ fn with_shop() -> (Server, String) {
     (server, key.trim().to_owned())
 }
 
+/// As one who goes on after a trial, in the same folder: the next trial opens it again.
+#[test]
+fn the_namespace_that_a_trial_has_left_is_not_missed() {
+    let config = |is_demo| json!({ "demo": is_demo, "namespaces": { "other": OTHER_KEY } });
+    let trial = Server::start(&Options { config: config(true), ..Options::default() });
+    let options = Options { config: config(false), ..Options::default() };
+    let server = Server::start_in(trial.stop(), &options);
+    assert!(!server.log().join(" ").contains("nobody can open"), "{:#?}", server.log());
+    // Another one of that name is.
+    let dir = server.stop();
+    fs::remove_file(dir.file("data/keys/demo")).unwrap();
+    Server::start_in(dir, &options).told("nobody can open namespace \"demo\"");
+}
+
 #[test]
 fn rotate_replaces_the_key() {
     let (server, first) = with_shop();

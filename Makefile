@@ -93,8 +93,8 @@ smoke: fuzzer ## fuzz each target for five seconds, and a small campaign, to see
 		fuzz/run --smoke || { kill $$release; wait $$release; exit 1; }; wait $$release
 	scripts/hostile --smoke
 
-hostile: ## attack the release binary; ONLY=name,name for some of the attacks, ONLY=list to see them
-	scripts/hostile $(if $(filter list,$(ONLY)),--list,$(if $(ONLY),--only $(ONLY)))
+hostile: ## attack the release binary; ONLY=name,name for some of the attacks, ONLY=list to see them, ROUNDS=5
+	scripts/hostile $(if $(filter list,$(ONLY)),--list,$(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)))
 
 fuzzer:
 	scripts/setup

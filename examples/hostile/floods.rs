@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use fws::codec::ws::Opcode;
 
 use crate::crowd::{Crowd, ReadMode};
+use crate::report::{Bounds, Findings};
 use crate::slow::Publisher;
-use crate::stage::{Bounds, Field, Findings};
+use crate::stage::Field;
 use crate::words::{
     AUTHENTICATED, CROWD, CROWD_KEY, SUBSCRIBED, UPGRADE, auth, emit, frame, hello,
 };

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::crowd::{Crowd, ReadMode};
-use crate::stage::{Bounds, Field, Findings};
+use crate::report::{Bounds, Findings};
+use crate::stage::Field;
 use crate::words::{CROWD, CROWD_KEY, command, control_auth};
 use crate::{Attack, Outcome, Run};
 

@@ -7,7 +7,8 @@ use fws::codec::ws::Opcode;
 use serde_json::{Value, json};
 
 use crate::crowd::{Crowd, ReadMode};
-use crate::stage::{Bounds, Field, Findings};
+use crate::report::{Bounds, Findings};
+use crate::stage::Field;
 use crate::words::{SUBSCRIBED, auth, command, control_auth, frame, frames, has};
 use crate::{Attack, Outcome, Run};
 

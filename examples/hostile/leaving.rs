@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::crowd::{Crowd, ReadMode};
+use crate::report::{Bounds, Findings};
 use crate::server::SERVER_KEY;
-use crate::stage::{Bounds, Field, Findings};
+use crate::stage::Field;
 use crate::words::{CROWD, CROWD_KEY, SUBSCRIBED, close_of, hello};
 use crate::{Attack, Outcome, Run};
 

@@ -11,6 +11,7 @@ mod isolation;
 mod leaving;
 mod machine;
 mod processes;
+mod report;
 mod server;
 mod shortage;
 mod silent;
@@ -22,7 +23,8 @@ mod words;
 
 use std::process::ExitCode;
 
-use stage::{Bounds, Campaign, Field, Findings, Report};
+use report::{Bounds, Findings, Report};
+use stage::{Campaign, Field};
 
 /// Any error ends an attack with a sentence.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -46,8 +48,21 @@ pub enum Run {
     Alone(fn(&mut Campaign, &Attack) -> Outcome<Report>),
 }
 
+/// What the machine alone does to the figures.
+const CONTROL: &[Attack] = &[Attack {
+    name: "nothing",
+    about: "no attack at all: what the machine's own noise does to the latencies",
+    run: Run::Beside(nothing, Bounds::DEFAULT),
+}];
+
+fn nothing(field: &Field) -> Outcome<Findings> {
+    std::thread::sleep(field.long(10));
+    Ok(Findings::default())
+}
+
 /// All attacks, in the order of the campaign.
 const ATTACKS: &[&[Attack]] = &[
+    CONTROL,
     trickle::ATTACKS,
     slow::ATTACKS,
     silent::ATTACKS,
@@ -61,7 +76,7 @@ const ATTACKS: &[&[Attack]] = &[
 ];
 
 const USAGE: &str = "usage: hostile --server BINARY [--only NAME]… [--smoke] [--first] \
-    [--repeat N] | --list";
+    [--rounds N] | --list";
 
 fn attacks() -> impl Iterator<Item = &'static Attack> {
     ATTACKS.iter().copied().flatten()
@@ -74,17 +89,17 @@ struct Wishes {
     only: Vec<String>,
     is_smoke: bool,
     is_first: bool,
-    repeat: usize,
+    rounds: usize,
 }
 
 fn wishes(mut args: impl Iterator<Item = String>) -> Outcome<Wishes> {
-    let mut wishes = Wishes { repeat: 1, ..Wishes::default() };
+    let mut wishes = Wishes { rounds: 1, ..Wishes::default() };
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(USAGE);
         match arg.as_str() {
             "--server" => wishes.binary = value()?,
             "--only" => wishes.only.extend(value()?.split(',').map(str::to_owned)),
-            "--repeat" => wishes.repeat = value()?.parse()?,
+            "--rounds" => wishes.rounds = value()?.parse()?,
             "--first" => wishes.is_first = true,
             "--smoke" => wishes.is_smoke = true,
             _ => return Err(USAGE.into()),
@@ -118,9 +133,10 @@ fn campaign(wishes: Wishes) -> Outcome<bool> {
         [] => !wishes.is_smoke || SMOKE.contains(&attack.name),
         only => only.iter().any(|name| name == attack.name),
     };
-    let mut campaign = Campaign::new(&wishes.binary, wishes.is_smoke, wishes.is_first)?;
-    for attack in attacks().filter(chosen) {
-        for _ in 0..wishes.repeat {
+    let Wishes { binary, is_smoke, is_first, rounds, .. } = &wishes;
+    let mut campaign = Campaign::new(binary, *is_smoke, *is_first, *rounds)?;
+    for _ in 0..*rounds {
+        for attack in attacks().filter(chosen) {
             campaign.attack(attack)?;
         }
     }

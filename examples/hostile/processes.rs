@@ -9,8 +9,9 @@ use rustix::process::Signal;
 use crate::crowd::{Crowd, ReadMode};
 use crate::healthy::Healthy;
 use crate::machine::Folder;
+use crate::report::{Findings, Report};
 use crate::server::{Server, Wants, back_end};
-use crate::stage::{Campaign, Findings, Report};
+use crate::stage::Campaign;
 use crate::words::{CROWD, CROWD_KEY, SUBSCRIBED, close_of, hello};
 use crate::{Attack, Outcome, Run};
 

@@ -9,8 +9,9 @@ use serde_json::json;
 
 use crate::crowd::{Crowd, ReadMode};
 use crate::machine::{self, Folder, must};
+use crate::report::{Bounds, Findings, Report};
 use crate::server::Wants;
-use crate::stage::{Bounds, Campaign, Field, Findings, Report};
+use crate::stage::{Campaign, Field};
 use crate::words::{AUTHENTICATED, CROWD, CROWD_KEY, UPGRADE, auth};
 use crate::{Attack, Outcome, Run};
 use crate::{floods, garbage, isolation, leaving, slow, tokens, trickle};

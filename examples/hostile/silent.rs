@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::crowd::{Crowd, ReadMode};
 use crate::machine::{Folder, must};
+use crate::report::{Bounds, Findings, Report};
 use crate::server::{Wants, back_end};
 use crate::slow::Publisher;
-use crate::stage::{Bounds, Campaign, Field, Findings, Report};
+use crate::stage::{Campaign, Field};
 use crate::words::{CROWD, CROWD_KEY, SUBSCRIBED, emit, hello};
 use crate::{Attack, Outcome, Run};
 

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::crowd::{Crowd, ReadMode};
-use crate::stage::{Bounds, Field, Findings};
+use crate::report::{Bounds, Findings};
+use crate::stage::Field;
 use crate::words::{AUTHENTICATED, CROWD, CROWD_KEY, control_auth, emit, hello};
 use crate::{Attack, Outcome, Run};
 

@@ -1,5 +1,5 @@
 //! The measurement of an attack: a server, the healthy load beside it, the figures before, during
-//! and after, and the verdict. And the campaign, which runs the attacks one after the other.
+//! and after. And the campaign, which runs the attacks one after the other.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -7,18 +7,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::healthy::{Healthy, Latency, SUBSCRIBERS};
+use crate::healthy::{Healthy, SUBSCRIBERS};
 use crate::machine::{self, Folder, Pieces};
+use crate::report::{self, Bounds, Findings, MIB, Report};
 use crate::server::{Numbers, Server, Turns, Wants, back_end};
 use crate::{Attack, Outcome, Run};
 
-/// Factor by which the p99 of the healthy load may grow.
-const RATIO: f64 = 1.5;
-/// CPU use of other processes above which latencies mean nothing, in percent of a processor.
-const FOREIGN_PERCENT: f64 = 15.0;
 /// Bound of the p99.9 of a turn over the campaign, in milliseconds.
 const TURN_MS: f64 = 5.0;
-const MIB: f64 = 1_048_576.0;
 /// How often the kernel's memory is looked at.
 const PERIOD: Duration = Duration::from_millis(100);
 /// How long the healthy load is measured before an attack, and at least during it: the p99 of one
@@ -61,133 +57,6 @@ impl Field {
         let start = Instant::now();
         Ok((back_end(self.control, space, key)?, start.elapsed()))
     }
-}
-
-/// The findings of an attack.
-#[derive(Default)]
-pub struct Findings {
-    /// Figures to print.
-    pub notes: Vec<String>,
-    /// Violated expectations.
-    pub faults: Vec<String>,
-}
-
-impl Findings {
-    /// Adds a figure.
-    pub fn note(&mut self, what: String) {
-        self.notes.push(what);
-    }
-
-    /// Adds a figure, or a fault if it is not good.
-    pub fn expect(&mut self, is_good: bool, what: String) {
-        if is_good { self.notes.push(what) } else { self.faults.push(what) }
-    }
-}
-
-/// The cost that an attack may have.
-#[derive(Clone, Copy)]
-pub struct Bounds {
-    /// Growth of the resident memory.
-    pub memory_mib: f64,
-    /// CPU time, in percent of one processor.
-    pub cpu_percent: f64,
-    /// Whether the latency of the healthy load is bounded.
-    pub is_timed: bool,
-}
-
-impl Bounds {
-    /// The bounds of most attacks.
-    pub const DEFAULT: Bounds =
-        Bounds { memory_mib: 64.0, cpu_percent: f64::INFINITY, is_timed: true };
-}
-
-/// A row of the table, and the notes below it.
-#[derive(Default)]
-pub struct Report {
-    name: String,
-    before: Latency,
-    during: Latency,
-    memory: [f64; 3],
-    kernel: f64,
-    cpu: f64,
-    foreign: f64,
-    seconds: f64,
-    turns: Turns,
-    /// The findings.
-    pub findings: Findings,
-    is_unsure: bool,
-}
-
-impl Report {
-    /// The report of an attack without a healthy load.
-    pub fn of(attack: &Attack, findings: Findings) -> Report {
-        Report { name: attack.name.into(), findings, ..Report::default() }
-    }
-
-    fn verdict(&self) -> &'static str {
-        match (self.findings.faults.is_empty(), self.is_unsure) {
-            (false, _) => "FAIL",
-            (true, true) => "busy",
-            (true, false) => "ok",
-        }
-    }
-
-    fn print(&self) {
-        let Latency { p50, p99, p999, .. } = self.before;
-        let during = &self.during;
-        let ratio = during.p99 / p99;
-        let [before, peak, after] = self.memory;
-        println!(
-            "{:<18}{:>5.0} s {p50:>6.2} {:>6.2} {p99:>6.2} {:>6.2} {ratio:>5.2} {p999:>6.2} \
-             {:>6.2} {before:>5.0} {peak:>5.0} {after:>5.0} {:>6.0} {:>5.0} {:>6.2} {:>6.1} \
-             {:>5.0}  {}",
-            self.name,
-            self.seconds,
-            during.p50,
-            during.p99,
-            during.p999,
-            self.kernel,
-            self.cpu,
-            self.turns.below(0.999),
-            self.turns.below(1.0),
-            self.foreign,
-            self.verdict()
-        );
-        for note in &self.findings.notes {
-            println!("    {note}");
-        }
-        for fault in &self.findings.faults {
-            println!("  ! {fault}");
-        }
-    }
-}
-
-fn print_head() {
-    println!(
-        "{:<18}{:>7} {:>13} {:>19} {:>13} {:>17} {:>6} {:>5} {:>13} {:>5}",
-        "", "", "p50 ms", "p99 ms", "p99.9 ms", "RSS MiB", "kernel", "CPU", "turn ms", "other"
-    );
-    println!(
-        "{:<18}{:>7} {:>6} {:>6} {:>6} {:>6} {:>5} {:>6} {:>6} {:>5} {:>5} {:>5} {:>6} {:>5} {:>6} \
-         {:>6} {:>5}  verdict",
-        "attack",
-        "time",
-        "before",
-        "during",
-        "before",
-        "during",
-        "ratio",
-        "before",
-        "during",
-        "before",
-        "peak",
-        "after",
-        "MiB",
-        "%",
-        "p99.9",
-        "max",
-        "CPU %"
-    );
 }
 
 /// A server and the healthy load beside it.
@@ -253,7 +122,7 @@ impl Stage {
         let healthy = self.healthy.as_mut().ok_or("no healthy load")?;
         healthy.measured()?;
         std::thread::sleep(if self.scale < 1.0 { Duration::from_secs(2) } else { MEASURED });
-        let mut report = Report { name: attack.name.into(), ..Report::default() };
+        let mut report = Report::of(attack, Findings::default());
         report.before = healthy.measured()?;
         let before = field.numbers()?;
         machine::forget_peak(pid)?;
@@ -294,38 +163,6 @@ impl Stage {
     }
 }
 
-impl Report {
-    fn judge(&mut self, bounds: Bounds, scale: f64) {
-        let Latency { lost, cut, count, .. } = self.during;
-        if lost + cut > 0 || count == 0 {
-            let what =
-                format!("healthy load: {cut} subscribers closed, {lost} of {count} messages lost");
-            self.findings.faults.push(what);
-        }
-        let growth = self.memory[1] - self.memory[0];
-        if growth > bounds.memory_mib {
-            let most = bounds.memory_mib;
-            self.findings
-                .faults
-                .push(format!("memory grew by {growth:.0} MiB, more than {most:.0}"));
-        }
-        let most = bounds.cpu_percent;
-        if self.cpu > most {
-            self.findings.faults.push(format!("{:.1} % of a core, more than {most}", self.cpu));
-        }
-        let ratio = self.during.p99 / self.before.p99;
-        if bounds.is_timed && scale >= 1.0 && ratio > RATIO {
-            // Other processes may be the cause: then the result is unsure and must be repeated.
-            self.is_unsure = self.foreign > FOREIGN_PERCENT;
-            if !self.is_unsure {
-                self.findings
-                    .faults
-                    .push(format!("p99 of the healthy load is {ratio:.2} times what it was"));
-            }
-        }
-    }
-}
-
 /// Runs something; returns its result, and the peak of the kernel's socket buffers meanwhile.
 fn with_kernel_memory<T>(run: impl FnOnce() -> T) -> (T, u64) {
     std::thread::scope(|scope| {
@@ -352,6 +189,7 @@ pub struct Campaign {
     is_first: bool,
     /// See [`Field::scale`].
     pub scale: f64,
+    rounds: usize,
     _pieces: Option<Pieces>,
     main: Option<Stage>,
     turns: Turns,
@@ -360,14 +198,15 @@ pub struct Campaign {
 
 impl Campaign {
     /// Starts a campaign against a binary.
-    pub fn new(binary: &str, is_smoke: bool, is_first: bool) -> Outcome<Campaign> {
+    pub fn new(binary: &str, is_smoke: bool, is_first: bool, rounds: usize) -> Outcome<Campaign> {
         // Half of this is as much as the kernel's buffers take with the largest crowds.
         let pieces = if is_smoke { None } else { Some(Pieces::take(3072)?) };
-        print_head();
+        report::print_head();
         Ok(Campaign {
             binary: binary.into(),
             is_first,
             scale: if is_smoke { 0.03 } else { 1.0 },
+            rounds,
             _pieces: pieces,
             main: None,
             turns: Turns::default(),
@@ -462,19 +301,14 @@ impl Campaign {
         println!("\nend state");
         findings.notes.iter().for_each(|note| println!("    {note}"));
         findings.faults.iter().for_each(|fault| println!("  ! {fault}"));
-        let bad: Vec<&str> = self
-            .reports
-            .iter()
-            .filter(|report| report.verdict() != "ok")
-            .map(|report| report.name.as_str())
-            .collect();
+        let bad = report::failed(&self.reports);
+        if self.rounds > 1 {
+            report::print_rounds(&self.reports);
+        }
         println!(
             "{} attacks; not ok: {}",
             self.reports.len(),
-            match &bad[..] {
-                [] => "none".into(),
-                bad => bad.join(", "),
-            }
+            if bad.is_empty() { "none".into() } else { bad.join(", ") }
         );
         Ok(bad.is_empty() && findings.faults.is_empty())
     }

@@ -12,7 +12,8 @@ use sha2::{Sha256, Sha512};
 use fws::codec::ws::Opcode;
 
 use crate::crowd::{Crowd, ReadMode};
-use crate::stage::{Bounds, Field, Findings};
+use crate::report::{Bounds, Findings};
+use crate::stage::Field;
 use crate::words::{self, AUTHENTICATED, CROWD, CROWD_KEY, HEALTHY_KEY, UPGRADE, close_of};
 use crate::{Attack, Outcome, Run};
 

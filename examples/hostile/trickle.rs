@@ -4,7 +4,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::crowd::{Crowd, End, ReadMode};
-use crate::stage::{Bounds, Field, Findings};
+use crate::report::{Bounds, Findings};
+use crate::stage::Field;
 use crate::words::{AUTHENTICATED, CROWD, CROWD_KEY, UPGRADE, auth, control_auth};
 use crate::{Attack, Outcome, Run};
 

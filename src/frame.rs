@@ -2,20 +2,21 @@
 //! [`OutQueue`] is one peer's queue of frames, 8 bytes beside the peer. The frames of all queues
 //! are in one [`FramePool`]: a frame that is alone in its queue costs 16 bytes there, a record with
 //! a ring buffer is made only for the second, an idle peer costs nothing, and a fan-out allocates
-//! nothing once the pool has grown. The frames of one queue lie together: closing a peer with
-//! hundreds of queued frames would otherwise touch a page for each. The pool's [`Ledger`] knows the
-//! memory of all waiting publications, and of all waiting answers, each frame counted once however
-//! many peers wait for it.
+//! nothing once the pool has grown. The pool's [`Ledger`] knows the memory of all waiting
+//! publications, and of all waiting answers, each frame counted once however many peers wait for
+//! it.
 
+mod rings;
 mod shared;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{VecDeque, vec_deque};
+use std::collections::vec_deque;
 use std::io::IoSlice;
 
 use crate::arena::{NIL, Slots};
 use crate::time::Millis;
+use rings::{Ring, Rings};
 pub use shared::Frame;
 
 /// Total of the waiting frames of one kind.
@@ -145,16 +146,14 @@ const SHRINK_MS: u64 = 1000;
 
 /// Marks the slot of a record, as opposed to that of a single frame.
 const LIST: u32 = 1 << 31;
-/// An emptied ring of at most this capacity is kept for reuse; a larger ring gives memory back when
-/// half of it is unused.
-const RING_KEPT: usize = 32;
-/// Spare rings that are freed at a time.
-const RINGS_LET_GO: usize = 256;
 
 /// The record of a queue with several frames, or one that is sent in part.
 #[derive(Debug)]
 struct List {
-    queued: VecDeque<QueuedFrame>,
+    /// The first frames.
+    queued: Ring,
+    /// The rings with further frames; [`NIL`] if there are none.
+    behind: u32,
     /// Bytes of the first frame that the socket has taken.
     head_sent: u32,
     /// Bytes of the publications behind the head, each up to [`FramePool::counted_max`].
@@ -163,16 +162,6 @@ struct List {
     bytes: usize,
     /// Bytes of the publications that have not been sent completely.
     published: usize,
-}
-
-impl List {
-    /// Gives memory back, once half of a large ring is unused.
-    fn give_back(&mut self) {
-        let (capacity, len) = (self.queued.capacity(), self.queued.len());
-        if capacity > RING_KEPT && len <= capacity / 2 {
-            self.queued.shrink_to(len + len / 2);
-        }
-    }
 }
 
 /// What waits in a queue.
@@ -233,8 +222,7 @@ pub struct FramePool {
     /// Frames that are alone in their queues.
     single: Slots<QueuedFrame>,
     lists: Slots<List>,
-    /// Emptied rings, for the next records.
-    rings: Vec<VecDeque<QueuedFrame>>,
+    rings: Rings,
     /// When many frames last waited.
     busy_at: Millis,
     /// How many frames wait, in all queues together.
@@ -254,7 +242,7 @@ impl FramePool {
         FramePool {
             single: Slots::new(),
             lists: Slots::new(),
-            rings: Vec::new(),
+            rings: Rings::new(),
             busy_at: Millis(0),
             len: 0,
             bytes: 0,
@@ -267,7 +255,8 @@ impl FramePool {
     pub fn set_counted_max(&mut self, counted_max: usize) {
         self.counted_max = counted_max;
         for (_, list) in self.lists.iter_mut() {
-            list.backlog = list.queued.iter().skip(1).map(|one| one.counted(counted_max)).sum();
+            let frames = list.queued.iter().chain(self.rings.frames_behind(list.behind));
+            list.backlog = frames.skip(1).map(|one| one.counted(counted_max)).sum();
         }
     }
 
@@ -291,7 +280,7 @@ impl FramePool {
         match queue.list().map(|list| &self.lists[list]) {
             Some(list) => Waiting {
                 bytes: list.bytes,
-                frames: list.queued.len(),
+                frames: list.queued.len() + self.rings.len_behind(list.behind),
                 published: list.published,
                 backlog: list.backlog,
                 is_begun: list.head_sent > 0,
@@ -349,7 +338,7 @@ impl FramePool {
         list.bytes += one.frame.len();
         list.published += one.published();
         list.backlog += counted;
-        list.queued.push_back(one);
+        self.rings.push(&mut list.queued, &mut list.behind, one);
     }
 
     /// The record of a queue that is not empty; made if there is none yet.
@@ -358,11 +347,12 @@ impl FramePool {
             return list;
         }
         let Waiting { bytes, published, .. } = self.waiting(queue);
-        let mut queued = self.rings.pop().unwrap_or_default();
+        let mut queued = self.rings.take();
         if let Some(first) = self.single.remove(queue.first) {
             queued.push_back(first);
         }
-        let list = self.lists.insert(List { queued, head_sent: 0, backlog: 0, bytes, published });
+        let new = List { queued, behind: NIL, head_sent: 0, backlog: 0, bytes, published };
+        let list = self.lists.insert(new);
         queue.first = list | LIST;
         list
     }
@@ -371,10 +361,8 @@ impl FramePool {
     fn end_list(&mut self, queue: &mut OutQueue) {
         let ended = queue.list().and_then(|list| self.lists.remove(list));
         queue.first = NIL;
-        if let Some(List { queued, .. }) = ended
-            && (1..=RING_KEPT).contains(&queued.capacity())
-        {
-            self.rings.push(queued);
+        if let Some(List { queued, .. }) = ended {
+            self.rings.put_back(queued);
         }
     }
 
@@ -385,11 +373,11 @@ impl FramePool {
 
     #[inline]
     fn queued(&self, queue: &OutQueue) -> impl Iterator<Item = &QueuedFrame> {
-        let (one, several) = match queue.list() {
-            Some(list) => (None, self.lists[list].queued.iter()),
-            None => (self.single.get(queue.first), vec_deque::Iter::default()),
+        let (one, several, behind) = match queue.list().map(|list| &self.lists[list]) {
+            Some(list) => (None, list.queued.iter(), list.behind),
+            None => (self.single.get(queue.first), vec_deque::Iter::default(), NIL),
         };
-        one.into_iter().chain(several)
+        one.into_iter().chain(several).chain(self.rings.frames_behind(behind))
     }
 
     /// Memory of the answers in a queue, each divided among all places in which it waits.
@@ -444,11 +432,11 @@ impl FramePool {
             self.ledger.remove(&one.frame, one.kind);
             self.len -= 1;
             list.queued.pop_front();
+            self.rings.go_on(&mut list.queued, &mut list.behind);
             if let Some(next) = list.queued.front() {
                 list.backlog -= next.counted(self.counted_max);
             }
         }
-        list.give_back();
         if list.queued.is_empty() {
             debug_assert!(
                 (list.bytes, list.published, list.backlog, list.head_sent) == (0, 0, 0, 0)
@@ -470,32 +458,32 @@ impl FramePool {
             return;
         }
         let list = self.list(queue);
-        let (list, ledger) = (&mut self.lists[list], &mut self.ledger);
+        let list = &mut self.lists[list];
         let begun = (list.head_sent > 0).then_some(0);
-        let (mut number, mut bytes) = (0, 0);
-        let before = list.queued.len();
-        list.queued.retain_mut(|QueuedFrame { frame, kind }| {
-            let this = number;
-            number += 1;
-            if Some(this) == begun {
-                ledger.remove(frame, *kind);
-                *kind = Kind::Asked;
-                ledger.add(frame, *kind);
-                return true;
+        let (mut number, mut bytes, mut count) = (0, 0, 0);
+        for mut ring in self.rings.take_all(&mut list.queued, &mut list.behind) {
+            for mut one in ring.drain(..) {
+                let this = number;
+                number += 1;
+                if Some(this) == begun {
+                    self.ledger.remove(&one.frame, one.kind);
+                    one.kind = Kind::Asked;
+                    self.ledger.add(&one.frame, one.kind);
+                } else if is_all || one.kind == Kind::Published {
+                    self.ledger.remove(&one.frame, one.kind);
+                    bytes += one.frame.len();
+                    count += 1;
+                    dropped(this);
+                    continue;
+                }
+                self.rings.push(&mut list.queued, &mut list.behind, one);
             }
-            if !is_all && *kind == Kind::Asked {
-                return true;
-            }
-            ledger.remove(frame, *kind);
-            bytes += frame.len();
-            dropped(this);
-            false
-        });
+            self.rings.put_back(ring);
+        }
         list.bytes -= bytes;
         (list.published, list.backlog) = (0, 0);
-        list.give_back();
         self.bytes -= bytes;
-        self.len -= before - list.queued.len();
+        self.len -= count;
         if list.queued.is_empty() {
             self.end_list(queue);
         }
@@ -505,9 +493,12 @@ impl FramePool {
     pub fn clear(&mut self, queue: &mut OutQueue) {
         self.bytes -= self.bytes_of(queue);
         if let Some(list) = queue.list() {
-            let List { queued, .. } = &mut self.lists[list];
-            self.len -= queued.len();
-            queued.drain(..).for_each(|one| self.ledger.remove(&one.frame, one.kind));
+            let List { queued, behind, .. } = &mut self.lists[list];
+            for ring in self.rings.take_all(queued, behind) {
+                self.len -= ring.len();
+                ring.iter().for_each(|one| self.ledger.remove(&one.frame, one.kind));
+                self.rings.put_back(ring);
+            }
             self.end_list(queue);
         } else if !queue.is_empty() {
             self.drop_single(queue);
@@ -522,21 +513,12 @@ impl FramePool {
             return;
         }
         // A few slow peers keep their records, but not the rings of the many that were not slow.
-        let has_rings = self.rings.len() > 3 * self.lists.len();
+        let has_rings = self.rings.spare() > 3 * self.lists.len();
         let is_busy = !has_rings && (self.single.is_busy() || self.lists.is_busy());
         let is_time = self.busy_at.plus(SHRINK_MS) <= now;
-        if is_busy || is_time && !(self.let_go() | self.single.trim() | self.lists.trim()) {
+        if is_busy || is_time && !(self.rings.trim() | self.single.trim() | self.lists.trim()) {
             self.busy_at = now;
         }
-    }
-
-    /// Frees some spare rings. Returns whether there are more.
-    fn let_go(&mut self) -> bool {
-        self.rings.truncate(self.rings.len().saturating_sub(RINGS_LET_GO));
-        if self.rings.is_empty() {
-            self.rings = Vec::new();
-        }
-        !self.rings.is_empty()
     }
 
     /// When [`FramePool::shrink`] should be called at the latest.
@@ -545,7 +527,7 @@ impl FramePool {
     }
 
     fn has_spare(&self) -> bool {
-        self.single.has_spare() || self.lists.has_spare() || !self.rings.is_empty()
+        self.single.has_spare() || self.lists.has_spare() || self.rings.has_spare()
     }
 
     /// Drops the only frame of a queue.

@@ -1,5 +1,6 @@
 //! Tests of output queues: short writes, memory counts, dropping and shrinking.
 
+use super::rings::RING_MAX;
 use super::*;
 
 fn gather(pool: &FramePool, queue: &OutQueue) -> Vec<u8> {
@@ -197,7 +198,7 @@ fn the_pool_shrinks_after_few_queues_were_used_for_a_while() {
         queues.iter_mut().for_each(|queue| pool.sent(queue, 12));
         now = now.plus(SHRINK_MS - 1);
         pool.shrink(now);
-        let kept = [pool.single.slots(), pool.lists.slots(), pool.rings.len()];
+        let kept = [pool.single.slots(), pool.lists.slots(), pool.rings.spare()];
         assert_eq!((pool.is_empty(), kept), (true, [5000; 3]), "kept for the next burst");
     }
     // Once begun, shrinking continues in each turn.
@@ -208,7 +209,7 @@ fn the_pool_shrinks_after_few_queues_were_used_for_a_while() {
     }
     assert!(turns > 8, "{turns}");
     assert!(pool.single.capacity() <= 4096 && pool.lists.capacity() <= 2048);
-    assert_eq!(pool.rings.capacity(), 0);
+    assert_eq!(pool.rings.spare(), 0);
     assert_eq!(pool.shrink_at(), None);
 }
 
@@ -234,9 +235,9 @@ fn slow_peers_do_not_retain_the_memory_of_other_peers() {
     }
     // The first peers, whose lists are in the first slots, take nothing.
     queues.iter_mut().skip(300).for_each(|queue| pool.sent(queue, 18));
-    assert_eq!(pool.rings.len(), 19_700);
+    assert_eq!(pool.rings.spare(), 19_700);
     (0..1000).for_each(|turn| pool.shrink(Millis(10_000 + turn * SHRINK_MS / 4)));
-    assert!(pool.rings.len() <= 3 * 300 && pool.lists.slots() <= 4 * 300);
+    assert!(pool.rings.spare() <= 3 * 300 && pool.lists.slots() <= 4 * 300);
     queues.iter_mut().for_each(|queue| pool.clear(queue));
 }
 
@@ -246,21 +247,80 @@ fn a_long_queue_returns_memory_while_it_is_sent() {
     let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
     let frame = Frame::from(&b"."[..]);
     (0..10_000).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
-    let ring_capacity = |pool: &FramePool, queue: &OutQueue| {
-        queue.list().map_or(0, |list| pool.lists[list].queued.capacity())
+    let capacity = |pool: &FramePool, queue: &OutQueue| {
+        let list = queue.list().map(|list| &pool.lists[list]);
+        list.map_or(0, |list| pool.rings.capacity(&list.queued, list.behind))
     };
-    assert!(ring_capacity(&pool, &queue) >= 10_000);
+    assert!(capacity(&pool, &queue) >= 10_000);
     while pool.bytes() > 1 {
         pool.sent(&mut queue, 1);
-        assert!(ring_capacity(&pool, &queue) <= RING_KEPT.max(2 * pool.len()));
+        assert_eq!(pool.waiting(&queue).frames, pool.len());
+        assert!(capacity(&pool, &queue) <= pool.len() + 2 * RING_MAX);
     }
     pool.push(&mut queue, frame.clone(), Kind::Asked);
     (0..10_000).for_each(|_| pool.push(&mut queue, frame.clone(), Kind::Published));
     pool.drop_waiting(&mut queue, false, |_| ());
-    assert!(pool.len() == 1 && ring_capacity(&pool, &queue) == 1);
+    assert!(pool.len() == 1 && capacity(&pool, &queue) <= RING_MAX);
     pool.clear(&mut queue);
-    let is_worth_keeping = |ring: &VecDeque<_>| (1..=RING_KEPT).contains(&ring.capacity());
-    assert!(pool.rings.len() == 1 && pool.rings.iter().all(is_worth_keeping));
+    (0..8).for_each(|turn| pool.shrink(Millis(10_000 + turn * SHRINK_MS)));
+    assert!(pool.rings.spare() == 0 && pool.shrink_at().is_none());
+}
+
+/// A thousand peers that take nothing from one channel have queues of the same length: if these
+/// were copied as they grow, it would be in the same turn.
+#[test]
+fn a_long_queue_grows_without_moving_what_it_holds() {
+    let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
+    let places = |pool: &FramePool, queue: &OutQueue| -> Vec<*const Frame> {
+        pool.frames(queue).map(std::ptr::from_ref).collect()
+    };
+    let mut before = Vec::new();
+    for number in 0..2000 {
+        pool.push(&mut queue, Frame::from(format!("{number}").as_bytes()), Kind::Published);
+        let now = places(&pool, &queue);
+        assert_eq!((now.len(), pool.waiting(&queue).frames), (number + 1, number + 1));
+        let moved = before.iter().zip(&now).filter(|(before, now)| before != now).count();
+        assert!(moved <= RING_MAX, "{moved} of {number} frames were moved");
+        before = now;
+    }
+    pool.clear(&mut queue);
+}
+
+/// The frames of a queue with several rings, as they are sent, and as some of them are dropped.
+#[test]
+fn frames_keep_their_order_in_a_long_queue() {
+    for step in [1, 7, 64, 1000] {
+        let (mut pool, mut queue) = (FramePool::new(100), OutQueue::default());
+        let mut expected = Vec::new();
+        let push = |pool: &mut FramePool, queue: &mut OutQueue, number: u32| {
+            let kind = if number.is_multiple_of(3) { Kind::Asked } else { Kind::Published };
+            pool.push(queue, Frame::from(format!("{number},").as_bytes()), kind);
+        };
+        for number in 0..300 {
+            push(&mut pool, &mut queue, number);
+            if number.is_multiple_of(3) {
+                expected.extend_from_slice(format!("{number},").as_bytes());
+            }
+        }
+        // Nothing of the first frame was sent, so all publications go.
+        let mut dropped = 0;
+        pool.drop_waiting(&mut queue, false, |_| dropped += 1);
+        assert_eq!((dropped, pool.waiting(&queue).frames), (200, 100));
+        for number in 300..500 {
+            push(&mut pool, &mut queue, number);
+            expected.extend_from_slice(format!("{number},").as_bytes());
+        }
+        let all: Vec<u8> = pool.frames(&queue).flat_map(|frame| frame.to_vec()).collect();
+        assert_eq!(all, expected);
+        let mut wire = Vec::new();
+        while !queue.is_empty() {
+            let rest = gather(&pool, &queue);
+            let take = step.min(rest.len());
+            wire.extend_from_slice(&rest[..take]);
+            pool.sent(&mut queue, take);
+        }
+        assert_eq!((wire, pool.bytes(), pool.len(), weight(&pool)), (expected, 0, 0, 0));
+    }
 }
 
 #[test]

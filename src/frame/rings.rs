@@ -1,0 +1,132 @@
+//! Rings of queued frames. A queue fills one ring, and further ones behind it, so it grows without
+//! moving what it holds: a thousand peers that take nothing from the same channel have queues of
+//! the same length, and if all of these doubled in one turn, that turn would take ten milliseconds.
+
+use std::collections::VecDeque;
+
+use super::QueuedFrame;
+use crate::arena::{NIL, Slots};
+
+/// Frames in order; at most [`RING_MAX`].
+pub(super) type Ring = VecDeque<QueuedFrame>;
+
+/// Frames in a ring, at most: they lie together, because closing a peer with hundreds of queued
+/// frames would otherwise touch a page for each.
+pub(super) const RING_MAX: usize = 32;
+/// Spare rings that are freed at a time.
+const LET_GO: usize = 256;
+
+/// The rings behind the first one of each long queue, and spare ones.
+#[derive(Debug)]
+pub(super) struct Rings {
+    /// Of one queue each, in order; all but the last are full.
+    behind: Slots<VecDeque<Ring>>,
+    /// Emptied rings, for the next queues.
+    spare: Vec<Ring>,
+}
+
+impl Rings {
+    /// No rings.
+    pub fn new() -> Rings {
+        Rings { behind: Slots::new(), spare: Vec::new() }
+    }
+
+    /// An empty ring.
+    pub fn take(&mut self) -> Ring {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Takes a ring back.
+    pub fn put_back(&mut self, mut ring: Ring) {
+        ring.clear();
+        if ring.capacity() > 0 {
+            self.spare.push(ring);
+        }
+    }
+
+    /// Appends a frame to the queue with this first ring, and those `behind` it.
+    #[inline]
+    pub fn push(&mut self, first: &mut Ring, behind: &mut u32, one: QueuedFrame) {
+        if *behind == NIL && first.len() < RING_MAX {
+            first.push_back(one);
+        } else {
+            self.push_behind(behind, one);
+        }
+    }
+
+    fn push_behind(&mut self, behind: &mut u32, one: QueuedFrame) {
+        if *behind == NIL {
+            *behind = self.behind.insert(VecDeque::new());
+        }
+        let Rings { behind: lists, spare } = self;
+        let rings = &mut lists[*behind];
+        if rings.back().is_none_or(|ring| ring.len() == RING_MAX) {
+            rings.push_back(spare.pop().unwrap_or_default());
+        }
+        if let Some(last) = rings.back_mut() {
+            last.push_back(one);
+        }
+    }
+
+    /// Goes on with the next ring of a queue, if there is one and the first is empty.
+    #[inline]
+    pub fn go_on(&mut self, first: &mut Ring, behind: &mut u32) {
+        if *behind != NIL && first.is_empty() {
+            let rings = &mut self.behind[*behind];
+            let next = rings.pop_front().unwrap_or_default();
+            if rings.is_empty() {
+                self.behind.remove(std::mem::replace(behind, NIL));
+            }
+            self.put_back(std::mem::replace(first, next));
+        }
+    }
+
+    /// Takes all rings of a queue, which is empty then.
+    pub fn take_all(
+        &mut self,
+        first: &mut Ring,
+        behind: &mut u32,
+    ) -> impl Iterator<Item = Ring> + use<> {
+        let rings = self.behind.remove(std::mem::replace(behind, NIL));
+        std::iter::once(std::mem::take(first)).chain(rings.into_iter().flatten())
+    }
+
+    /// How many frames are behind the first ring of a queue.
+    #[inline]
+    pub fn len_behind(&self, behind: u32) -> usize {
+        let rings = self.behind.get(behind);
+        rings
+            .map_or(0, |rings| (rings.len() - 1) * RING_MAX + rings.back().map_or(0, VecDeque::len))
+    }
+
+    /// The frames behind the first ring of a queue, in order.
+    pub fn frames_behind(&self, behind: u32) -> impl Iterator<Item = &QueuedFrame> {
+        self.behind.get(behind).into_iter().flatten().flatten()
+    }
+
+    /// Number of spare rings.
+    pub fn spare(&self) -> usize {
+        self.spare.len()
+    }
+
+    /// Whether there is memory to give back.
+    pub fn has_spare(&self) -> bool {
+        !self.spare.is_empty() || self.behind.has_spare()
+    }
+
+    /// Frees some spare rings. Returns whether there are more.
+    pub fn trim(&mut self) -> bool {
+        self.spare.truncate(self.spare.len().saturating_sub(LET_GO));
+        if self.spare.is_empty() {
+            self.spare = Vec::new();
+        }
+        self.behind.trim() | !self.spare.is_empty()
+    }
+
+    /// Frames for which the rings of a queue have room.
+    #[cfg(test)]
+    pub fn capacity(&self, first: &Ring, behind: u32) -> usize {
+        let behind = self.behind.get(behind).into_iter().flatten();
+        first.capacity() + behind.map(VecDeque::capacity).sum::<usize>()
+    }
+}

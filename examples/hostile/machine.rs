@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 
@@ -77,12 +78,31 @@ pub fn seconds_of_all() -> Outcome<f64> {
     Ok(worked.map(|(_, ticks)| ticks).sum::<f64>() / TICKS)
 }
 
-/// Bytes in the kernel's buffers of all TCP sockets.
-pub fn kernel_memory() -> u64 {
+/// A figure of all TCP sockets together.
+fn sockets(name: &str) -> u64 {
     let stat = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     let line = stat.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
-    let pages = line.rsplit(' ').next().and_then(|pages| pages.parse::<u64>().ok());
-    pages.unwrap_or(0) * 4096
+    let mut words = line.split(' ').skip_while(|word| *word != name).skip(1);
+    words.next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Bytes in the kernel's buffers of all TCP sockets.
+pub fn kernel_memory() -> u64 {
+    sockets("mem") * 4096
+}
+
+/// Connections that the kernel remembers after their end.
+const REMEMBERED_MAX: u64 = 500;
+/// The kernel remembers a connection for a minute.
+const REMEMBERED: Duration = Duration::from_secs(65);
+
+/// Waits until the kernel has forgotten the connections of earlier attacks. It forgets ten thousand
+/// at a time if they ended at a time, and that stops the server for milliseconds.
+pub fn wait_for_quiet() {
+    let start = Instant::now();
+    while sockets("tw") > REMEMBERED_MAX && start.elapsed() < REMEMBERED {
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// Kernel memory in pieces of one megabyte, every second one of them free.

@@ -120,6 +120,9 @@ impl Stage {
     ) -> Outcome<Report> {
         let (field, pid) = (self.field(), self.server.pid());
         let healthy = self.healthy.as_mut().ok_or("no healthy load")?;
+        if self.scale >= 1.0 {
+            machine::wait_for_quiet();
+        }
         healthy.measured()?;
         std::thread::sleep(if self.scale < 1.0 { Duration::from_secs(2) } else { MEASURED });
         let mut report = Report::of(attack, Findings::default());

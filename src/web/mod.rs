@@ -387,11 +387,13 @@ impl<P> Web<P> {
 
     /// The peer has ended its stream while it is paused. A WebSocket ends with it: messages sent
     /// too fast, or without taking their answers, are not waited for. So does a session whose
-    /// receiver is gone, whatever requests follow on that connection. Other requests may still be
-    /// answered.
+    /// receiver is gone, whatever requests follow on that connection. Other requests are answered,
+    /// one whose messages wait at once, as in [`Web::ended`].
     pub fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
-        if let Line::Socket(_) | Line::Receiver(_) = self.lines[conn.index()] {
-            net.close(conn, CloseReason::PeerClosed);
+        match self.lines[conn.index()] {
+            Line::Socket(_) | Line::Receiver(_) => net.close(conn, CloseReason::PeerClosed),
+            Line::Sender(..) => self.answer_sender(net, conn),
+            Line::None | Line::Http(_) | Line::AnswerInFlight(_) => {}
         }
     }
 

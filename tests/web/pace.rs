@@ -119,12 +119,20 @@ fn a_post_above_the_rate_is_answered_after_a_half_close() {
     sender.wire.half_close();
     assert_eq!(sender.answer().status, 204);
     sender.expect_end();
+    // So much follows that the connection is not read any further.
+    let mut sender = Http::connect(server.ws);
+    sender.send(&format!("POST /socket/{place}/xhr_send"), &[], &json!([ping(60)]).to_string());
+    (0..400).for_each(|_| sender.send("GET /socket", &[], ""));
+    sender.wire.half_close();
+    assert_eq!(sender.answer().status, 204);
+    (0..400).for_each(|_| assert_eq!(sender.answer().body, "Welcome to SockJS!\n"));
+    sender.expect_end();
     // Its messages are handled all the same.
     let mut heard = String::new();
-    while !heard.contains(r#"\"clb\":59,"#) {
+    while !heard.contains(r#"\"clb\":60,"#) {
         heard += &ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body;
     }
-    assert_eq!(heard.matches("callBackAnswer").count(), 60);
+    assert_eq!(heard.matches("callBackAnswer").count(), 61);
 }
 
 #[test]

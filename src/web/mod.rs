@@ -378,8 +378,8 @@ impl<P> Web<P> {
         }
     }
 
-    /// The peer has ended its stream. A request whose messages still wait is answered at once: there
-    /// is nobody left to hold back, and the messages are handled all the same.
+    /// The peer has ended its stream. A request whose messages still wait is answered at once:
+    /// there is nobody left to hold back, and the messages are handled all the same.
     pub fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         self.answer_sender(net, conn);
         net.close(conn, CloseReason::PeerClosed);

@@ -494,11 +494,14 @@
     return told ? Math.min(BACK_MAX_MS, Number(told[1])) : null;
   }
 
-  /** The user in a token, as text; null if it is not a token. */
+  /** What tells the user of a token from others, as text; null if it is not a token. */
   function userOf(token) {
     try {
-      const payload = token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/');
-      return String(JSON.parse(atob(payload)).i);
+      const payload = atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'));
+      const user = JSON.parse(payload).i;
+      // Beyond 2^53 several ids are parsed to the same number.
+      const isExact = typeof user !== 'number' || Number.isSafeInteger(user);
+      return isExact ? String(user) : String(payload.match(/"i"\s*:[^,}]*/g));
     } catch (error) {
       return null;
     }

@@ -459,7 +459,7 @@ impl Handler for Switch {
 
     fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
         let Some(mut controller) = self.connections.take(conn) else {
-            return net.close(conn, CloseReason::PeerClosed);
+            return self.web.ended(net, conn);
         };
         controller.end();
         self.close_when_answered(net, conn, &mut controller);

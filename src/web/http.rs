@@ -329,6 +329,14 @@ impl<P> Web<P> {
         }
     }
 
+    /// Answers a sender, if this is one, although some of its messages have not been handled.
+    pub(super) fn answer_sender(&mut self, net: &mut impl Net, conn: ConnId) {
+        if let Line::Sender(id, _) = self.lines[conn.index()] {
+            self.forget_sender(id, conn);
+            self.release_sender(net, conn, id);
+        }
+    }
+
     /// Sends a sender its answer; the connection goes on.
     pub(super) fn release_sender(&mut self, net: &mut impl Net, conn: ConnId, id: HttpSessionId) {
         let Line::Sender(of, reply) = std::mem::take(&mut self.lines[conn.index()]) else { return };

@@ -378,13 +378,22 @@ impl<P> Web<P> {
         }
     }
 
+    /// The peer has ended its stream. A request whose messages still wait is answered at once:
+    /// there is nobody left to hold back, and the messages are handled all the same.
+    pub fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
+        self.answer_sender(net, conn);
+        net.close(conn, CloseReason::PeerClosed);
+    }
+
     /// The peer has ended its stream while it is paused. A WebSocket ends with it: messages sent
     /// too fast, or without taking their answers, are not waited for. So does a session whose
-    /// receiver is gone, whatever requests follow on that connection. Other requests may still be
-    /// answered.
+    /// receiver is gone, whatever requests follow on that connection. Other requests are answered,
+    /// one whose messages wait at once, as in [`Web::ended`].
     pub fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
-        if let Line::Socket(_) | Line::Receiver(_) = self.lines[conn.index()] {
-            net.close(conn, CloseReason::PeerClosed);
+        match self.lines[conn.index()] {
+            Line::Socket(_) | Line::Receiver(_) => net.close(conn, CloseReason::PeerClosed),
+            Line::Sender(..) => self.answer_sender(net, conn),
+            Line::None | Line::Http(_) | Line::AnswerInFlight(_) => {}
         }
     }
 
@@ -428,11 +437,7 @@ impl<P> Web<P> {
             }
             Line::AnswerInFlight(answer) => answer.timed_out(net, conn, &self.limits),
             Line::Socket(_) => self.socket_timed_out(net, app, conn),
-            Line::Sender(id, _) => {
-                let id = *id;
-                self.forget_sender(id, conn);
-                self.release_sender(net, conn, id);
-            }
+            Line::Sender(..) => self.answer_sender(net, conn),
             // No deadline on the connection: a receiver's session has a timer of its own.
             Line::None | Line::Receiver(_) => {}
         }

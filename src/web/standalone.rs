@@ -61,6 +61,10 @@ impl<A: Application> Handler for Standalone<A> {
         self.web.received(net, &mut self.app, conn, input)
     }
 
+    fn ended(&mut self, net: &mut impl Net, conn: ConnId) {
+        self.web.ended(net, conn);
+    }
+
     fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
         self.web.hung_up(net, conn);
     }

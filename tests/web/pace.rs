@@ -109,6 +109,33 @@ fn a_post_above_the_rate_is_answered_later() {
 }
 
 #[test]
+fn a_post_above_the_rate_is_answered_after_a_half_close() {
+    let server = Server::start(&low_rate());
+    let place = session();
+    assert_eq!(ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body, "o\n");
+    let messages: Vec<String> = (0..60).map(ping).collect();
+    let mut sender = Http::connect(server.ws);
+    sender.send(&format!("POST /socket/{place}/xhr_send"), &[], &json!(messages).to_string());
+    sender.wire.half_close();
+    assert_eq!(sender.answer().status, 204);
+    sender.expect_end();
+    // So much follows that the connection is not read any further.
+    let mut sender = Http::connect(server.ws);
+    sender.send(&format!("POST /socket/{place}/xhr_send"), &[], &json!([ping(60)]).to_string());
+    (0..400).for_each(|_| sender.send("GET /socket", &[], ""));
+    sender.wire.half_close();
+    assert_eq!(sender.answer().status, 204);
+    (0..400).for_each(|_| assert_eq!(sender.answer().body, "Welcome to SockJS!\n"));
+    sender.expect_end();
+    // Its messages are handled all the same.
+    let mut heard = String::new();
+    while !heard.contains(r#"\"clb\":60,"#) {
+        heard += &ask(server.ws, &format!("POST /socket/{place}/xhr"), &[], "").body;
+    }
+    assert_eq!(heard.matches("callBackAnswer").count(), 61);
+}
+
+#[test]
 fn a_returning_client_subscribes_within_the_default_burst() {
     // At this rate, a burst below 128 would make the test time out.
     let server = Server::start(&Options::limits(&[("messages_per_second", 1)]));

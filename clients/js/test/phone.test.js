@@ -633,6 +633,20 @@ test('token: renewed for another user, every channel is subscribed again', async
   }
 });
 
+test('token: large user ids that JavaScript rounds to one number are different users', async () => {
+  const world = new World();
+  const token = (id) => `x.${Buffer.from(`{"i": ${id},"exp":1}`).toString('base64url')}.y`;
+  const ids = ['9007199254740992', '9007199254740993', '9007199254740993', '1.5', '1.5'];
+  assert.equal(Number(ids[0]), Number(ids[1]));
+  const fws = await world.connected(() => token(ids.shift()), { expiresIn: 100 });
+  fws.channel('news', () => {});
+  for (const subscribes of [2, 2, 3, 3]) {
+    await world.passAlive(80000);
+    world.socket.authOk({ expiresIn: 100 });
+    assert.equal(world.socket.names('subscribe').length, subscribes);
+  }
+});
+
 test('token: a failed renewal is retried before the expiry', async () => {
   const world = new World();
   let calls = 0;

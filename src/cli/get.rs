@@ -6,6 +6,9 @@ use super::session::{self, Body, Session};
 use super::{Call, Command, Stop};
 use crate::codec::json;
 
+/// The code of a refusal when the store cannot be written (protocol part 3).
+const STORE_FAILED: i64 = 302;
+
 pub(super) const COMMAND: Command = Command {
     name: "get",
     summary: "print the state of a channel",
@@ -24,13 +27,18 @@ is none.",
 fn run(call: &Call) -> Result<(), Stop> {
     let [name, channel] = call.words()?;
     let user = session::user(call)?;
-    let body = Body::new("get")
-        .text("channel", session::named("channel", channel)?)
-        .params(&[("userId", user.map(json::quote))]);
+    let channel = session::named("channel", channel)?;
+    let user_id = || user.map(json::quote);
+    let body = || Body::new("get").text("channel", channel).params(&[("userId", user_id())]);
     let mut session = Session::open(call, name)?;
-    let state = session.ask(body)?;
+    let mut state = session.ask(body())?;
+    if let Some((STORE_FAILED, _)) = session::refusal(&state) {
+        // The change that it would have shown is lost, so now there is what was there before. Or
+        // this is a state: then it is there again.
+        state = session.ask(body())?;
+    }
     if let Some((code, reason)) = session::refusal(&state) {
-        // A stored state may look like a refusal. After a good auth only an invalid name is
+        // A stored state may look like a refusal. After a good auth only an invalid name is always
         // refused, and `channelInfo`, whose replies are never states, refuses it too.
         for name in [Some(channel), user].into_iter().flatten() {
             let info = session.ask(Body::new("channelInfo").text("channel", name))?;

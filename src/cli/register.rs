@@ -78,15 +78,16 @@ pub(super) fn hand_over(call: &Call, config: &Config, name: &str, done: Done) ->
     // The key cannot be fetched again: store it first, in case our output has no reader.
     let kept = config.data.is_dir().then(|| keys::store(&config.data, name, &key));
     drop(done);
-    match call.flag(JSON.name) {
+    let printed = match call.flag(JSON.name) {
         Some(_) => {
             let file = kept.as_ref().and_then(|kept| kept.as_ref().ok());
             let file = file.map_or("null".into(), |path| json::quote(&path.to_string_lossy()));
             let (name, key) = (json::quote(name), json::quote(key.expose()));
-            out_json(&[("namespace", name), ("key", key), ("file", file)])?;
+            out_json(&[("namespace", name), ("key", key), ("file", file)])
         }
-        None => out(&format!("{}\n", key.expose()))?,
-    }
+        None => out(&format!("{}\n", key.expose())),
+    };
+    // Also if it could not be printed: then that is where it is, or it is lost.
     match kept {
         Some(Ok(path)) => tell(&format!("the key is also kept in {}", path.display())),
         Some(Err(e)) => tell(&format!("warning: the key is not kept: {e}")),
@@ -95,7 +96,7 @@ pub(super) fn hand_over(call: &Call, config: &Config, name: &str, done: Done) ->
             tell(&format!("the key is not kept here: there is no folder {data} (--data)"));
         }
     }
-    Ok(())
+    printed
 }
 
 /// Warns about the server's configuration file if the namespace is in it.

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use super::answer_pressure::DeferredRequest;
 use super::command::{self, Command, EmitOptions, MemberScanner, Refused, StoreOptions};
 use super::deadlines::Deadlines;
-use super::full::Next;
+use super::full::{Next, Wait};
 use super::intake::Room;
 use super::replies::{Body, PendingReply, ReplySink, SUCCESS, WORK_BYTES, info, refused, success};
 use super::{Switch, WHOLE, Waiter, text};
@@ -54,8 +54,8 @@ pub(super) struct Controller {
     pub reply_room: Option<Room>,
     /// It is not read until its replies have been sent.
     pub is_held: bool,
-    /// It is not read because its next command waits for room in the journal, and for nothing else.
-    pub waits_for_disk: bool,
+    /// Who has to make the room that its next command waits for, if it is not read for that.
+    pub wait: Wait,
     /// It sends no more, or is no longer read: closed once all is answered.
     pub is_ended: bool,
     /// Why it is no longer read, if that is a fault.
@@ -268,8 +268,8 @@ impl Switch {
             match self.next(net, controller, decoder, &input[used..]) {
                 Next::Heard => {}
                 Next::Half => break,
-                Next::Waits { for_disk } => {
-                    self.wait_for_room(net, conn, controller, for_disk);
+                Next::Waits(wait) => {
+                    self.wait_for_room(net, conn, controller, wait);
                     return Ok(used);
                 }
             }
@@ -519,14 +519,19 @@ impl Switch {
 
     /// Reads the `waiting_for_room` connections again for which there is room now.
     pub(super) fn readmit(&mut self, net: &mut impl Net) {
-        if !self.has_room_for_long_emit() || self.publish_pressure.is_some() {
+        if !self.has_room_for_long_emit() {
             return;
         }
-        let is_full = !self.journal.has_room();
+        let (is_full, is_flooded) = (!self.journal.has_room(), self.publish_pressure.is_some());
         let (connections, limits) = (&mut self.connections, &self.limits);
         self.waiting_for_room.retain(|conn| {
             let Some(controller) = connections.controller(*conn) else { return false };
-            if controller.is_behind(limits) || is_full && controller.waits_for_disk {
+            let is_early = match controller.wait {
+                Wait::Disk => is_full,
+                Wait::Browsers => is_flooded,
+                Wait::Other => false,
+            };
+            if is_early || controller.is_behind(limits) {
                 return true;
             }
             // A held one is read again, or closed, once its replies have been sent.

@@ -10,7 +10,7 @@ use super::text;
 use crate::codec::control;
 use crate::edge::{ConnId, Net};
 
-const WAITS: Next = Next::Waits { for_disk: true };
+const WAITS: Next = Next::Waits(Wait::Disk);
 /// The longest command that is examined: it fits into one read.
 const SHORT_BYTES: usize = 16 * 1024;
 
@@ -21,8 +21,20 @@ pub(super) enum Next {
     Heard,
     /// It is short and incomplete: the rest is read, and then it is examined.
     Half,
-    /// It waits for room, or may have to: `for_disk` if only the disk can make that room.
-    Waits { for_disk: bool },
+    /// It waits for room, or may have to.
+    Waits(Wait),
+}
+
+/// Who can make the room that a command waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The back end itself, or an emit that ends; or that has to be found out.
+    #[default]
+    Other,
+    /// The disk.
+    Disk,
+    /// Browsers, by taking what was published.
+    Browsers,
 }
 
 impl Switch {
@@ -37,11 +49,11 @@ impl Switch {
     ) -> Next {
         let has_publish_pressure = self.has_publish_pressure(net)
             && !self.is_short_enough(net, decoder.next_length(input).unwrap_or(0));
-        if has_publish_pressure
-            || controller.is_behind(&self.limits)
-            || !self.has_room_for_long_emit()
-        {
-            return Next::Waits { for_disk: false };
+        if has_publish_pressure {
+            return Next::Waits(Wait::Browsers);
+        }
+        if controller.is_behind(&self.limits) || !self.has_room_for_long_emit() {
+            return Next::Waits(Wait::Other);
         }
         match self.journal.has_room() {
             true => Next::Heard,
@@ -55,9 +67,9 @@ impl Switch {
         net: &mut impl Net,
         conn: ConnId,
         controller: &mut Controller,
-        for_disk: bool,
+        wait: Wait,
     ) {
-        controller.waits_for_disk = for_disk;
+        controller.wait = wait;
         self.waiting_for_room.push(conn);
         controller.unhear(net, conn);
     }

@@ -1,5 +1,6 @@
 //! The settings of a switch at the start, and those that can change while the server runs.
 
+use super::full::Wait;
 use super::{Demo, Switch};
 use crate::address::Proxies;
 use crate::codec::sockjs;
@@ -79,7 +80,7 @@ impl Switch {
         // A command that waits for the disk may be refused under the new limits: look at it again.
         for conn in &self.waiting_for_room {
             if let Some(controller) = self.connections.controller(*conn) {
-                controller.waits_for_disk = false;
+                controller.wait = Wait::Other;
             }
         }
         self.shared.reload(limits);

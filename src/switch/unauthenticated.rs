@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Switch;
 use super::command::{INVALID_SKEY, NO_NAMESPACE, Refused};
 use super::control::Controller;
+use super::full::Wait;
 use super::replies::refused;
 use crate::address::ClientPrefix;
 use crate::codec::jwt;
@@ -218,7 +219,7 @@ impl Switch {
         match (until.filter(|until| at < *until), self.unauthenticated.has(conn)) {
             (None, false) => {
                 // Commands it may no longer give are refused now, not when the disk has room.
-                controller.waits_for_disk = false;
+                controller.wait = Wait::Other;
                 self.meet(net, conn, false);
             }
             (None, true) => {}

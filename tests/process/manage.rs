@@ -2,12 +2,13 @@
 //! `push`; their output for scripts; and the files they leave in the data folder.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::common::command::{at, bad, demo, fws, good, run};
-use crate::common::control::Control;
+use crate::common::control::{Control, frame};
 use crate::common::eventually;
 use crate::common::server::{
     DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server, fill, on_small_disk,
@@ -237,6 +238,54 @@ fn a_command_that_cannot_print_does_not_block_others() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+}
+
+/// A new key that could not be printed is not lost, if it is kept.
+#[test]
+fn a_key_that_could_not_be_printed_is_found_where_it_is_kept() {
+    let (server, _) = with_shop();
+    for words in [["register", "blog"], ["rotate", "shop"]] {
+        let mut command = at(&server, &words);
+        command.stdout(File::options().write(true).open("/dev/full").unwrap());
+        let ran = run(command);
+        let (name, start) = (words[1], "fws: the key is also kept in ");
+        let [kept, failed] = ran.err.lines().collect::<Vec<_>>()[..] else { panic!("{ran:?}") };
+        assert!(kept.starts_with(start) && kept.ends_with(name), "{kept}");
+        assert!(failed.starts_with("fws: cannot write to standard output: "), "{failed}");
+        assert_eq!(ran.code, Some(1));
+    }
+}
+
+/// A server that gives these replies to the commands of one connection, whatever they are.
+fn replying(replies: &'static [&'static str]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        for reply in replies {
+            let mut length = [0; 4];
+            stream.read_exact(&mut length).unwrap();
+            let mut rest = vec![0; u32::from_le_bytes(length) as usize + 1];
+            stream.read_exact(&mut rest).unwrap();
+            stream.write_all(&frame(reply.as_bytes())).unwrap();
+        }
+    });
+    address
+}
+
+/// The disk has failed while the server had a change for it that the first reply would have shown.
+#[test]
+fn get_prints_no_refusal_as_a_state() {
+    const DONE: &str = r#"{"success":true}"#;
+    const LOST: &str = r#"{"success":false,"reason":"Error store, try latter...","code":302}"#;
+    const INFO: &str = r#"{"countUser":0,"countConnection":0,"connId_UserId":{}}"#;
+    let get = |replies| {
+        let address = replying(replies).to_string();
+        good(fws(&["get", "shop", "price", "--key", "k", "--control", &address]))
+    };
+    assert_eq!(get(&[DONE, LOST, "5"]), "5\n");
+    // A state that looks like it is there again.
+    assert_eq!(get(&[DONE, LOST, LOST, INFO]), format!("{LOST}\n"));
 }
 
 /// The output of the removal has no reader; the namespace is removed all the same, and its key.

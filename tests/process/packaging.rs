@@ -1,6 +1,7 @@
 //! The Debian package that `scripts/deb` builds.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -50,6 +51,39 @@ fn a_package_contains_all_that_its_unit_and_scripts_name() {
     assert!(control.contains("\nDepends: libc6 (>= 2."), "{control}");
     for script in ["fws.js", "fws.mjs", "iframe.js"] {
         assert!(root.join("usr/share/fws/js").join(script).exists(), "{script}");
+    }
+}
+
+/// Runs the script that follows an installation with programs that only note how they are called,
+/// and returns the calls of `chown`.
+fn owners_changed(dir: &Dir, arguments: &[&str], has_user: bool) -> String {
+    let (folder, notes) = (dir.file("programs"), dir.file("notes"));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(&notes, "").unwrap();
+    let programs = ["useradd", "deb-systemd-helper", "deb-systemd-invoke", "systemctl"];
+    let note = format!("#!/bin/sh\necho \"$@\" >>{}\n", notes.display());
+    let getent = format!("#!/bin/sh\n{has_user}\n");
+    let silent = programs.map(|name| (name, "#!/bin/sh\n"));
+    for (name, text) in silent.into_iter().chain([("chown", &*note), ("getent", &*getent)]) {
+        fs::write(folder.join(name), text).unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/deb/postinst");
+    let path = format!("{}:/usr/bin:/bin", folder.display());
+    output_of(Command::new("sh").arg(script).args(arguments).env("PATH", path));
+    fs::read_to_string(notes).unwrap()
+}
+
+/// An administrator may give the file to another user, or have none.
+#[test]
+fn an_upgrade_leaves_the_owner_of_the_settings_file() {
+    let (dir, is_there) = (Dir::new(), Path::new("/etc/fws.json").exists());
+    assert_eq!(owners_changed(&dir, &["configure", "0.1.0"], true), "");
+    let given = if is_there { "fws:fws /etc/fws.json\n" } else { "" };
+    for (arguments, has_user) in
+        [(&["configure"][..], true), (&["configure", ""], false), (&["configure", "0.1.0"], false)]
+    {
+        assert_eq!(owners_changed(&dir, arguments, has_user), given, "{arguments:?}");
     }
 }
 

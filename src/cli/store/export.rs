@@ -1,6 +1,6 @@
 //! `fws store export`: writes the contents of the store as lines of JSON.
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::line::{Line, Namespace};
 use super::source::Source;
@@ -102,6 +102,9 @@ fn salvage(folder: &Folder, file: Option<&str>, now: Now) -> Result<(), Stop> {
     Ok(())
 }
 
+/// How the name of a namespace begins whose own is lost; its number follows.
+const MADE_UP: &str = "lost-";
+
 /// Writes rows as lines.
 struct Writer<'f> {
     meta: &'f StoreMeta,
@@ -109,6 +112,8 @@ struct Writer<'f> {
     output: Output,
     line: Vec<u8>,
     names: HashMap<u64, String>,
+    /// Those that begin like a name that is made up.
+    like_made_up: HashSet<String>,
     /// Number of namespaces whose own row is missing.
     lost: u64,
     /// The first error; nothing is written after it.
@@ -123,6 +128,7 @@ impl<'f> Writer<'f> {
             output: Output::open(file)?,
             line: Vec::new(),
             names: HashMap::new(),
+            like_made_up: HashSet::new(),
             lost: 0,
             stop: None,
         };
@@ -145,6 +151,7 @@ impl<'f> Writer<'f> {
                 let old_key = old_key.filter(|(_, until)| *until > at);
                 let old_key = old_key.map(|(key, until)| (key, self.meta.date(until)));
                 self.names.insert(ns, name.to_string());
+                self.like_made_up.extend(name.starts_with(MADE_UP).then(|| name.to_string()));
                 self.write(&Line::Namespace(Namespace { name, key, replaces, old_key }));
             }
             (Key::Grant { ns, channel, user }, Row::Grant) => {
@@ -171,8 +178,8 @@ impl<'f> Writer<'f> {
         if let Some(name) = self.names.get(&ns) {
             return name.clone();
         }
-        let mut name = format!("lost-{ns}");
-        while self.names.values().any(|taken| *taken == name) {
+        let mut name = format!("{MADE_UP}{ns}");
+        while self.like_made_up.contains(&name) {
             name.push('_');
         }
         self.lost += 1;

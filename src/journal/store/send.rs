@@ -27,6 +27,10 @@ impl StoreJournal {
         // Each expired state was once among the written rows, so they cannot pile up.
         let ends = self.ended.len().min(rows.len().max(ENDS_MAX));
         let ended: Vec<Key> = self.ended.drain(..ends).collect();
+        if self.ended.is_empty() {
+            // Of a million that expired together it would keep 40 MB.
+            self.ended.shrink_to_fit();
+        }
         (self.is_urgent, self.sync_at) = (false, None);
         self.ends_at = self.ends_at.filter(|_| !self.ended.is_empty());
         let (upto, since) = (self.mark, self.changed_since.take());
@@ -83,5 +87,62 @@ impl StoreJournal {
             // The thread never ends by itself, so there is no disk any more.
             self.fail(Fault::Broken("the thread of the store has ended".into()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use redb::backends::InMemoryBackend;
+
+    use super::super::{Medium, Overlay, Seal, StoreMeta, Writer};
+    use super::*;
+    use crate::journal::Journal;
+    use crate::limits::{Limits, SyncPolicy};
+    use crate::time::{Millis, Now};
+
+    struct Memory;
+
+    impl Medium for Memory {
+        type Backend = Overlay<InMemoryBackend>;
+
+        fn open(&self) -> io::Result<Self::Backend> {
+            Overlay::new(InMemoryBackend::new())
+        }
+
+        fn open_next(&self) -> io::Result<Self::Backend> {
+            self.open()
+        }
+
+        fn install_next(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn seal(&self, _: &Seal) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync_seal(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_crowd_of_expired_states_leaves_no_memory_behind() {
+        let meta = StoreMeta { key: [7; 32], term: 1, batch: 0, clock: Default::default() };
+        let (limits, writer) = (Limits::default(), Writer::create(Memory.open().unwrap(), &meta));
+        let begun = (meta, Ok(writer.unwrap()));
+        let (mut journal, stepper) =
+            StoreJournal::start_stepped(Memory, begun, SyncPolicy::Always, &limits);
+        let hub = Hub::new(limits, UnixMillis(0));
+        journal.ended = (0..50_000).map(|ns| Key::Namespace { ns }).collect();
+        for turn in 0..100 {
+            let (at, mono) = (UnixMillis(turn * 1000), Millis(turn * 1000));
+            journal.commit(&hub, at, Now { mono, unix: at });
+            stepper.work();
+            assert!(journal.poll().is_none());
+        }
+        assert_eq!((journal.ended.capacity(), journal.is_failing()), (0, false));
     }
 }

@@ -111,6 +111,39 @@ fn a_get_delayed_by_browsers_does_not_then_wait_for_the_disk() {
     assert_eq!(world.net.paused, [busy]);
 }
 
+/// Short commands are read although browsers of others are slow, whatever they have waited for.
+#[test]
+fn a_back_end_that_waited_for_the_disk_does_not_then_wait_for_browsers() {
+    let mut world = World::new(Limits { control_replies_waiting: 2, ..Limits::default() });
+    let conns = [0, 1].map(|slot| world.connect(slot, &[AUTH]));
+    let [owed, changes] = conns;
+    // The one waits for its replies, and the other for a journal with room.
+    world.send(owed, &[&set("it", 9), &set("it", 8), PING]);
+    world.journal.disk().is_full = true;
+    world.send(changes, &[&set("it", 9)]);
+    assert_eq!(world.net.paused, conns);
+    for conn in conns {
+        assert_eq!(world.take_replies(conn), [OK]);
+    }
+    world.net.published = Limits::default().queued_bytes + 1;
+    world.journal.disk().is_full = false;
+    world.sync();
+    world.turn();
+    world.sync();
+    assert_eq!(world.take_replies(owed), [OK, OK, OK]);
+    assert_eq!((world.take_replies(changes), world.net.paused.clone()), (vec![OK.into()], vec![]));
+    // A long command waits, and is not retried each turn.
+    world.send(changes, &[&set("it", 20_000)]);
+    world.turn();
+    assert_eq!((world.take_replies(changes), world.net.paused.clone()), (vec![], vec![changes]));
+    assert_eq!(world.run_until_idle(), 0);
+    world.net.published = 0;
+    world.turn();
+    world.turn();
+    world.sync();
+    assert_eq!(world.take_replies(changes), [OK]);
+}
+
 /// The codes of the replies that a back end has received.
 fn codes(world: &mut World, conn: ConnId) -> Vec<String> {
     let replies = world.take_replies(conn);

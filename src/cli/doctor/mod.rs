@@ -42,7 +42,7 @@ const TOKEN: Flag = Flag {
 const WAIT: Flag = Flag {
     name: "wait",
     value: "SECONDS",
-    about: "test for so long whether idle connections stay open (no test)",
+    about: "how long to test that idle connections stay open (no test)",
 };
 const WS_UNIX: Flag = Flag {
     name: AT_WS_UNIX.name,

@@ -149,7 +149,7 @@ limits! {
     /// the end of its key. Time in which the server does not read it for lack of room does not
     /// count.
     control_auth_ms: 5000, 100..=3_600_000;
-    /// A back end whose machine has been silent for so long is probed by TCP keepalive (RFC 9293
+    /// A back end whose machine has been silent for this long is probed by TCP keepalive (RFC 9293
     /// 3.8.4), and again after each quarter of that; whole seconds.
     control_keepalive_ms: 60_000, 1000..=32_767_000;
     /// Wrong keys that close a control connection.

@@ -220,9 +220,9 @@ impl Start {
     /// Logs that a stop signal has come, and what happens until the end.
     fn tell_of_stop(&self, drain_ms: usize) {
         let count = self.reactor.connections() as u64;
-        let there = log::Count(count, "connection is", "connections are");
+        let there = log::Count(count, "connection", "connections");
         let seconds = drain_ms.div_ceil(1000);
-        log::info(self.now().unix, format_args!("stopping; {there} let go, within {seconds} s"));
+        log::info(self.now().unix, format_args!("stopping: {there} to close within {seconds} s"));
     }
 
     fn run(

@@ -27,7 +27,8 @@ pub(super) const COMMAND: Command = Command {
 Takes the same flags, environment and file as `fws serve`, but starts nothing.
 Also checks the server key in the data folder, if it may read it.
 Shows each setting with its value and its source, and each limit with its
-meaning. The name of a limit ends in its unit. Keys are not shown.
+meaning. A limit that is `fitted` was lowered to the memory or to another limit,
+because nothing sets it. The name of a limit ends in its unit. Keys are not shown.
 
 Exit code 0: everything is right; 2: something is wrong, and a line says what.",
     flags: &FLAGS,

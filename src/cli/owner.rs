@@ -21,7 +21,7 @@ pub(super) fn refuse_root(call: &Call, data: &Path) -> Result<(), Stop> {
     }
     Err(Stop::Failed(format!(
         "the data folder {} belongs to user {user}, whose server could not open what root writes \
-         there: say it as that user, \
+         there: run it as that user: \
          setpriv --reuid={user} --regid={group} --clear-groups fws {} …",
         data.display(),
         call.command.name

@@ -7,7 +7,7 @@ use super::{Call, Command, Stop, register};
 const GRACE: Flag = Flag {
     name: "grace",
     value: "SECONDS",
-    about: "also accept the old key for so long (not at all)",
+    about: "how long the old key stays valid (not at all)",
 };
 
 pub(super) const COMMAND: Command = Command {

@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use super::flags::{self, Flag};
-use super::{Call, Stop, owner};
+use super::{Call, Stop, output::tell, owner};
 use crate::client::{Address, ClientError, Control};
 use crate::codec::json;
 use crate::config::{Config, NAMESPACE_KEY, Secret, check_page};
@@ -275,11 +275,22 @@ pub(super) fn seconds(call: &Call, name: &str) -> Result<Option<u64>, Stop> {
 }
 
 /// Data from the command line as JSON: unchanged if it is JSON, else as a string; `-` reads
-/// standard input.
+/// standard input. Warns of a string that was meant as JSON, as where a shell has taken its quotes.
 pub(super) fn data(word: &str) -> Result<String, Stop> {
-    if word != "-" {
-        return to_json(word);
+    let read = if word == "-" { Some(standard_input()?) } else { None };
+    let text = read.as_deref().unwrap_or(word);
+    let data = to_json(text)?;
+    if text.trim_start().starts_with(['{', '[']) && data.starts_with('"') {
+        tell(
+            "warning: DATA begins like JSON but is not, so it is taken as a string; in a shell, \
+             write '…' around JSON",
+        );
     }
+    Ok(data)
+}
+
+/// Standard input as text, without the newline at its end.
+fn standard_input() -> Result<String, Stop> {
     let failed = |what: String| Stop::Failed(format!("standard input: {what}"));
     let mut bytes = Vec::new();
     std::io::stdin()
@@ -290,8 +301,9 @@ pub(super) fn data(word: &str) -> Result<String, Stop> {
     if bytes.len() as u64 > INPUT_BYTES {
         return Err(failed(format!("more than {INPUT_BYTES} bytes")));
     }
-    let text = String::from_utf8(bytes).map_err(|_| failed("this is not UTF-8".into()))?;
-    to_json(text.strip_suffix('\n').unwrap_or(&text))
+    let mut text = String::from_utf8(bytes).map_err(|_| failed("this is not UTF-8".into()))?;
+    text.truncate(text.strip_suffix('\n').unwrap_or(&text).len());
+    Ok(text)
 }
 
 fn to_json(text: &str) -> Result<String, Stop> {

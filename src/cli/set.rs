@@ -7,7 +7,7 @@ use super::{Call, Command, Stop};
 use crate::codec::json;
 
 const TTL: Flag =
-    Flag { name: "ttl", value: "SECONDS", about: "the state expires after so long (never)" };
+    Flag { name: "ttl", value: "SECONDS", about: "time after which the state expires (never)" };
 const EMIT: Flag = Flag { name: "emit", value: "", about: "also send it to current subscribers" };
 
 pub(super) const FLAGS: &[Flag] =

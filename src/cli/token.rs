@@ -15,7 +15,7 @@ use crate::codec::jwt::{self, Claims, TokenError};
 use crate::limits::Limits;
 use crate::time::{Clock, UnixMillis};
 
-const TTL: Flag = Flag { name: "ttl", value: "SECONDS", about: "valid for so long (for ever)" };
+const TTL: Flag = Flag { name: "ttl", value: "SECONDS", about: "how long it is valid (for ever)" };
 const CHECK: Flag = Flag {
     name: "check",
     value: "TOKEN",

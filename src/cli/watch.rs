@@ -18,8 +18,7 @@ const USER: Flag = Flag {
     value: "USER",
     about: "the user to connect as, for @ and # channels (watch)",
 };
-const COUNT: Flag =
-    Flag { name: "count", value: "N", about: "exit after so many messages (never)" };
+const COUNT: Flag = Flag { name: "count", value: "N", about: "exit after N messages (never)" };
 const JSON_LINES: Flag = Flag { about: "one JSON object a line: channel and data", ..JSON };
 
 pub(super) const COMMAND: Command = Command {

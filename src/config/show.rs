@@ -25,7 +25,7 @@ impl Config {
         for ((name, _, _, meaning), (value, default)) in Limits::TABLE.iter().zip(values) {
             let changed = value != default;
             let source = match self.limit_source(name) {
-                Source::Default if changed => "follows".to_string(),
+                Source::Default if changed => "fitted".to_string(),
                 source => source.to_string(),
             };
             let note = if changed { format!(" (default {default})") } else { String::new() };

@@ -289,7 +289,7 @@ fn readable_files_and_weak_keys_cause_warnings() {
 fn an_unset_limit_follows_the_limit_above_it() {
     let config = load(&[("limit", "message_bytes=1000")], &[], "").unwrap();
     assert_eq!(config.limits.message_unauthenticated_bytes, 1000);
-    assert!(config.to_text().contains("follows"));
+    assert!(config.to_text().contains("fitted"));
     let flags = [("limit", "message_bytes=1000"), ("limit", "message_unauthenticated_bytes=1001")];
     assert_eq!(
         error(&flags, &[], ""),

@@ -77,7 +77,7 @@ impl Reactor {
             now.unix,
             format_args!(
                 "the process stood still for {seconds}.{tenths} s (paused, without a processor, \
-                 or in one turn); nobody is let go for that"
+                 or in one turn); nobody is closed for that"
             ),
         );
     }

@@ -298,7 +298,7 @@ fn a_proxy_that_cuts_idle_connections_is_reported() {
     // If both token and wait are missing, the advice names both at once.
     let found = doctor(server.ws, &[]).1;
     expect(&found, "idle", "cannot tell", "`fws doctor URL NAME --wait 60`");
-    expect(&doctor(server.ws, &KEY).1, "idle", "cannot tell", "not looked at: --wait 60 shows");
+    expect(&doctor(server.ws, &KEY).1, "idle", "cannot tell", "not checked: --wait 60 shows");
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn another_sockjs_server_is_recognised() {
     for echo in ["", "a[\"{\\\"event\\\":\\\"ping\\\",\\\"clb\\\":1}\"]\n"] {
         let found = doctor(another(echo), &[]).1;
         expect_only(&found, "path", "it is another one");
-        expect(&found, "rest", "cannot tell", "not looked at");
+        expect(&found, "rest", "cannot tell", "not checked");
     }
 }
 
@@ -445,7 +445,7 @@ fn without_openssl_tls_is_not_judged() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let found: Value = serde_json::from_str(&ran.out).unwrap();
     expect(&found, "tls", "cannot tell", "install openssl, or look by hand: openssl s_client");
-    expect(&found, "rest", "cannot tell", "not looked at");
+    expect(&found, "rest", "cannot tell", "not checked");
 }
 
 #[test]
@@ -505,7 +505,7 @@ fn refused_origins_are_reported() {
     expect_only(&found, "origin", "pages of https://evil.example may not connect");
     let found = doctor(server.ws, &["--origin", "null"]).1;
     assert!(found["ok"] == false && !found.to_string().contains("--allow-origin"), "{found}");
-    expect(&found, "rest", "cannot tell", "not looked at");
+    expect(&found, "rest", "cannot tell", "not checked");
     assert_eq!(doctor(server.ws, &["--origin", "https://shop.example"]).0, Some(0));
     // The proxy adds a header of its own.
     let server = Server::new();

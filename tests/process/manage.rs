@@ -337,6 +337,23 @@ fn a_state_that_no_subscriber_is_sent_is_warned_of() {
     assert_eq!(warnings(&["set", "demo", "@cart", "null"]), "");
 }
 
+/// A shell takes the quotes out of `{"text":"hello"}`, and what is left is text.
+#[test]
+fn broken_json_is_taken_as_a_string_with_a_warning() {
+    let server = Server::new();
+    let warnings = |words: &[&str]| {
+        let ran = run(demo(&server, words));
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        ran.err
+    };
+    let warned = "fws: warning: DATA begins like JSON but is not, so it is taken as a string; in a \
+                  shell, write '…' around JSON\n";
+    assert_eq!(warnings(&["emit", "demo", "news", "{text:hello}"]), warned);
+    assert_eq!(warnings(&["push", "demo", "log", " [1,2"]), warned);
+    assert_eq!(warnings(&["emit", "demo", "news", "{}"]), "");
+    assert_eq!(warnings(&["set", "demo", "price", "door {opened}"]), "");
+}
+
 #[test]
 fn push_appends_to_a_list() {
     let server = Server::new();

@@ -136,7 +136,7 @@ fn check_changes_nothing_and_counts_the_contents() {
         soon.to_string(),
     ];
     let said = import(&lines_in(&dir, "in", &input), &data);
-    assert_eq!(said, "took in 2 namespaces, 1 grant, 2 states\n");
+    assert_eq!(said, "imported 2 namespaces, 1 grant, 2 states\n");
     assert_eq!(mode(&data), 0o700);
     for file in ["store.redb", "store.seal", "lock"] {
         assert_eq!(mode(&data.join(file)), 0o600, "{file}");
@@ -320,7 +320,7 @@ fn an_import_overlays_the_existing_store() {
     assert_eq!(line, format!("{}: line 3: {wrong}", second.display()));
     same_store(&before, &data);
     let said = good(store(&["import", "--replace", second.to_str().unwrap()], &data));
-    assert_eq!(said, "took in 2 namespaces, 0 grants, 3 states\n");
+    assert_eq!(said, "imported 2 namespaces, 0 grants, 3 states\n");
     let expected = [
         namespace_line("a", "other"),
         namespace_line("b", "two"),
@@ -351,7 +351,7 @@ fn an_import_renews_the_keys_that_are_kept_for_commands() {
     let second = lines_in(&dir, "second", &second);
     let ran = run(store(&["import", "--replace", second.to_str().unwrap()], &data));
     let renewed = format!("renewed 1 key in {}\n", data.join("keys").display());
-    assert_eq!(ran.out, format!("took in 3 namespaces, 0 grants, 0 states\n{renewed}"));
+    assert_eq!(ran.out, format!("imported 3 namespaces, 0 grants, 0 states\n{renewed}"));
     // The commands would use those of "b" and "c", which open nothing.
     let strange = data.join("keys/b");
     let told = format!("fws: warning: {} is not the key of namespace \"b\"", strange.display());
@@ -368,7 +368,7 @@ fn an_import_renews_the_keys_that_are_kept_for_commands() {
         fs::remove_file(data.join("keys").join(name)).unwrap();
     }
     let said = good(store(&["import", "--replace", second.to_str().unwrap()], &data));
-    assert_eq!(said, "took in 3 namespaces, 0 grants, 0 states\n");
+    assert_eq!(said, "imported 3 namespaces, 0 grants, 0 states\n");
 }
 
 /// As after damage: the store is moved away, and a backup from before a rotation is imported. A key
@@ -403,7 +403,7 @@ fn rows_of_a_user_with_an_empty_name_are_left_out() {
     let grant = json!({ "kind": "grant", "namespace": "a", "channel": "#v", "user": "" });
     let lines = [namespace("a", "k"), state("a", "x", Some(""), "1"), grant.to_string()];
     let said = good(store(&["import", lines_in(&dir, "in", &lines).to_str().unwrap()], &data));
-    let counts = "took in 1 namespace, 0 grants, 0 states\n";
+    let counts = "imported 1 namespace, 0 grants, 0 states\n";
     assert_eq!(said, format!("{counts}left out 2 rows of a user with an empty name\n"));
     assert_eq!(good(store(&["export"], &data)).lines().count(), 3);
 }

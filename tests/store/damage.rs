@@ -89,7 +89,7 @@ fn rows_of_a_lost_namespace_are_kept_together() {
     assert_eq!(states.count(), 200);
     let file = dir.file("saved");
     fs::write(&file, &ran.out).unwrap();
-    assert_eq!(import(&file, &dir.file("new")), "took in 2 namespaces, 0 grants, 400 states\n");
+    assert_eq!(import(&file, &dir.file("new")), "imported 2 namespaces, 0 grants, 400 states\n");
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn data_of_an_original_server_is_imported() {
     let before = redis.text(&[b"INFO", b"commandstats"]);
     assert!(!before.contains("cmdstat_scan:"));
     let said = good(import(&redis.url(), &[], &data));
-    assert_eq!(said, "took in 2 namespaces, 0 grants, 3005 states\n");
+    assert_eq!(said, "imported 2 namespaces, 0 grants, 3005 states\n");
     let used = redis.text(&[b"INFO", b"commandstats"]);
     assert!(used.contains("cmdstat_scan:") && !used.contains("cmdstat_keys:"), "{used}");
 
@@ -201,7 +201,7 @@ fn ambiguous_keys_are_left_out_and_reported() {
     let data = dir.file("data");
     let ran = run(import(&redis.url(), &[], &data));
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert_eq!(ran.out, "took in 3 namespaces, 0 grants, 2 states\n");
+    assert_eq!(ran.out, "imported 3 namespaces, 0 grants, 2 states\n");
     assert_eq!(states(&data), ["a|-|c|6", "shop|-|news|1"]);
     let key = |rest: &str| format!("fws: left out \"LaWS_Server:{rest}\": ");
     let mut told: Vec<&str> = ran.err.lines().collect();

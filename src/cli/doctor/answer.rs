@@ -41,8 +41,11 @@ const NO_RULE: &[&str] = &[
     "if the proxy has one: is it in the part for this host name?",
 ];
 
-const UNREACHED: &[&str] =
-    &["is `fws serve` running, and does the proxy name the address that it prints as ws?"];
+const UNREACHED: &[&str] = &[
+    "is `fws serve` running, and does the proxy name the address that it prints as ws?",
+    "a unix socket: the proxy must be in the server's group; for HAProxy write group in its global \
+     part, and no chroot",
+];
 
 const FULL: &[&str] =
     &["raise the limit connections and the descriptor limit (see docs/operations.md, Sizing)"];

@@ -42,7 +42,7 @@ const TOKEN: Flag = Flag {
 const WAIT: Flag = Flag {
     name: "wait",
     value: "SECONDS",
-    about: "test for so long whether idle connections stay open (no test)",
+    about: "how long to test that idle connections stay open (no test)",
 };
 const WS_UNIX: Flag = Flag {
     name: AT_WS_UNIX.name,
@@ -235,7 +235,7 @@ fn run(call: &Call) -> Result<(), Stop> {
 /// Runs the checks; skips those whose prerequisites failed.
 fn examine(site: &mut Site, report: &mut Report) -> Result<(), Stop> {
     if !enter(site, report)? {
-        report.add(Finding::unknown("rest", "not looked at: it builds on what is above"))?;
+        report.add(Finding::unknown("rest", "not checked: it builds on what is above"))?;
         return Ok(());
     }
     report.add(find::room(site))?;

@@ -212,7 +212,7 @@ fn clocks(
     let seconds = theirs.abs_diff(ours);
     let way = if theirs > ours { "ahead of" } else { "behind" };
     if seconds <= CLOCK_SECONDS {
-        return Finding::ok("clock", format!("{whose} agrees with ours, to {CLOCK_SECONDS} s"));
+        return Finding::ok("clock", format!("{whose} agrees with ours, within {CLOCK_SECONDS} s"));
     }
     let advice = "set both clocks by NTP: tokens end by the server's, and there is no leeway";
     off("clock", format!("{whose} is {seconds} s {way} ours"), &[advice])

@@ -213,9 +213,9 @@ pub(super) fn silence(site: &Site, has_socket: bool, is_in: bool) -> Vec<Finding
     const CHECKS: [&str; 2] = ["idle", "idle_stream"];
     if site.wait == 0 {
         let says = match site.pass {
-            Some(_) => "not looked at: --wait 60 shows whether silent connections are cut",
+            Some(_) => "not checked: --wait 60 shows whether silent connections are cut",
             None => {
-                "not looked at: `fws doctor URL NAME --wait 60`, with the name of a namespace, \
+                "not checked: `fws doctor URL NAME --wait 60`, with the name of a namespace, \
                      shows whether silent connections are cut"
             }
         };

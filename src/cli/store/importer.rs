@@ -384,7 +384,7 @@ impl Importer {
         drop(turn);
         let Counts { namespaces, grants, states, expired, nameless } = self.counts;
         let (namespaces, grants) = (count(namespaces, "namespace"), count(grants, "grant"));
-        let mut text = format!("took in {namespaces}, {grants}, {}\n", count(states, "state"));
+        let mut text = format!("imported {namespaces}, {grants}, {}\n", count(states, "state"));
         if expired > 0 {
             text.push_str(&format!("left out {} that had ended\n", count(expired, "state")));
         }

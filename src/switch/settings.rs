@@ -89,17 +89,13 @@ impl Switch {
     /// Counts the connections that were opened while there was no cap per address, a few per turn.
     pub(super) fn count_in(&mut self, net: &impl Net) {
         let Some(from) = self.count_from else { return };
-        let slots = from..from + COUNTED_PER_TURN;
-        for slot in slots.clone() {
-            let Some(conn) = self.connections.browser(slot) else {
-                self.count_from = None;
-                return;
-            };
-            if let Some(conn) = conn {
+        let end = (from + COUNTED_PER_TURN).min(self.web.slots());
+        for slot in from..end {
+            if let Some(conn) = self.web.conn(slot) {
                 self.web.count_in(net, conn);
             }
         }
-        self.count_from = Some(slots.end);
+        self.count_from = (end < self.web.slots()).then_some(end);
     }
 
     /// Sets the key for `registerNameSpace`, `removeNameSpace` and `rotateKey`.

@@ -241,11 +241,7 @@ fn new_connections_are_admitted_at_the_configured_rate() {
     // Back ends are admitted all the same, and after a while browsers too.
     assert_eq!(server.control().ask(r#"{"action":"ping"}"#), r#"{"success":true}"#);
     eventually("it is admitted", || (ask().status == 200).then_some(()));
-    let page = http::request(server.admin(), "GET /metrics", &[]).unwrap().body;
-    let counted = page
-        .lines()
-        .find_map(|line| line.strip_prefix("fws_connections_turned_away_total{reason=\"crowd\"} "));
-    let counted: usize = counted.unwrap().parse().unwrap();
+    let counted = server.metric(r#"fws_connections_turned_away_total{reason="crowd"}"#) as usize;
     assert!(counted >= outside.len(), "{counted} of {}", outside.len());
     let alive = || Browser::open(server.ws, "/socket/websocket", &[], &[]).ok();
     drop(eventually("a WebSocket is admitted", alive));

@@ -189,10 +189,9 @@ impl Namespace {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Change, Outcome, Publication, Route};
+    use super::super::{Change, Outcome};
     use super::*;
     use crate::limits::Limits;
-    use crate::reason::CloseReason;
 
     const AT: UnixMillis = UnixMillis(5);
 
@@ -200,8 +199,6 @@ mod tests {
     struct Undos(Vec<Undo>);
 
     impl Outbox for Undos {
-        fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
-        fn close(&mut self, _: Route, _: CloseReason) {}
         fn after_change(&mut self, undo: Undo) {
             self.0.push(undo);
         }

@@ -62,7 +62,7 @@ pub trait Outbox {
     /// channels, for a message to several.
     fn look_at(&mut self, _count: usize) {}
     /// Delivers a message to the peer on this route.
-    fn deliver(&mut self, route: Route, publication: &Publication<'_>);
+    fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
     /// Offers a message for all `count` members of a channel. `true` if the outbox takes it: then
     /// it gets the routes from [`Hub::audience`] before anything else happens to the channel. On
     /// `false` the hub delivers the message itself.
@@ -70,7 +70,7 @@ pub trait Outbox {
         false
     }
     /// Closes this peer. The hub has forgotten it already.
-    fn close(&mut self, route: Route, reason: CloseReason);
+    fn close(&mut self, _: Route, _: CloseReason) {}
     /// A state is about to be replaced by one of `bytes` bytes. `true` if no undo is needed,
     /// because the change will never be undone; on `false` [`Outbox::after_change`] follows.
     fn needs_no_undo(&mut self, _: KeyRef<'_>, _bytes: usize) -> bool {

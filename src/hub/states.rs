@@ -167,19 +167,13 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Change, Outcome, Route, Undo};
+    use super::super::{Change, Outcome, Undo};
     use super::*;
     use crate::limits::Limits;
-    use crate::publication::Publication;
-    use crate::reason::CloseReason;
 
     struct Nobody;
 
-    impl Outbox for Nobody {
-        fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
-        fn close(&mut self, _: Route, _: CloseReason) {}
-        fn after_change(&mut self, _: Undo) {}
-    }
+    impl Outbox for Nobody {}
 
     #[test]
     fn a_state_may_expire_between_check_and_apply() {
@@ -216,8 +210,6 @@ mod tests {
     fn no_state_expires_while_changes_are_being_undone() {
         struct Undos(Vec<Undo>);
         impl Outbox for Undos {
-            fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
-            fn close(&mut self, _: Route, _: CloseReason) {}
             fn after_change(&mut self, undo: Undo) {
                 self.0.push(undo);
             }

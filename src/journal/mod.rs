@@ -16,7 +16,7 @@ pub use store::StoreJournal;
 
 use std::fmt;
 
-use crate::hub::{Change, Entry, Hub, KeyRef, Row, Undo};
+use crate::hub::{Change, Entry, Hub, KeyRef, Outbox, Row, Undo};
 use crate::limits::Limits;
 use crate::metrics::StoreMeters;
 use crate::time::{Millis, Now, UnixMillis};
@@ -147,6 +147,18 @@ pub trait Journal {
         let _ = is_urged;
         self.commit(hub, at, now);
         0
+    }
+}
+
+/// Passes the changes of a hub on to a journal, for changes that reach no peer.
+pub struct Recorder<'a>(pub &'a mut dyn Journal);
+
+impl Outbox for Recorder<'_> {
+    fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
+        self.0.before_change(key, row);
+    }
+    fn after_change(&mut self, undo: Undo) {
+        self.0.after_change(undo);
     }
 }
 

@@ -145,7 +145,7 @@ impl AnswerPressure {
     }
 
     /// Scans all connections with queued answers, except those of the admin door.
-    fn look(&mut self, net: &impl Net, connections: &Connections) {
+    fn look(&mut self, net: &impl Net, is_open: impl Fn(ConnId) -> bool) {
         let now = net.now().mono;
         let before = std::mem::take(&mut self.seen);
         let mut slowest: Option<(u32, Reverse<usize>, Owed)> = None;
@@ -156,7 +156,7 @@ impl AnswerPressure {
                 self.going += owed.bytes;
                 return;
             }
-            if !connections.has(owed.conn) {
+            if !is_open(owed.conn) {
                 return;
             }
             let first = match before.get(&owed.conn) {
@@ -218,12 +218,17 @@ impl Switch {
         }
     }
 
+    /// Whether this connection, of a back end or a browser, is open.
+    fn has(&self, conn: ConnId) -> bool {
+        self.connections.is_controller(conn) || self.web.has(conn)
+    }
+
     /// Closes connections that take nothing, the largest queues first, until there is room.
     pub(super) fn make_room(&mut self, net: &mut impl Net) {
         self.note_shortage(net);
         let Some(mut answer_pressure) = self.answer_pressure.take() else { return };
         if answer_pressure.look_at <= net.now().mono {
-            answer_pressure.look(net, &self.connections);
+            answer_pressure.look(net, |conn| self.has(conn));
         }
         let max = self.limits.answers_bytes;
         for _ in 0..CUTS_PER_TURN {
@@ -234,7 +239,7 @@ impl Switch {
             let is_patient = net.now().mono < answer_pressure.since.plus(PATIENCE_MS);
             let is_taking = is_patient && net.taken(owed.conn) != owed.taken;
             // The scan may be some turns old: skip connections that have gone meanwhile.
-            if is_taking || !self.connections.has(owed.conn) {
+            if is_taking || !self.has(owed.conn) {
                 continue;
             }
             net.drop_all(owed.conn);

@@ -111,13 +111,13 @@ impl Switch {
         let mut left = count.min(PER_TURN);
         for _ in 0..SEATS_PER_TURN {
             let Some(drain) = self.drain.as_mut().filter(|_| left > 0) else { return };
-            let Some(seat) = self.connections.browser(drain.slot) else {
+            if drain.slot >= self.web.slots() {
                 // Those that are left opened in slots that had been passed already: start over.
                 drain.slot = 0;
                 return;
-            };
+            }
             drain.slot += 1;
-            let Some(conn) = seat else { continue };
+            let Some(conn) = self.web.conn(drain.slot - 1) else { continue };
             drain.gone += 1;
             let back_ms = drain.back_in(net.now().mono);
             let (web, mut site) = self.split();

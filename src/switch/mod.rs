@@ -4,12 +4,12 @@
 //!
 //! One file per role. Back ends: `control`, with `text`, `command`, `deadlines`, `replies` and
 //! `unauthenticated`. Browsers: `browser` for their messages (the web door, [`Web`], owns their
-//! connections and sessions), `page` for the demo page. `connections` keeps the role of each
-//! connection, `publish_batch` gathers publications to a whole channel, `long_emit` splits an emit
-//! to many channels over several turns. `publish_pressure`, `answer_pressure` and `intake` handle
-//! overload, `full` a full journal, `drain` the shutdown, `refusal_tally` names the namespaces in
-//! the log line about refusals. This file has what lies between the roles: the order of changes,
-//! delivery, and the end of connections.
+//! connections and sessions), `page` for the demo page. `connections` keeps the back ends,
+//! `publish_batch` gathers publications to a whole channel, `long_emit` splits an emit to many
+//! channels over several turns. `publish_pressure`, `answer_pressure` and `intake` handle overload,
+//! `full` a full journal, `drain` the shutdown, `refusal_tally` names the namespaces in the log
+//! line about refusals. This file has what lies between the roles: the order of changes, delivery,
+//! and the end of connections.
 
 mod answer_pressure;
 mod browser;
@@ -96,7 +96,7 @@ pub struct Switch {
     demo: Option<Demo>,
     hub: Hub,
     journal: Box<dyn Journal>,
-    /// The open connections and their roles.
+    /// The open connections of back ends.
     connections: Connections,
     /// Back ends that have not authenticated.
     unauthenticated: Unauthenticated,
@@ -423,7 +423,6 @@ impl Handler for Switch {
             }
             Door::Web => {
                 self.metrics.web_opened += 1;
-                self.connections.add_browser(conn);
                 self.web.opened(net, conn, from);
             }
             // The admin door has a handler of its own.
@@ -504,8 +503,7 @@ impl Handler for Switch {
         if let Some(controller) = self.connections.remove_controller(conn) {
             self.unauthenticated.remove(conn);
             self.leave_lines(conn, &controller);
-        } else if self.connections.is_browser(conn) {
-            self.connections.remove_browser(conn);
+        } else if self.web.has(conn) {
             self.metrics.web_closed += 1;
             let (web, mut site) = self.split();
             web.closed(net, &mut site, conn);

@@ -5,11 +5,9 @@ use super::{Demo, Switch};
 use crate::address::Proxies;
 use crate::codec::sockjs;
 use crate::edge::Net;
-use crate::hub::{Declared, KeyRef, Outbox, Route, Row, Undo};
-use crate::journal::Journal;
+use crate::hub::Declared;
+use crate::journal::Recorder;
 use crate::limits::Limits;
-use crate::publication::Publication;
-use crate::reason::CloseReason;
 use crate::time::{Now, UnixMillis};
 use crate::web::Service;
 
@@ -51,18 +49,7 @@ impl Switch {
     /// key, or gives it the key ([`crate::hub::Hub::declare`]). The key is not recorded: the
     /// configuration is its record. Returns `None` if there is no room.
     pub fn declare(&mut self, name: &str, key: &str) -> Option<Declared> {
-        struct Recorded<'a>(&'a mut dyn Journal);
-        impl Outbox for Recorded<'_> {
-            fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
-            fn close(&mut self, _: Route, _: CloseReason) {}
-            fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
-                self.0.before_change(key, row);
-            }
-            fn after_change(&mut self, undo: Undo) {
-                self.0.after_change(undo);
-            }
-        }
-        self.hub.declare(name, key, &mut Recorded(&mut *self.journal))
+        self.hub.declare(name, key, &mut Recorder(&mut *self.journal))
     }
 
     /// Applies new limits and options of the service. What has begun continues: no connection is
@@ -90,17 +77,13 @@ impl Switch {
     /// Counts the connections that were opened while there was no cap per address, a few per turn.
     pub(super) fn count_in(&mut self, net: &impl Net) {
         let Some(from) = self.count_from else { return };
-        let slots = from..from + COUNTED_PER_TURN;
-        for slot in slots.clone() {
-            let Some(conn) = self.connections.browser(slot) else {
-                self.count_from = None;
-                return;
-            };
-            if let Some(conn) = conn {
+        let end = (from + COUNTED_PER_TURN).min(self.web.slots());
+        for slot in from..end {
+            if let Some(conn) = self.web.conn(slot) {
                 self.web.count_in(net, conn);
             }
         }
-        self.count_from = Some(slots.end);
+        self.count_from = (end < self.web.slots()).then_some(end);
     }
 
     /// Sets the key for `registerNameSpace`, `removeNameSpace` and `rotateKey`.

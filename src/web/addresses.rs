@@ -141,7 +141,7 @@ impl<P> Web<P> {
     /// from a proxy is counted from its next request that names a client.
     pub fn count_in(&mut self, net: &impl Net, conn: ConnId) {
         let Addresses { max, places, proxies, .. } = &self.addresses;
-        if *max == 0 || places.contains_key(&conn.slot) || !self.has(conn) {
+        if *max == 0 || places.contains_key(&conn.slot) {
             return;
         }
         let Some(from) = net.address(conn).filter(|from| !proxies.has(*from)) else { return };

@@ -121,7 +121,7 @@ impl<P> Web<P> {
 
     fn take_time(&mut self, net: &mut impl Net, conn: ConnId, answer: AnswerInFlight) {
         net.deadline(conn, Some(net.now().mono.plus(answer.term(&self.limits))));
-        self.lines[conn.index()] = Line::AnswerInFlight(Box::new(answer));
+        self.lines[conn.index()] = Line::AnswerInFlight(Box::new(answer), conn.generation);
         // `drained` is called only after a refusal by the kernel, or if it is paused.
         net.pause(conn);
     }
@@ -133,7 +133,7 @@ impl<P> Web<P> {
 
     /// An answer has gone out: its session starts to wait for the next request.
     pub(super) fn taken(&mut self, net: &mut impl Net, conn: ConnId) {
-        let Line::AnswerInFlight(answer) = std::mem::take(&mut self.lines[conn.index()]) else {
+        let Line::AnswerInFlight(answer, _) = std::mem::take(&mut self.lines[conn.index()]) else {
             return;
         };
         let now = net.now().mono;
@@ -162,7 +162,7 @@ impl<P> Web<P> {
         let Some(conn) = session.in_flight else {
             return session.alone_since.plus(session.took_ms + ms) <= now;
         };
-        let Line::AnswerInFlight(answer) = &mut self.lines[conn.index()] else { return false };
+        let Line::AnswerInFlight(answer, _) = &mut self.lines[conn.index()] else { return false };
         if session.over_since.is_none() && !answer.is_asked {
             session.over_since = Some(now);
             if session.mark_dirty() {

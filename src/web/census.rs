@@ -1,11 +1,28 @@
-//! The numbers of sessions now and so far, for monitoring: each is known without a scan, except for
-//! [`Web::peers`]. Changes nothing.
+//! Which connections are open, and the numbers of sessions now and so far, for monitoring: each is
+//! known without a scan, except for [`Web::peers`]. Changes nothing.
 
 use super::{Bodies, Line, Web};
+use crate::edge::ConnId;
 use crate::publication::Ways;
 use crate::reason::CloseReason;
 
 impl<P> Web<P> {
+    /// Whether a connection belongs to this listener and is not closed.
+    pub fn has(&self, conn: ConnId) -> bool {
+        self.conn(conn.index()) == Some(conn)
+    }
+
+    /// The open connection in that slot.
+    pub fn conn(&self, slot: usize) -> Option<ConnId> {
+        let generation = self.lines.get(slot)?.generation()?;
+        Some(ConnId::new(slot as u32, generation))
+    }
+
+    /// All open connections are in slots below this one.
+    pub fn slots(&self) -> usize {
+        self.lines.len()
+    }
+
     /// The number of sessions of all kinds.
     pub fn sessions(&self) -> usize {
         self.raw_sockets + self.sockjs_sockets + self.sessions.len()

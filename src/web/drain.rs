@@ -40,7 +40,7 @@ impl<P> Web<P> {
                 net.close(conn, CloseReason::GoingAway);
             }
             // The answer in flight goes out, and its session ends: it could not ask for more.
-            Line::AnswerInFlight(answer) => {
+            Line::AnswerInFlight(answer, _) => {
                 // Unless its client waits elsewhere by now.
                 let id = answer.id;
                 if let Some(id) = id.filter(|id| self.is_taking(*id, conn)) {
@@ -48,8 +48,8 @@ impl<P> Web<P> {
                 }
                 net.close(conn, CloseReason::GoingAway);
             }
-            Line::Receiver(id) | Line::Sender(id, _) => {
-                let (id, is_receiver) = (*id, matches!(line, Line::Receiver(_)));
+            Line::Receiver(id, _) | Line::Sender(id, ..) => {
+                let (id, is_receiver) = (*id, matches!(line, Line::Receiver(..)));
                 self.dismiss_session(net, app, id, parting);
                 if is_receiver
                     && app.is_short(net)

@@ -19,6 +19,8 @@ use crate::reason::CloseReason;
 /// A connection between requests, or inside one.
 #[derive(Debug, Default)]
 pub(super) struct Http {
+    /// The generation of the connection's slot.
+    pub generation: u32,
     /// Bytes of the input already searched for the end of the head.
     scanned: u32,
     /// No request has come yet.
@@ -51,13 +53,18 @@ impl Http {
     }
 
     /// A new connection, perhaps from a trusted proxy.
-    pub fn new(is_proxy: bool) -> Http {
-        Http { is_first: true, may_introduce: is_proxy, ..Http::default() }
+    pub fn new(conn: ConnId, is_proxy: bool) -> Http {
+        Http { is_first: true, may_introduce: is_proxy, ..Http::between(conn) }
+    }
+
+    /// A connection between two requests.
+    fn between(conn: ConnId) -> Http {
+        Http { generation: conn.generation, ..Http::default() }
     }
 
     /// A connection whose request is complete up to its body.
-    pub fn uploading(upload: Upload) -> Http {
-        Http { upload: Some(Box::new(upload)), ..Http::default() }
+    pub fn uploading(conn: ConnId, upload: Upload) -> Http {
+        Http { upload: Some(Box::new(upload)), ..Http::between(conn) }
     }
 
     /// The request did not come in time. A connection idle between two requests is closed silently,
@@ -178,7 +185,7 @@ impl<P> Web<P> {
         let Line::Http(http) = &mut self.lines[conn.index()] else { return Ok(None) };
         match proxy::parse(input, self.limits.http_head_bytes) {
             ProxyHeader::None => {
-                *http = Http::new(false);
+                *http = Http::new(conn, false);
                 Ok(Some(0))
             }
             ProxyHeader::Incomplete => {
@@ -186,7 +193,7 @@ impl<P> Web<P> {
                 Ok(None)
             }
             ProxyHeader::Whole { length, source } => {
-                *http = Http::new(false);
+                *http = Http::new(conn, false);
                 self.note_proxy_header(net, conn, source)?;
                 Ok(Some(length))
             }
@@ -255,7 +262,7 @@ impl<P> Web<P> {
         body: Option<&[u8]>,
     ) -> Result<(), CloseReason> {
         // Between requests, unless one of the branches below changes that.
-        self.lines[conn.index()] = Line::Http(Http::default());
+        self.lines[conn.index()] = Line::Http(Http::between(conn));
         let outcome = match self.route(head).filter(|_| A::HAS_SESSIONS) {
             None => {
                 let response = app.page(net, head);
@@ -312,7 +319,7 @@ impl<P> Web<P> {
         close: Option<CloseReason>,
         link_ms: u64,
     ) {
-        self.lines[conn.index()] = Line::Http(Http::default());
+        self.lines[conn.index()] = Line::Http(Http::between(conn));
         match close {
             Some(reason) => net.close(conn, reason),
             None => {
@@ -331,7 +338,7 @@ impl<P> Web<P> {
 
     /// Answers a sender, if this is one, although some of its messages have not been handled.
     pub(super) fn answer_sender(&mut self, net: &mut impl Net, conn: ConnId) {
-        if let Line::Sender(id, _) = self.lines[conn.index()] {
+        if let Line::Sender(id, ..) = self.lines[conn.index()] {
             self.forget_sender(id, conn);
             self.release_sender(net, conn, id);
         }
@@ -339,7 +346,9 @@ impl<P> Web<P> {
 
     /// Sends a sender its answer; the connection goes on.
     pub(super) fn release_sender(&mut self, net: &mut impl Net, conn: ConnId, id: HttpSessionId) {
-        let Line::Sender(of, reply) = std::mem::take(&mut self.lines[conn.index()]) else { return };
+        let Line::Sender(of, reply, _) = std::mem::take(&mut self.lines[conn.index()]) else {
+            return;
+        };
         debug_assert_eq!(of, id);
         net.note_input_bytes(conn, 0);
         net.send(conn, reply.frame);

@@ -14,27 +14,27 @@ impl<P> Web<P> {
             session.check_invariants(peer.is_some());
             if let Some(conn) = session.receiver_conn() {
                 let line = &self.lines[conn.index()];
-                assert!(matches!(line, Line::Receiver(of) if *of == id), "not its receiver's");
+                assert!(matches!(line, Line::Receiver(of, _) if *of == id), "not its receiver's");
             }
             if let Some(conn) = session.in_flight {
                 let line = &self.lines[conn.index()];
                 assert!(
-                    matches!(line, Line::AnswerInFlight(of) if of.id == Some(id)),
+                    matches!(line, Line::AnswerInFlight(of, _) if of.id == Some(id)),
                     "not what it takes"
                 );
             }
             assert!(session.has_timer() || self.dirty.contains(&id), "never looked at");
             for sender in &session.senders {
                 let line = &self.lines[sender.index()];
-                assert!(matches!(line, Line::Sender(of, _) if *of == id), "not its sender's");
+                assert!(matches!(line, Line::Sender(of, ..) if *of == id), "not its sender's");
             }
         }
         assert_eq!(self.names.len(), self.sessions.len());
         let (mut raw, mut sockjs) = (0, 0);
         for line in &self.lines {
             match line {
-                Line::None | Line::Http(_) | Line::AnswerInFlight(_) => {}
-                Line::Receiver(id) | Line::Sender(id, _) => {
+                Line::None | Line::Http(_) | Line::AnswerInFlight(..) => {}
+                Line::Receiver(id, _) | Line::Sender(id, ..) => {
                     assert!(self.sessions.contains(*id), "{id:?} is gone");
                 }
                 Line::Socket(socket) => {
@@ -57,8 +57,7 @@ impl<P> Web<P> {
         });
         let pending = self.sessions.iter().map(|(_, entry)| entry.session.pending_bytes());
         assert_eq!(bodies.chain(pending).sum::<usize>(), self.bodies.bytes);
-        let is_open = |slot: usize| !matches!(self.lines.get(slot), None | Some(Line::None));
-        self.addresses.check_invariants(is_open);
+        self.addresses.check_invariants(|slot| self.conn(slot).is_some());
     }
 
     /// Checks that nothing is kept when all connections and sessions have gone.

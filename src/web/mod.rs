@@ -205,8 +205,9 @@ pub trait Application {
     fn page(&mut self, net: &mut impl Net, head: &Head<'_>) -> Response;
 }
 
-/// The state of a connection. A WebSocket is stored inline, with nothing elsewhere, because most
-/// are idle and there may be a million; all other states are rare or short-lived.
+/// The state of a connection, with the generation of its slot. A WebSocket is stored inline, with
+/// nothing elsewhere, because most are idle and there may be a million; all other states are rare
+/// or short-lived.
 #[derive(Debug, Default)]
 enum Line<P> {
     /// Closed, or not a web connection.
@@ -215,13 +216,27 @@ enum Line<P> {
     /// Between requests or inside one. Next: any.
     Http(Http),
     /// A request waits for output of a session. Next: `Http`.
-    Receiver(HttpSessionId),
+    Receiver(HttpSessionId, u32),
     /// An answer is complete but has not all been sent. Next: `Http`.
-    AnswerInFlight(Box<AnswerInFlight>),
+    AnswerInFlight(Box<AnswerInFlight>, u32),
     /// A request that sent messages waits until its session has handled them all. Next: `Http`.
-    Sender(HttpSessionId, Box<SenderReply>),
+    Sender(HttpSessionId, Box<SenderReply>, u32),
     /// A WebSocket, which is a session. Next: `None`.
     Socket(Socket<P>),
+}
+
+impl<P> Line<P> {
+    /// The generation of the connection; `None` if there is none.
+    fn generation(&self) -> Option<u32> {
+        match self {
+            Line::None => None,
+            Line::Http(http) => Some(http.generation),
+            Line::Socket(socket) => Some(socket.generation),
+            Line::Receiver(_, generation)
+            | Line::AnswerInFlight(_, generation)
+            | Line::Sender(.., generation) => Some(*generation),
+        }
+    }
 }
 
 /// A session over HTTP.
@@ -257,7 +272,7 @@ pub struct Web<P> {
     http_sessions_closed: [u64; CloseReason::ALL.len()],
     services: Vec<Service>,
     pages: Vec<Pages>,
-    /// Indexed by the slot of the connection.
+    /// The only list of the open connections, indexed by slot.
     lines: Vec<Line<P>>,
     /// Sessions over HTTP, and their ids by key.
     sessions: Arena<Session<P>, HttpSessionKind>,
@@ -334,15 +349,10 @@ impl<P> Web<P> {
             self.lines.resize_with(conn.index() + 1, || Line::None);
         }
         let is_proxy = self.addresses.proxies.has(from);
-        self.lines[conn.index()] = Line::Http(Http::new(is_proxy));
+        self.lines[conn.index()] = Line::Http(Http::new(conn, is_proxy));
         if let Err(reason) = self.arrive(net, conn, from) {
             net.close(conn, reason);
         }
-    }
-
-    /// Whether a connection belongs to this listener and is not closed.
-    pub fn has(&self, conn: ConnId) -> bool {
-        !matches!(self.lines.get(conn.index()), None | Some(Line::None))
     }
 
     /// Bytes arrived (see [`Handler::received`](crate::edge::Handler::received)).
@@ -369,7 +379,7 @@ impl<P> Web<P> {
             Line::Socket(_) => Ok(self.socket_received(net, app, conn, input)),
             // The next request waits for the answer to this one. The connection is still read while
             // little input waits, to notice the end of the stream.
-            Line::Receiver(_) | Line::AnswerInFlight(_) | Line::Sender(..) => {
+            Line::Receiver(..) | Line::AnswerInFlight(..) | Line::Sender(..) => {
                 if input.len() >= self.limits.http_head_bytes {
                     net.pause(conn);
                 }
@@ -391,9 +401,9 @@ impl<P> Web<P> {
     /// one whose messages wait at once, as in [`Web::ended`].
     pub fn hung_up(&mut self, net: &mut impl Net, conn: ConnId) {
         match self.lines[conn.index()] {
-            Line::Socket(_) | Line::Receiver(_) => net.close(conn, CloseReason::PeerClosed),
+            Line::Socket(_) | Line::Receiver(..) => net.close(conn, CloseReason::PeerClosed),
             Line::Sender(..) => self.answer_sender(net, conn),
-            Line::None | Line::Http(_) | Line::AnswerInFlight(_) => {}
+            Line::None | Line::Http(_) | Line::AnswerInFlight(..) => {}
         }
     }
 
@@ -408,11 +418,11 @@ impl<P> Web<P> {
         match &self.lines[conn.index()] {
             Line::None => {}
             Line::Http(_) => net.resume(conn),
-            Line::Receiver(id) => {
+            Line::Receiver(id, _) => {
                 let id = *id;
                 self.receiver_drained(net, id);
             }
-            Line::AnswerInFlight(_) => self.taken(net, conn),
+            Line::AnswerInFlight(..) => self.taken(net, conn),
             Line::Sender(..) => {}
             Line::Socket(_) => self.socket_drained(net, app, conn),
         }
@@ -435,11 +445,11 @@ impl<P> Web<P> {
                 let reason = http.time_out(net, conn);
                 net.close(conn, reason);
             }
-            Line::AnswerInFlight(answer) => answer.timed_out(net, conn, &self.limits),
+            Line::AnswerInFlight(answer, _) => answer.timed_out(net, conn, &self.limits),
             Line::Socket(_) => self.socket_timed_out(net, app, conn),
             Line::Sender(..) => self.answer_sender(net, conn),
             // No deadline on the connection: a receiver's session has a timer of its own.
-            Line::None | Line::Receiver(_) => {}
+            Line::None | Line::Receiver(..) => {}
         }
     }
 
@@ -456,10 +466,10 @@ impl<P> Web<P> {
         self.take_upload(conn);
         match std::mem::take(&mut self.lines[conn.index()]) {
             Line::None | Line::Http(_) => {}
-            Line::Sender(id, _) => self.forget_sender(id, conn),
+            Line::Sender(id, ..) => self.forget_sender(id, conn),
             // Output on its way to it is lost, so its session ends.
-            Line::Receiver(id) => self.destroy(net, app, id),
-            Line::AnswerInFlight(answer) => {
+            Line::Receiver(id, _) => self.destroy(net, app, id),
+            Line::AnswerInFlight(answer, _) => {
                 if let Some(id) = answer.id.filter(|id| self.is_taking(*id, conn)) {
                     self.destroy(net, app, id);
                 }
@@ -520,8 +530,10 @@ impl<P> Web<P> {
     pub fn message_bytes<A: Application<Peer = P>>(&self, app: &A, conn: ConnId) -> usize {
         let peer = match self.lines.get(conn.index()) {
             Some(Line::Socket(socket)) => socket.peer.as_ref(),
-            Some(Line::Receiver(id) | Line::Sender(id, _)) => self.peer(SessionId::of_http(*id)),
-            Some(Line::AnswerInFlight(it)) => {
+            Some(Line::Receiver(id, _) | Line::Sender(id, ..)) => {
+                self.peer(SessionId::of_http(*id))
+            }
+            Some(Line::AnswerInFlight(it, _)) => {
                 it.id.and_then(|id| self.peer(SessionId::of_http(id)))
             }
             _ => None,

@@ -61,14 +61,14 @@ impl<P> Web<P> {
         reason: CloseReason,
     ) {
         match &self.lines[conn.index()] {
-            Line::Receiver(id) => {
+            Line::Receiver(id, _) => {
                 let id = *id;
                 self.dismiss_session(net, app, id, reason.into());
             }
             Line::Socket(_) => self.dismiss_socket(net, app, conn, reason.into()),
             // The output left there is of a session that goes on elsewhere. It is cut short, so
             // that the client does not take it for complete.
-            Line::Http(_) | Line::AnswerInFlight(_) | Line::Sender(..) => {
+            Line::Http(_) | Line::AnswerInFlight(..) | Line::Sender(..) => {
                 net.drop_all(conn);
                 net.close(conn, reason);
             }

@@ -47,7 +47,7 @@ pub(super) struct Socket<P> {
     beat_at: Millis,
     bucket: Bucket,
     /// The generation of the connection's slot.
-    generation: u32,
+    pub(super) generation: u32,
     /// Whether messages are plain, without SockJS framing.
     is_raw: bool,
     /// The output taken by the last beat, in `TAKEN_UNIT_BYTES`, modulo 256.

@@ -13,14 +13,12 @@ use crate::time::{Millis, Now};
 pub struct Standalone<A: Application> {
     pub(super) web: Web<A::Peer>,
     pub(super) app: A,
-    /// The last connection of each slot.
-    slots: Vec<ConnId>,
 }
 
 impl<A: Application> Standalone<A> {
     /// Creates the handler for these services and that application.
     pub fn new(services: Vec<Service>, limits: Limits, now: Now, app: A) -> Standalone<A> {
-        Standalone { web: Web::new(services, limits, now), app, slots: Vec::new() }
+        Standalone { web: Web::new(services, limits, now), app }
     }
 
     /// Trusts these proxies to state the addresses of their clients.
@@ -45,10 +43,6 @@ impl<A: Application> Standalone<A> {
 
 impl<A: Application> Handler for Standalone<A> {
     fn opened(&mut self, net: &mut impl Net, conn: ConnId, _: Door, from: Address) {
-        if self.slots.len() <= conn.index() {
-            self.slots.resize(conn.index() + 1, conn);
-        }
-        self.slots[conn.index()] = conn;
         self.web.opened(net, conn, from);
     }
 
@@ -87,8 +81,10 @@ impl<A: Application> Handler for Standalone<A> {
 
     /// Closes all at once: it knows of no other server that a crowd of reconnects could overload.
     fn stopping(&mut self, net: &mut impl Net, _: Millis) {
-        for conn in &self.slots {
-            self.web.let_go(net, &mut self.app, *conn, None);
+        for slot in 0..self.web.slots() {
+            if let Some(conn) = self.web.conn(slot) {
+                self.web.let_go(net, &mut self.app, conn, None);
+            }
         }
         self.web.abandon(net, &mut self.app, usize::MAX);
     }

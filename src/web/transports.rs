@@ -136,7 +136,7 @@ impl<P> Web<P> {
     fn attach(&mut self, net: &mut impl Net, id: HttpSessionId, receiver: Receiver) {
         let (now, beat_ms) = (net.now().mono, self.limits.heartbeat_ms as u64);
         let conn = receiver.conn;
-        self.lines[conn.index()] = Line::Receiver(id);
+        self.lines[conn.index()] = Line::Receiver(id, conn.generation);
         net.deadline(conn, None);
         let Some(session) = self.session(id) else { return };
         if !session.has_receiver() {
@@ -214,7 +214,7 @@ impl<P> Web<P> {
         let closes = done.closes();
         let reply = SenderReply { frame: done.encode(Some(net.now().unix)), closes };
         net.note_input_bytes(conn, reply.frame.len());
-        self.lines[conn.index()] = Line::Sender(id, Box::new(reply));
+        self.lines[conn.index()] = Line::Sender(id, Box::new(reply), conn.generation);
         net.deadline(conn, Some(net.now().mono.plus(self.limits.heartbeat_ms as u64)));
         None
     }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 
 use super::http_session::HttpSessionId;
-use super::{Application, Line, Session, SessionId, Web};
+use super::{Application, Session, SessionId, Web};
 use crate::edge::{ConnId, Net};
 use crate::limits::Limits;
 use crate::reason::CloseReason;
@@ -224,8 +224,8 @@ impl<P> Web<P> {
         let living = line.0.iter().flatten().filter(|id| self.peer(**id).is_some());
         assert!(living.count() >= *count, "a stranger stands in no line");
         assert!(count <= most && line.len() <= 2 * most + STALE + 1);
-        let is_open = |slot: u32| !matches!(self.lines.get(slot as usize), None | Some(Line::None));
-        assert!(makers.keys().all(|slot| is_open(*slot)), "a connection that has gone");
+        let is_open = |slot: &u32| self.conn(*slot as usize).is_some();
+        assert!(makers.keys().all(is_open), "a connection that has gone");
     }
 }
 

@@ -143,7 +143,7 @@ impl<P> Web<P> {
         let upload = Upload { conn, head: head.into(), reader, body, most, started, got };
         net.deadline(conn, Some(upload.due(&self.limits)));
         self.bodies.bytes += upload.bytes();
-        self.lines[conn.index()] = Line::Http(Http::uploading(upload));
+        self.lines[conn.index()] = Line::Http(Http::uploading(conn, upload));
         self.relieve(net, app);
     }
 

@@ -368,6 +368,11 @@ impl Browser {
     }
 }
 
+/// A message of a channel, with raw JSON as data.
+pub fn message(channel: &str, data: &str) -> String {
+    format!(r#"{{"event":{},"data":{data}}}"#, json!(channel))
+}
+
 /// The auth message.
 pub fn auth_message(namespace: &str, token: &str) -> String {
     format!(r#"{{"event":"auth","data":{{"i":{},"s":"{token}"}}}}"#, json!(namespace))

@@ -2,7 +2,7 @@
 
 use super::server::key_of;
 use super::wire::Wire;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,6 +10,28 @@ use std::time::Duration;
 
 /// Largest plausible reply.
 const REPLY_BYTES: usize = 64 << 20;
+
+/// The command without an effect.
+pub const PING: &str = r#"{"action":"ping"}"#;
+/// The reply to a command that was carried out.
+pub const DONE: &str = r#"{"success":true}"#;
+/// The reply to a command that the store could not keep.
+pub const FULL: &str = r#"{"success":false,"reason":"Error store, try latter...","code":302}"#;
+
+/// The command that publishes `data`, raw JSON, to a channel.
+pub fn emit(channel: &str, data: &str) -> String {
+    format!(r#"{{"action":"emit","channel":{},"data":{data}}}"#, json!(channel))
+}
+
+/// The command that sets a state to `data`, raw JSON.
+pub fn set(channel: &str, data: &str) -> String {
+    format!(r#"{{"action":"set","channel":{},"data":{data}}}"#, json!(channel))
+}
+
+/// The command that gets a channel's state.
+pub fn get(channel: &str) -> String {
+    format!(r#"{{"action":"get","channel":{}}}"#, json!(channel))
+}
 
 /// A control connection.
 pub struct Control {
@@ -109,7 +131,7 @@ impl Control {
     /// Sends a frame and asserts that the reply is `{"success":true}`.
     #[track_caller]
     pub fn ok(&mut self, body: &str) {
-        assert_eq!(self.ask(body), r#"{"success":true}"#, "{body}");
+        assert_eq!(self.ask(body), DONE, "{body}");
     }
 
     /// Authenticates for one of the two namespaces.
@@ -122,6 +144,13 @@ impl Control {
     #[track_caller]
     pub fn auth_as(&mut self, namespace: &str, key: &str) {
         self.ok(&json!({ "action": "auth", "name": namespace, "sKey": key }).to_string());
+    }
+
+    /// The number of connections subscribed to a channel.
+    #[track_caller]
+    pub fn connections(&mut self, channel: &str) -> u64 {
+        let info = self.ask(&json!({ "action": "channelInfo", "channel": channel }).to_string());
+        serde_json::from_str::<Value>(&info).unwrap()["countConnection"].as_u64().unwrap()
     }
 
     /// Asserts that the server closes without another byte.
@@ -142,9 +171,8 @@ impl Control {
     /// # Errors
     /// What arrived before them.
     pub fn fence(&mut self) -> Result<(), String> {
-        let expected =
-            [r#"{"success":true}"#, r#"{"success":false,"reason":"Invalid action...","code":312}"#];
-        let commands = [r#"{"action":"ping"}"#, r#"{"action":"fence"}"#];
+        let expected = [DONE, r#"{"success":false,"reason":"Invalid action...","code":312}"#];
+        let commands = [PING, r#"{"action":"fence"}"#];
         let bytes = commands.map(|command| frame(command.as_bytes())).concat();
         self.wire.write_all(&bytes).map_err(|error| format!("cannot send a fence: {error}"))?;
         for reply in expected {

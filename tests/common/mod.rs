@@ -21,6 +21,11 @@ use std::time::{Duration, Instant};
 /// How long a reply may take before a test fails. Long, to tolerate a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
+/// A JSON string of this many bytes.
+pub fn text(bytes: usize) -> String {
+    format!("\"{}\"", "x".repeat(bytes - 2))
+}
+
 /// Calls `attempt` until it returns a value; panics with `what` at the deadline.
 ///
 /// For what the server does in its own time, such as noticing that a peer has gone: the test is not

@@ -3,6 +3,7 @@
 use super::browser::Browser;
 use super::command::forget_settings;
 use super::control::Control;
+use super::http::request;
 use super::{DEADLINE, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -227,6 +228,14 @@ impl Server {
         let address =
             line.split_once("admin=").and_then(|(_, address)| address.trim().parse().ok());
         address.unwrap_or_else(|| panic!("no address: {line}"))
+    }
+
+    /// The value of a metric of its admin port, by its name and labels.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> f64 {
+        let page = request(self.admin(), "GET /metrics", &[]).unwrap().body;
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
     }
 
     /// Its exit status, if it has ended; its log is complete then.

@@ -4,29 +4,16 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use fws::hub::{Change, Hub, Key, Outbox, Route, Undo};
+use fws::hub::{Change, Hub, Key};
 use fws::journal::store::{
     Content, Home, NoSnapshot, Opened, SealState, Stepper, StoreJournal, snapshot,
 };
-use fws::journal::{Event, Journal, Proposal};
+use fws::journal::{Event, Journal, Proposal, Recorder};
 use fws::limits::{Limits, SyncPolicy};
-use fws::publication::Publication;
-use fws::reason::CloseReason;
 use fws::sim::disk::{Failure, SimFile, SimFolder};
 use fws::time::{Millis, Now, UnixMillis};
 
 const AT: UnixMillis = UnixMillis(1_800_000_000_000);
-
-/// Passes the hub's changes on to the journal.
-struct Recorder<'j>(&'j mut StoreJournal);
-
-impl Outbox for Recorder<'_> {
-    fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
-    fn close(&mut self, _: Route, _: CloseReason) {}
-    fn after_change(&mut self, undo: Undo) {
-        self.0.after_change(undo);
-    }
-}
 
 /// A server without listeners, whose worker runs only when stepped.
 struct Server {

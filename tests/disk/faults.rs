@@ -6,12 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use fws::hub::{Change, Cursor, Hub, Key, NsId, Outbox, Route, Undo};
+use fws::hub::{Change, Cursor, Hub, Key, NsId, Outbox, Undo};
 use fws::journal::store::{Batch, Content, Damage, Fault, Opened, SealState, StoreMeta, Writer};
 use fws::journal::{Journal, Proposal};
 use fws::limits::{Limits, SyncPolicy};
-use fws::publication::Publication;
-use fws::reason::CloseReason;
 use fws::sim::Prng;
 use fws::sim::disk::{Call, Cut, Failure, SimFile, SimFolder};
 use fws::time::{Now, UnixMillis};
@@ -64,8 +62,6 @@ struct Source {
 struct Changed(Vec<Key>);
 
 impl Outbox for Changed {
-    fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
-    fn close(&mut self, _: Route, _: CloseReason) {}
     fn after_change(&mut self, undo: Undo) {
         self.0.push(undo.key);
     }

@@ -6,12 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use fws::hub::{Change, Cursor, Hub, Key, KeyRef, NsId, Outbox, Outcome, Route, Row, Undo};
+use fws::hub::{Change, Cursor, Hub, Key, NsId, Outcome};
 use fws::journal::store::{Content, StoreJournal, StoreMeta, Writer};
-use fws::journal::{Event, Journal, Mark, Proposal, Ticket};
+use fws::journal::{Event, Journal, Mark, Proposal, Recorder, Ticket};
 use fws::limits::{Limits, SyncPolicy};
-use fws::publication::Publication;
-use fws::reason::CloseReason;
 use fws::sim::disk::{Failure, SimFile, SimFolder};
 use fws::time::{Millis, Now, UnixMillis};
 
@@ -32,19 +30,6 @@ struct Loop {
     /// Ranges of marks whose changes were lost, and proposals that failed.
     lost: Vec<(Mark, Mark)>,
     failed: Vec<Ticket>,
-}
-
-struct Out<'a>(&'a mut StoreJournal);
-
-impl Outbox for Out<'_> {
-    fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
-    fn close(&mut self, _: Route, _: CloseReason) {}
-    fn before_change<'a>(&mut self, key: KeyRef<'_>, row: &dyn Fn() -> Option<Row<'a>>) {
-        self.0.before_change(key, row);
-    }
-    fn after_change(&mut self, undo: Undo) {
-        self.0.after_change(undo);
-    }
 }
 
 impl Loop {
@@ -69,7 +54,7 @@ impl Loop {
     }
 
     fn apply(&mut self, at: UnixMillis, change: &Change<'_>) -> Outcome {
-        self.hub.apply(at, change, None, &mut Out(&mut self.journal)).unwrap()
+        self.hub.apply(at, change, None, &mut Recorder(&mut self.journal)).unwrap()
     }
 
     /// Proposes a change; returns its mark, or `None` if it was refused.
@@ -87,17 +72,17 @@ impl Loop {
 
     fn turn(&mut self) {
         let at = self.at();
-        self.hub.advance(at, 1000, &mut Out(&mut self.journal));
+        self.hub.advance(at, 1000, &mut Recorder(&mut self.journal));
         self.journal.commit(&self.hub, at, self.now());
         while let Some(event) = self.journal.poll() {
             match event {
                 Event::Entry(_, entry, _) => drop(self.apply(entry.at, &entry.change)),
                 Event::Failed(ticket) => self.failed.push(ticket),
-                Event::Undo(undo) => self.hub.undo(undo, &mut Out(&mut self.journal)),
+                Event::Undo(undo) => self.hub.undo(undo, &mut Recorder(&mut self.journal)),
                 Event::Lost { from, upto } => {
                     self.lost.push((from, upto));
                     self.hub.undo_finished();
-                    self.hub.advance(at, 1000, &mut Out(&mut self.journal));
+                    self.hub.advance(at, 1000, &mut Recorder(&mut self.journal));
                 }
             }
         }
@@ -294,7 +279,7 @@ fn a_failed_change_that_expired_meanwhile_is_undone() {
     let mark = this.propose(push).unwrap();
     this.mono += 60;
     let at = this.at();
-    this.hub.advance(at, 1000, &mut Out(&mut this.journal));
+    this.hub.advance(at, 1000, &mut Recorder(&mut this.journal));
     assert_eq!(this.get("old"), None);
     assert!(!this.is_kept(mark));
     assert_eq!(this.get("old").as_deref(), Some("1"));
@@ -488,10 +473,12 @@ fn a_large_batch_is_one_snapshot_gathered_over_several_turns() {
         this.grant(&(8 + turns).to_string(), false);
         let (ns, key) = (this.ns(), turns.to_string().into());
         this.propose(Change::Rotate { ns, key, grace_ms: 5 }).unwrap();
-        assert!(this.hub.declare(&turns.to_string(), "k", &mut Out(&mut this.journal)).is_some());
+        assert!(
+            this.hub.declare(&turns.to_string(), "k", &mut Recorder(&mut this.journal)).is_some()
+        );
         this.mono += 4;
         let at = this.at();
-        this.hub.advance(at, 100, &mut Out(&mut this.journal));
+        this.hub.advance(at, 100, &mut Recorder(&mut this.journal));
         this.journal.commit(&this.hub, this.at(), this.now());
     }
     assert!(turns >= 3, "all in {turns}");
@@ -521,7 +508,7 @@ fn expired_states_do_not_accumulate() {
             this.journal.meters(this.now()).unwrap().pending_changes == 0
         });
         let at = this.at();
-        this.hub.advance(at, usize::MAX, &mut Out(&mut this.journal));
+        this.hub.advance(at, usize::MAX, &mut Recorder(&mut this.journal));
     }
     let rows = this.on_disk().len();
     assert!(rows <= 22_002, "{rows}: more than those of the last round, and what stays");
@@ -545,7 +532,7 @@ fn a_namespace_declared_during_a_rewrite_is_written_too() {
         if !this.journal.is_failing() {
             break;
         }
-        this.hub.declare(&number.to_string(), "k", &mut Out(&mut this.journal)).unwrap();
+        this.hub.declare(&number.to_string(), "k", &mut Recorder(&mut this.journal)).unwrap();
     }
     this.until("all is written", |this| this.journal.durable() == this.journal.mark());
     assert_eq!(this.on_disk(), this.rows());

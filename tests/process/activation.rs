@@ -7,12 +7,9 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
 use crate::common::browser::Browser;
-use crate::common::control::Control;
+use crate::common::control::{Control, DONE, PING};
 use crate::common::server::{Dir, Options, Server, run_to_end};
 use crate::common::{eventually, http};
-
-const PING: &str = r#"{"action":"ping"}"#;
-const DONE: &str = r#"{"success":true}"#;
 
 /// The command of a server that is passed two sockets: a shell gets them as standard streams.
 fn handed(dir: &Dir, options: &Options, names: &str, sockets: [OwnedFd; 2]) -> Command {

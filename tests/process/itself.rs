@@ -7,16 +7,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::browser::{Browser, Heard};
-use crate::common::control::{Control, frame};
+use crate::common::control::{Control, DONE, PING, frame};
 use crate::common::server::{Dir, Options, Server, mode, run_to_end};
 use crate::common::web::Http;
 use crate::common::wire::Wire;
 use crate::common::{DEADLINE, eventually, http};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::json;
-
-const PING: &str = r#"{"action":"ping"}"#;
-const DONE: &str = r#"{"success":true}"#;
 
 #[test]
 fn a_stop_signal_notifies_all_clients_and_exits_cleanly() {

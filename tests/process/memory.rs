@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use crate::common::browser::{Browser, RAW, auth_message, masked, upgrade};
 use crate::common::control::{Control, frame};
 use crate::common::eventually;
-use crate::common::http::request;
 use crate::common::server::{Dir, Options, Server, key_of};
 use crate::common::token::token;
 use crate::common::web::{Http, session_on};
@@ -125,13 +124,6 @@ fn a_store_above_its_limits_is_served_with_a_warning() {
     assert_eq!(control.ask(r#"{"action":"get","channel":"a"}"#).len(), 202);
 }
 
-/// A metric of the admin port.
-fn metric(server: &Server, name: &str) -> f64 {
-    let page = request(server.admin(), "GET /metrics", &[]).unwrap().body;
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
-}
-
 /// A large command without effect.
 fn large() -> Vec<u8> {
     let body = format!(r#"{{"action":"ping","x":"{}"}}"#, "x".repeat((8 << 20) - 100));
@@ -164,9 +156,9 @@ fn incomplete_large_commands_stay_within_the_input_budget() {
     let mut other = server.controller("demo");
     (0..10).for_each(|_| other.ok(r#"{"action":"ping"}"#));
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-    let reserved = metric(&server, "fws_control_input_bytes");
+    let reserved = server.metric("fws_control_input_bytes");
     assert!((8e6..=21e6).contains(&reserved), "{reserved}");
-    assert!(metric(&server, "fws_control_input_waits_total") >= 10.0);
+    assert!(server.metric("fws_control_input_waits_total") >= 10.0);
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 48 << 20, "it took {grown} bytes");
     // Two stay incomplete and are closed in time; the complete ones are answered.
@@ -181,12 +173,12 @@ fn incomplete_large_commands_stay_within_the_input_budget() {
     let threads: Vec<_> = wholes.map(ask).collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     eventually("no input is held", || {
-        (metric(&server, "fws_control_input_bytes") == 0.0).then_some(())
+        (server.metric("fws_control_input_bytes") == 0.0).then_some(())
     });
     // Whether they timed out, or were evicted because others waited.
     let closed = r#"fws_connections_closed_total{reason="half_request"}"#;
-    let evicted = metric(&server, "fws_control_input_evicted_total");
-    assert!(metric(&server, closed) + evicted >= 2.0);
+    let evicted = server.metric("fws_control_input_evicted_total");
+    assert!(server.metric(closed) + evicted >= 2.0);
     server.assert_alive();
 }
 
@@ -288,7 +280,7 @@ fn the_rest_of_a_paused_sockjs_frame_takes_no_extra_memory() {
     for browser in &mut crowd {
         browser.send(&frame);
     }
-    let counted = || metric(&server, "fws_input_bytes");
+    let counted = || server.metric("fws_input_bytes");
     eventually("all input is held and counted", || {
         (counted() >= (CROWD * 15_900) as f64).then_some(())
     });
@@ -384,7 +376,7 @@ fn subscriptions_do_not_exhaust_little_memory() {
     browser.say(r#"{"event":"subscribe","clb":1,"data":"x"}"#);
     let answer = browser.hear();
     assert!(answer.contains(r#"{"ok":true}"#), "the crowd left something: {answer}");
-    assert!(metric(&server, "fws_channels") > 7000.0);
+    assert!(server.metric("fws_channels") > 7000.0);
     server.assert_alive();
 }
 
@@ -409,7 +401,7 @@ fn grants_do_not_exhaust_little_memory() {
         control.send_raw(&grants);
         full += (0..100).filter(|_| control.recv().contains("\"code\":313")).count();
     }
-    let grants = metric(&server, "fws_grants");
+    let grants = server.metric("fws_grants");
     assert!(grants > 1000.0 && full + grants as usize == 80_000, "{full} and {grants}");
     server.assert_alive();
 }

@@ -6,15 +6,12 @@ use std::os::unix::net::UnixDatagram;
 
 use crate::common::browser::Browser;
 use crate::common::command::{bad, fws, good, run};
-use crate::common::control::Control;
+use crate::common::control::{Control, DONE, PING};
 use crate::common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server};
 use crate::common::web::Http;
 use crate::common::{DEADLINE, eventually};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
-
-const DONE: &str = r#"{"success":true}"#;
-const PING: &str = r#"{"action":"ping"}"#;
 
 #[track_caller]
 fn assert_says(lines: &[String], what: &str) {

@@ -91,12 +91,8 @@ fn peers_that_acted_in_time_survive_a_standstill() {
     let lasting = control.ask(r#"{"action":"get","channel":"lasting"}"#);
     assert_eq!(lasting, "1");
     server.told("the process stood still for");
-    let seconds = || {
-        let text = Http::connect(server.admin()).ask("GET /metrics", &[], "").body;
-        let line = text.lines().find_map(|it| it.strip_prefix("fws_stood_still_seconds_total "));
-        line.unwrap().parse::<f64>().unwrap()
-    };
-    assert!(seconds() >= 3.0, "{} s", seconds());
+    let seconds = server.metric("fws_stood_still_seconds_total");
+    assert!(seconds >= 3.0, "{seconds} s");
 }
 
 #[test]

@@ -10,12 +10,10 @@ use crate::common::http;
 use crate::common::server::{Options, Server};
 use crate::common::web::{Http, session, session_on};
 use crate::common::wire::Wire;
-use fws::hub::{Change, Hub, Outbox, Route, Undo};
-use fws::journal::Journal;
+use fws::hub::{Change, Hub};
 use fws::journal::store::{Medium, Seal, StoreJournal, StoreMeta, Writer};
+use fws::journal::{Journal, Recorder};
 use fws::limits::{Limits, SyncPolicy};
-use fws::publication::Publication;
-use fws::reason::CloseReason;
 use fws::sim::disk::{SimFile, SimFolder};
 use fws::time::{Now, UnixMillis};
 use rustix::process::{Signal, kill_process};
@@ -241,11 +239,7 @@ fn new_connections_are_admitted_at_the_configured_rate() {
     // Back ends are admitted all the same, and after a while browsers too.
     assert_eq!(server.control().ask(r#"{"action":"ping"}"#), r#"{"success":true}"#);
     eventually("it is admitted", || (ask().status == 200).then_some(()));
-    let page = http::request(server.admin(), "GET /metrics", &[]).unwrap().body;
-    let counted = page
-        .lines()
-        .find_map(|line| line.strip_prefix("fws_connections_turned_away_total{reason=\"crowd\"} "));
-    let counted: usize = counted.unwrap().parse().unwrap();
+    let counted = server.metric(r#"fws_connections_turned_away_total{reason="crowd"}"#) as usize;
     assert!(counted >= outside.len(), "{counted} of {}", outside.len());
     let alive = || Browser::open(server.ws, "/socket/websocket", &[], &[]).ok();
     drop(eventually("a WebSocket is admitted", alive));
@@ -280,16 +274,6 @@ impl Medium for HangingDisk {
     }
 }
 
-struct Recorded<'a>(&'a mut StoreJournal);
-
-impl Outbox for Recorded<'_> {
-    fn deliver(&mut self, _: Route, _: &Publication<'_>) {}
-    fn close(&mut self, _: Route, _: CloseReason) {}
-    fn after_change(&mut self, undo: Undo) {
-        self.0.after_change(undo);
-    }
-}
-
 /// So long that a batch never ends.
 const FOREVER: Duration = Duration::from_secs(3600);
 
@@ -308,7 +292,7 @@ fn close_stuck(
     let mut journal =
         StoreJournal::start(HangingDisk(folder, batch), opened, sync, &limits, wake).unwrap();
     let mut hub = Hub::new(limits, start);
-    hub.declare("a", "k", &mut Recorded(&mut journal)).unwrap();
+    hub.declare("a", "k", &mut Recorder(&mut journal)).unwrap();
     let set = Change::Set {
         ns: hub.namespace("a").unwrap(),
         channel: "c".into(),
@@ -317,7 +301,7 @@ fn close_stuck(
         ttl_ms: None,
         emit: false,
     };
-    hub.apply(start, &set, None, &mut Recorded(&mut journal)).unwrap();
+    hub.apply(start, &set, None, &mut Recorder(&mut journal)).unwrap();
     let (began, now) = (Instant::now(), Now { unix: start, ..Now::default() });
     let unkept = journal.close(&hub, start, now, is_urged);
     (unkept, began.elapsed())

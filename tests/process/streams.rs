@@ -6,14 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::control::Control;
+use crate::common::control::{Control, DONE, PING};
 use crate::common::server::{Dir, Options};
 use crate::common::{DEADLINE, eventually};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
-
-const PING: &str = r#"{"action":"ping"}"#;
-const DONE: &str = r#"{"success":true}"#;
 
 /// A server whose output is not read: the tests reach it only by its unix socket.
 struct UnreadServer {

@@ -6,11 +6,7 @@ mod correctness;
 mod crashes;
 mod security;
 
-use crate::common::control::Control;
-use serde_json::{Value, json};
-
-/// The reply to a successful command.
-const SUCCESS: &str = r#"{"success":true}"#;
+use serde_json::json;
 
 /// The reply to a refused command.
 fn refusal(code: u16, reason: &str) -> String {
@@ -41,17 +37,4 @@ fn grant(action: &str, channel: &str, user: &str) -> String {
 /// The event that subscribes to a channel.
 fn subscribe(channel: &str) -> String {
     json!({ "event": "subscribe", "data": channel }).to_string()
-}
-
-/// A message of a channel, with raw JSON as data.
-fn message(channel: &str, data: &str) -> String {
-    format!(r#"{{"event":{},"data":{data}}}"#, json!(channel))
-}
-
-/// The number of connections subscribed to a channel.
-#[track_caller]
-fn connections(control: &mut Control, channel: &str) -> u64 {
-    let command = json!({ "action": "channelInfo", "channel": channel });
-    let info: Value = serde_json::from_str(&control.ask(&command.to_string())).unwrap();
-    info["countConnection"].as_u64().unwrap()
 }

@@ -13,25 +13,13 @@ use crate::common::control::frame;
 use crate::common::server::{DEMO_KEY, Options, Server};
 use crate::common::token::token;
 use crate::common::web::Http;
-
-/// splitmix64
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % bound as u64) as usize
-    }
-}
+use fws::sim::Prng;
 
 /// Writes all bytes in pieces of odd sizes from its own thread, so that the reader may lag; then
 /// perhaps shuts down the sending side.
 fn write_in_pieces(stream: &TcpStream, bytes: Vec<u8>, seed: u64) -> thread::JoinHandle<()> {
     let mut stream = stream.try_clone().unwrap();
-    let mut random = Random(seed);
+    let mut random = Prng::new(seed);
     thread::spawn(move || {
         let mut rest = &bytes[..];
         while !rest.is_empty() {
@@ -48,7 +36,7 @@ fn write_in_pieces(stream: &TcpStream, bytes: Vec<u8>, seed: u64) -> thread::Joi
 
 /// A back end that sends a long pipeline of commands and checks every reply.
 fn back_end(server: &Server, seed: u64) {
-    let mut random = Random(seed);
+    let mut random = Prng::new(seed);
     let stream = TcpStream::connect(server.control).unwrap();
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -93,7 +81,7 @@ fn back_end(server: &Server, seed: u64) {
 
 /// A browser that comes and goes, sometimes in the middle of a message.
 fn visitor(server: &Server, seed: u64) {
-    let mut random = Random(seed);
+    let mut random = Prng::new(seed);
     for _ in 0..20 {
         let mut browser =
             if random.below(2) == 0 { Browser::raw(server.ws) } else { Browser::sockjs(server.ws) };
@@ -129,7 +117,7 @@ fn visitor(server: &Server, seed: u64) {
 }
 
 /// Sends a request in pieces of odd sizes.
-fn send_in_pieces(http: &mut Http, request: &str, random: &mut Random) {
+fn send_in_pieces(http: &mut Http, request: &str, random: &mut Prng) {
     let mut rest = request.as_bytes();
     while !rest.is_empty() {
         let (piece, later) = rest.split_at(rest.len().min(1 + random.below(60)));
@@ -140,7 +128,7 @@ fn send_in_pieces(http: &mut Http, request: &str, random: &mut Random) {
 
 /// A poller that receives every message of one back end in order, over changing requests.
 fn poller(server: &Server, seed: u64) {
-    let mut random = Random(seed);
+    let mut random = Prng::new(seed);
     let mut http = Http::connect(server.ws);
     let path = format!("/socket/0/poller-{seed}");
     let head = "HTTP/1.1\r\nHost: a\r\n";

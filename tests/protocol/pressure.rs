@@ -1,33 +1,16 @@
 //! Clients that do not read: back ends with unread replies, browsers with unread messages, large
 //! messages, and full limits. Uses the real binary, from outside.
 
-use crate::common::browser::auth_message;
-use crate::common::control::{Control, frame};
-use crate::common::eventually;
+use crate::common::browser::{auth_message, message};
+use crate::common::control::{Control, emit, frame, set};
 use crate::common::server::{Options, Server, key_of};
 use crate::common::token::token;
 use crate::common::web::{Http, post, session};
 use crate::common::wire::Wire;
+use crate::common::{eventually, text};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
-
-/// A JSON string of this many bytes.
-fn text(bytes: usize) -> String {
-    format!("\"{}\"", "x".repeat(bytes - 2))
-}
-
-fn set(channel: &str, data: &str) -> String {
-    format!(r#"{{"action":"set","channel":{},"data":{data}}}"#, json!(channel))
-}
-
-fn emit(channel: &str, data: &str) -> String {
-    format!(r#"{{"action":"emit","channel":{},"data":{data}}}"#, json!(channel))
-}
-
-fn message(channel: &str, data: &str) -> String {
-    format!(r#"{{"event":{},"data":{data}}}"#, json!(channel))
-}
 
 const GET: &str = r#"{"action":"get","channel":"c"}"#;
 

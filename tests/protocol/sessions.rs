@@ -1,8 +1,8 @@
 //! HTTP sessions of the real server: their identity, what they receive and when they end, with back
 //! ends that publish to them.
 
-use crate::common::browser::{Browser, auth_message, back_ms, sockjs_frame};
-use crate::common::control::{Control, wait};
+use crate::common::browser::{Browser, auth_message, back_ms, message, sockjs_frame};
+use crate::common::control::{Control, emit, wait};
 use crate::common::eventually;
 use crate::common::http::Answer;
 use crate::common::server::{DEMO_KEY, Options, Server};
@@ -73,22 +73,6 @@ impl<'a> Session<'a> {
     }
 }
 
-fn emit(control: &mut Control, channel: &str, data: &str) {
-    let answer =
-        control.ask(&format!(r#"{{"action":"emit","channel":"{channel}","data":{data}}}"#));
-    assert_eq!(answer, r#"{"success":true}"#);
-}
-
-fn connections(control: &mut Control, channel: &str) -> u64 {
-    let answer = control.ask(&format!(r#"{{"action":"channelInfo","channel":"{channel}"}}"#));
-    let answer: serde_json::Value = serde_json::from_str(&answer).expect("an answer is JSON");
-    answer["countConnection"].as_u64().expect("a number")
-}
-
-fn message(channel: &str, data: &str) -> String {
-    format!(r#"{{"event":"{channel}","data":{data}}}"#)
-}
-
 #[test]
 fn a_message_reaches_subscribers_of_every_transport() {
     let server = Server::new();
@@ -111,7 +95,7 @@ fn a_message_reaches_subscribers_of_every_transport() {
     let mut html = html.stream("GET PLACE/htmlfile?c=x");
     poll.expect_silence();
     for data in ["{\"a\":\"%20<b>\"}", "2.0"] {
-        emit(&mut control, "news", data);
+        control.ok(&emit("news", data));
         let message = message("news", data);
         raw.expect(&message);
         let frame = sockjs_frame(&message);
@@ -126,7 +110,7 @@ fn a_message_reaches_subscribers_of_every_transport() {
     let both = ["{\"a\":\"%20<b>\"}", "2.0"].map(|data| sockjs_frame(&message("news", data)));
     let both = format!("{},{}\n", both[0].trim_end_matches(']'), &both[1][2..]);
     assert_eq!(collecting.poll(), both, "all queued messages");
-    assert_eq!(connections(&mut control, "news"), 6);
+    assert_eq!(control.connections("news"), 6);
 }
 
 #[test]
@@ -137,19 +121,19 @@ fn a_session_without_a_receiver_expires_and_leaves_its_channels() {
     session.subscribe("here");
     let mut waiting = session.wait("POST PLACE/xhr");
     waiting.expect_silence();
-    assert_eq!(connections(&mut control, "here"), 1);
-    emit(&mut control, "here", "1");
+    assert_eq!(control.connections("here"), 1);
+    control.ok(&emit("here", "1"));
     assert!(waiting.answer().body.starts_with("a["));
-    eventually("it is unsubscribed", || (connections(&mut control, "here") == 0).then_some(()));
+    eventually("it is unsubscribed", || (control.connections("here") == 0).then_some(()));
     assert_eq!(session.send("[\"x\"]").status, 404);
     assert_eq!(session.poll(), "o\n", "another session of that name");
     // A session whose receiver disconnects ends at once.
     session.auth(r#"{"i":2}"#);
     session.subscribe("here");
     let stream = session.stream("GET PLACE/eventsource");
-    assert_eq!(connections(&mut control, "here"), 1);
+    assert_eq!(control.connections("here"), 1);
     stream.wire.reset();
-    eventually("it is unsubscribed", || (connections(&mut control, "here") == 0).then_some(()));
+    eventually("it is unsubscribed", || (control.connections("here") == 0).then_some(()));
     assert_eq!(session.send("[\"x\"]").status, 404);
 }
 
@@ -207,11 +191,11 @@ fn a_session_that_does_not_poll_is_closed_as_too_slow() {
     never.subscribe("flood");
     slow.subscribe("flood");
     // A single message is never over the backlog limit.
-    emit(&mut control, "flood", &format!("\"{}\"", "x".repeat(100_000)));
-    assert_eq!(connections(&mut control, "flood"), 2);
+    control.ok(&emit("flood", &format!("\"{}\"", "x".repeat(100_000))));
+    assert_eq!(control.connections("flood"), 2);
     let (mut stream, mut sent) = (slow.wait("POST PLACE/xhr_streaming"), 0);
-    while connections(&mut control, "flood") > 0 {
-        emit(&mut control, "flood", &format!("\"{}\"", "y".repeat(9000)));
+    while control.connections("flood") > 0 {
+        control.ok(&emit("flood", &format!("\"{}\"", "y".repeat(9000))));
         sent += 1;
         assert!(sent < 10_000, "no session is closed");
     }
@@ -405,9 +389,9 @@ fn a_disconnected_poll_ends_its_session_despite_pipelined_requests() {
         http.send(&format!("POST /socket/{id}/xhr"), &[], "");
         (0..count).for_each(|_| http.send("GET /socket", &[], ""));
         http.expect_silence();
-        assert_eq!(connections(&mut control, "c"), 1);
+        assert_eq!(control.connections("c"), 1);
         drop(http);
-        eventually("it is unsubscribed", || (connections(&mut control, "c") == 0).then_some(()));
+        eventually("it is unsubscribed", || (control.connections("c") == 0).then_some(()));
     }
 }
 

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::common::control::{Control, frame};
+use crate::common::control::{Control, DONE, frame};
 use crate::common::server::{Dir, OTHER_KEY, Options, SERVER_KEY, Server, key_of};
 use fws::sim::Prng;
 use serde_json::{Value, json};
@@ -18,7 +18,6 @@ const KILLS: usize = 200;
 const BURST: usize = 200;
 const CHANNELS: [&str; 5] = ["a", "b", "@c", "list", "#p"];
 const USERS: [&str; 2] = ["1", "two"];
-const DONE: &str = r#"{"success":true}"#;
 
 /// The contents of one namespace.
 #[derive(Clone, Debug, Default, PartialEq)]

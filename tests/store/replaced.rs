@@ -4,20 +4,9 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::common::control::Control;
+use crate::common::control::{Control, DONE, FULL, get, set};
 use crate::common::eventually;
 use crate::common::server::{Dir, Options, SERVER_KEY, Server, run_to_end};
-
-const DONE: &str = r#"{"success":true}"#;
-const FULL: &str = r#"{"success":false,"reason":"Error store, try latter...","code":302}"#;
-
-fn set(channel: &str, data: &str) -> String {
-    format!(r#"{{"action":"set","channel":"{channel}","data":{data}}}"#)
-}
-
-fn get(channel: &str) -> String {
-    format!(r#"{{"action":"get","channel":"{channel}"}}"#)
-}
 
 /// Sends `change` while a store cannot be written, until it is accepted.
 fn until_taken(control: &mut Control, change: &str) {

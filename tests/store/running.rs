@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::control::Control;
+use crate::common::control::{Control, DONE, FULL, get};
 use crate::common::server::{
     Dir, OTHER_KEY, Options, SERVER_KEY, Server, fill, mode, on_disk, on_small_disk, run_to_end,
 };
@@ -16,10 +16,6 @@ use serde_json::{Value, json};
 
 fn set(channel: &str, data: &str, params: &str) -> String {
     format!(r#"{{"action":"set","channel":"{channel}","data":{data},"params":{params}}}"#)
-}
-
-fn get(channel: &str) -> String {
-    format!(r#"{{"action":"get","channel":"{channel}"}}"#)
 }
 
 fn get_of(channel: &str, user: &str) -> String {
@@ -35,8 +31,6 @@ fn register(control: &mut Control, name: &str) -> String {
 fn auth(control: &mut Control, name: &str, key: &str) -> String {
     control.ask(&json!({ "action": "auth", "name": name, "sKey": key }).to_string())
 }
-
-const DONE: &str = r#"{"success":true}"#;
 
 #[test]
 fn acknowledged_changes_survive_a_crash() {
@@ -423,8 +417,6 @@ fn a_file_size_limit_is_treated_as_a_full_disk() {
         assert_eq!(control.ask(&get(&format!("s{i}"))), expected, "state {i}");
     }
 }
-
-const FULL: &str = r#"{"success":false,"reason":"Error store, try latter...","code":302}"#;
 
 #[test]
 fn disk_space_of_a_refused_change_is_released() {

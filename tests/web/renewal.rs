@@ -9,7 +9,7 @@ use crate::common::eventually;
 use crate::common::server::{DEMO_KEY, Options, Server};
 use crate::common::token::token;
 use crate::common::web::{Http, post, session};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const STATE_BYTES: usize = 3_000_000;
@@ -27,11 +27,6 @@ fn subscribe(channel: &str) -> String {
 }
 
 const OK: &str = r#"{"event":"callBackAnswer","clb":7,"data":{"ok":true}}"#;
-
-fn connections(control: &mut Control, channel: &str) -> u64 {
-    let info = control.ask(&format!(r#"{{"action":"channelInfo","channel":"{channel}"}}"#));
-    serde_json::from_str::<Value>(&info).unwrap()["countConnection"].as_u64().unwrap()
-}
 
 /// A server with small kernel send buffers and a large state in channel `c`.
 fn server(limits: &[(&str, u64)]) -> (Server, Control) {
@@ -70,7 +65,7 @@ fn a_token_renewal_queued_behind_states_is_in_time() {
         let mut late = held(&server, path, "b", end);
         let mut other = held(&server, path, "c", end);
         let mut far = held(&server, path, "d", end);
-        eventually("four are subscribed", || (connections(&mut control, "c") == 4).then_some(()));
+        eventually("four are subscribed", || (control.connections("c") == 4).then_some(()));
         // One request before the renewal and one after it.
         renewed.say(&subscribe("e"));
         renewed.say(&renewal("a", end + 3600));
@@ -84,12 +79,10 @@ fn a_token_renewal_queued_behind_states_is_in_time() {
             far.say(&subscribe(&"x".repeat(1000)));
         }
         far.say(&renewal("d", end + 3600));
-        eventually("three are unsubscribed", || {
-            (connections(&mut control, "c") == 1).then_some(())
-        });
+        eventually("three are unsubscribed", || (control.connections("c") == 1).then_some(()));
         assert!(seconds() >= end);
         // The renewed connection lives on; its other requests wait for their turn.
-        assert_eq!(connections(&mut control, "e"), 0);
+        assert_eq!(control.connections("e"), 0);
         expect_state(&mut renewed);
         // If the machine stood still meanwhile, its token may have expired a little later than the
         // others': then the renewal may have been read in its turn.
@@ -98,7 +91,7 @@ fn a_token_renewal_queued_behind_states_is_in_time() {
         let is_renewed = |said: &String| said.contains("auth ok") && said.contains("expiresIn");
         assert!(said.iter().any(is_renewed), "{said:?}");
         renewed.nothing();
-        assert_eq!(connections(&mut control, "e"), 1);
+        assert_eq!(control.connections("e"), 1);
         for mut ended in [late, other, far] {
             expect_state(&mut ended);
             match path {
@@ -107,7 +100,7 @@ fn a_token_renewal_queued_behind_states_is_in_time() {
             }
         }
         drop(renewed);
-        eventually("it is unsubscribed", || (connections(&mut control, "c") == 0).then_some(()));
+        eventually("it is unsubscribed", || (control.connections("c") == 0).then_some(()));
     }
 }
 
@@ -150,8 +143,8 @@ fn a_token_renewal_over_http_behind_waiting_answers_is_in_time() {
     let (c, e, f) = (subscribe("c"), subscribe("e"), subscribe("f"));
     let mut sent = send(&renewed, &[c.clone(), e.clone(), renewal("a", end + 3600), f.clone()]);
     send(&late, &[c, e]);
-    eventually("both are subscribed", || (connections(&mut control, "c") == 2).then_some(()));
-    eventually("one is unsubscribed", || (connections(&mut control, "c") == 1).then_some(()));
+    eventually("both are subscribed", || (control.connections("c") == 2).then_some(()));
+    eventually("one is unsubscribed", || (control.connections("c") == 1).then_some(()));
     assert!(seconds() >= end);
     let poll = |path: &str| post(server.ws, &format!("{path}/xhr"), "").1;
     // As above: the answer to the renewal comes with the state or after it.

@@ -3,12 +3,11 @@
 
 // A test that cannot go on panics, and so do its helpers.
 
-use crate::common::browser::{Browser, masked};
-use crate::common::control::{Control, frame, wait};
-use crate::common::eventually;
-use crate::common::http::request;
+use crate::common::browser::{Browser, masked, message};
+use crate::common::control::{Control, emit, frame, wait};
 use crate::common::server::{Options, Server};
 use crate::common::web::{Http, post, session_on};
+use crate::common::{eventually, text};
 use serde_json::json;
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -28,19 +27,6 @@ fn server(limits: &[(&str, u64)]) -> Server {
     Server::start(&options)
 }
 
-/// A JSON string of this many bytes.
-fn text(bytes: usize) -> String {
-    format!("\"{}\"", "x".repeat(bytes - 2))
-}
-
-fn emit(channel: &str, data: &str) -> String {
-    format!(r#"{{"action":"emit","channel":{},"data":{data}}}"#, json!(channel))
-}
-
-fn message(channel: &str, data: &str) -> String {
-    format!(r#"{{"event":{},"data":{data}}}"#, json!(channel))
-}
-
 /// A browser subscribed to this channel.
 fn subscriber(server: &Server, channel: &str) -> Browser {
     let mut browser = server.browser("demo", &json!({ "i": channel }).to_string());
@@ -48,21 +34,8 @@ fn subscriber(server: &Server, channel: &str) -> Browser {
     browser
 }
 
-fn subscribers(control: &mut Control, channel: &str) -> usize {
-    let info = control.ask(&format!(r#"{{"action":"channelInfo","channel":"{channel}"}}"#));
-    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
-    info["countConnection"].as_u64().unwrap() as usize
-}
-
-/// The value of this metric on the admin listener.
-fn metric(server: &Server, name: &str) -> f64 {
-    let page = request(server.admin(), "GET /metrics", &[]).unwrap().body;
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
-}
-
 fn closed(server: &Server, reason: &str) -> f64 {
-    metric(server, &format!(r#"fws_connections_closed_total{{reason="{reason}"}}"#))
+    server.metric(&format!(r#"fws_connections_closed_total{{reason="{reason}"}}"#))
 }
 
 #[test]
@@ -84,7 +57,7 @@ fn a_stalled_reader_is_closed_and_a_slow_one_is_not() {
     }
     assert!(start.elapsed() > Duration::from_millis(1500), "{:?}", start.elapsed());
     // It took more than twice the stall limit, and is still subscribed.
-    assert_eq!((subscribers(&mut control, "c"), closed(&server, "stalled")), (1, 1.0));
+    assert_eq!((control.connections("c"), closed(&server, "stalled")), (1, 1.0));
     slow.expect(&message("c", "1"));
     slow.expect(&message("c", &data));
     // What the kernel had, then the close frame in place of what was queued.
@@ -177,10 +150,10 @@ fn a_session_outlives_a_slowly_read_http_answer() {
         }
         assert!(start.elapsed() > Duration::from_secs(1), "{way}: it was not slow");
         assert!(got.len() > data.len(), "{way}: cut after {} bytes", got.len());
-        assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
+        assert_eq!(control.connections("c"), 1, "{way}");
         let next = post(server.ws, &format!("/socket/{id}/xhr"), "");
         assert_eq!(next, (200, "h\n".into()), "{way}");
-        eventually("the session expires", || (subscribers(&mut control, "c") == 0).then_some(()));
+        eventually("the session expires", || (control.connections("c") == 0).then_some(()));
     }
     // A client that reads nothing of what it requested is closed, and its session with it.
     let data = text(4_000_000);
@@ -190,8 +163,8 @@ fn a_session_outlives_a_slowly_read_http_answer() {
     http.send(&format!("POST /socket/{id}/xhr"), &[], "");
     let subscribe = json!([json!({ "event": "subscribe", "data": "large" }).to_string()]);
     let sent = post(server.ws, &format!("/socket/{id}/xhr_send"), &subscribe.to_string());
-    assert_eq!((sent.0, subscribers(&mut control, "large")), (204, 1));
-    eventually("it is closed", || (subscribers(&mut control, "large") == 0).then_some(()));
+    assert_eq!((sent.0, control.connections("large")), (204, 1));
+    eventually("it is closed", || (control.connections("large") == 0).then_some(()));
     assert_eq!((closed(&server, "stalled"), closed(&server, "no_heartbeat")), (1.0, 0.0));
 }
 
@@ -205,7 +178,7 @@ fn an_unread_http_answer_is_closed_at_the_stall_limit() {
         let mut http = Http::connect(server.ws);
         http.send(&format!("{method} /socket/{id}/{way}"), &[], "");
         control.ok(&emit("c", &text(4_000_000)));
-        eventually("it is closed", || (subscribers(&mut control, "c") == 0).then_some(()));
+        eventually("it is closed", || (control.connections("c") == 0).then_some(()));
         assert_eq!(closed(&server, "stalled"), cut, "{way}");
     }
 }
@@ -234,25 +207,25 @@ fn a_backlog_behind_an_http_answer_in_progress_is_no_reason_to_close() {
         let start = Instant::now();
         read_slowly(&mut http, &mut control, large.len(), |control| control.ok(&small));
         assert!(start.elapsed() > Duration::from_millis(1200), "{way}: it was not slow");
-        assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
+        assert_eq!(control.connections("c"), 1, "{way}");
         // Before its next poll it gets extra time: as long as the answer took.
         wait(&mut control, 900);
         control.ok(&small);
-        assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
+        assert_eq!(control.connections("c"), 1, "{way}");
         let next = post(server.ws, &format!("/socket/{id}/xhr"), "").1;
         assert_eq!(next.matches("event").count(), 41, "{way}");
         // Data that the kernel may still have of the answer gives extra time as well.
         (0..8).for_each(|_| control.ok(&small));
         wait(&mut control, 900);
         control.ok(&small);
-        assert_eq!(subscribers(&mut control, "c"), 1, "{way}");
+        assert_eq!(control.connections("c"), 1, "{way}");
         assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), "").1.matches("event").count(), 9);
         // Now it has read everything, lastly a small answer, and does not poll again.
         control.ok(&small);
         assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), "").1.matches("event").count(), 1);
         wait(&mut control, 800);
         (0..8).for_each(|_| control.ok(&small));
-        assert_eq!(subscribers(&mut control, "c"), 0, "{way}");
+        assert_eq!(control.connections("c"), 0, "{way}");
         assert_eq!(post(server.ws, &format!("/socket/{id}/xhr"), "").1, "c[3008,\"too slow\"]\n");
     }
 }
@@ -274,11 +247,11 @@ fn a_backlog_behind_an_unread_http_answer_closes_the_session() {
     let (id, _stuck) = poll(1);
     control.ok(&emit("c", &large));
     (0..8).for_each(|_| control.ok(&small));
-    assert_eq!(subscribers(&mut control, "c"), 1);
+    assert_eq!(control.connections("c"), 1);
     eventually("it is closed", || {
         wait(&mut control, 100);
         control.ok(&small);
-        (subscribers(&mut control, "c") == 0).then_some(())
+        (control.connections("c") == 0).then_some(())
     });
     assert_eq!(told(&id), "c[3008,\"too slow\"]\n");
     // A slow reader is tolerated longer, and closed even if nothing more is published to it.
@@ -286,7 +259,7 @@ fn a_backlog_behind_an_unread_http_answer_closes_the_session() {
     control.ok(&emit("c", &large));
     (0..8).for_each(|_| control.ok(&small));
     read_slowly(&mut slow, &mut control, large.len(), |_| ());
-    assert_eq!(subscribers(&mut control, "c"), 0);
+    assert_eq!(control.connections("c"), 0);
     assert_eq!(told(&id), "c[3008,\"too slow\"]\n");
     // A backlog behind a state that the session requested itself is tolerated.
     control.ok(&format!(r#"{{"action":"set","channel":"c","data":{large}}}"#));
@@ -296,7 +269,7 @@ fn a_backlog_behind_an_unread_http_answer_closes_the_session() {
     let mut slow = Http::connect(server.ws);
     slow.send(&format!("POST /socket/{id}/xhr"), &[], "");
     read_slowly(&mut slow, &mut control, large.len(), |control| control.ok(&small));
-    assert_eq!(subscribers(&mut control, "c"), 1);
+    assert_eq!(control.connections("c"), 1);
     assert_eq!(told(&id).matches("event").count(), 40);
 }
 
@@ -311,12 +284,12 @@ fn a_poll_waiting_for_answer_memory_is_not_closed() {
     wait(&mut control, 600);
     let mut stuck = server.browser("demo", r#"{"i":2}"#);
     stuck.say(r#"{"event":"subscribe","data":"big"}"#);
-    eventually("the budget is full", || (metric(&server, "fws_answers_bytes") > 1e6).then_some(()));
+    eventually("the budget is full", || (server.metric("fws_answers_bytes") > 1e6).then_some(()));
     let mut http = Http::connect(server.ws);
     http.send(&format!("POST /socket/{id}/xhr"), &[], "");
     http.expect_silence();
     control.ok(&small);
-    assert_eq!(subscribers(&mut control, "c"), 1);
+    assert_eq!(control.connections("c"), 1);
     drop(stuck);
     assert_eq!(http.answer().body.matches("event").count(), 9);
 }
@@ -343,7 +316,7 @@ fn a_closed_slow_connection_leaves_nothing_in_the_kernel() {
     let mut stuck = subscriber(&server, "c");
     control.ok(&emit("c", &text(8_000_000)));
     eventually("it is closed", || (closed(&server, "stalled") == 1.0).then_some(()));
-    eventually("the socket is freed", || (metric(&server, "fws_sockets") == 1.0).then_some(()));
+    eventually("the socket is freed", || (server.metric("fws_sockets") == 1.0).then_some(()));
     // It can read what it had received; a reset discarded the rest.
     let mut piece = vec![0; 100_000];
     let end = loop {
@@ -381,7 +354,7 @@ fn a_persistent_backlog_over_the_soft_limit_closes_the_connection() {
         (0..2).for_each(|_| control.ok(&emit(channel, &small)));
     }
     control.ok(&emit("more", &small));
-    eventually("it is closed", || (subscribers(&mut control, "more") == 0).then_some(()));
+    eventually("it is closed", || (control.connections("more") == 0).then_some(()));
     assert!(more.wire().read_rest().unwrap().ends_with(b"\x0b\xc0too slow"));
     wait(&mut control, 600);
     less.expect(&message("less", &large));
@@ -415,8 +388,8 @@ fn a_memory_shortage_pauses_back_ends_and_evicts_the_largest_queue() {
     less.nothing();
     reader.nothing();
     assert_eq!(closed(&server, "largest"), 1.0);
-    assert!(metric(&server, "fws_floods_total") >= 1.0);
-    assert_eq!(metric(&server, "fws_kept_bytes"), 0.0);
+    assert!(server.metric("fws_floods_total") >= 1.0);
+    assert_eq!(server.metric("fws_kept_bytes"), 0.0);
     server.assert_alive();
 }
 
@@ -435,7 +408,7 @@ fn a_memory_shortage_frees_the_queue_of_a_closed_session() {
     control.ok(&emit("nobody", &text(20_000)));
     (0..2).for_each(|_| less.expect(&message("less", &data)));
     less.nothing();
-    assert!(metric(&server, "fws_floods_total") >= 1.0);
+    assert!(server.metric("fws_floods_total") >= 1.0);
 }
 
 #[test]
@@ -477,7 +450,7 @@ fn many_stalled_readers_cost_little_memory_and_delay_no_reader() {
     let mut reader = subscriber(&server, "c");
     let before = server.peak_memory_bytes();
     let (data, start) = (text(20_000), Instant::now());
-    while subscribers(&mut control, "c") > 1 {
+    while control.connections("c") > 1 {
         control.send_raw(&frame(emit("c", &data).as_bytes()).repeat(20));
         (0..20).for_each(|_| reader.expect(&message("c", &data)));
         (0..20).for_each(|_| assert_eq!(control.recv(), r#"{"success":true}"#));
@@ -496,7 +469,7 @@ fn partial_messages_over_the_input_budget_evict_the_largest() {
     let message = masked(0x81, &[b'x'; 15_000]);
     let browser = |user| server.browser("demo", &json!({ "i": user }).to_string());
     let mut browsers: Vec<Browser> = (1..=100).map(browser).collect();
-    let waiting = || metric(&server, "fws_input_bytes");
+    let waiting = || server.metric("fws_input_bytes");
     // The first sends less than the others, and completes its message.
     let (little, rest) = message.split_at(1008);
     browsers[0].send_raw(little);
@@ -510,7 +483,7 @@ fn partial_messages_over_the_input_budget_evict_the_largest() {
     let closed = || closed(&server, "full");
     eventually("some are evicted", || (waiting() > 500_000.0 && closed() >= 25.0).then_some(()));
     assert!(waiting() <= f64::from(1 << 20), "{}", waiting());
-    assert_eq!(closed(), metric(&server, "fws_input_evicted_total"));
+    assert_eq!(closed(), server.metric("fws_input_evicted_total"));
     browsers[0].send_raw(rest);
     browsers[0].nothing();
 }
@@ -555,8 +528,8 @@ fn many_slow_readers_get_their_states_within_the_answer_budget() {
     let grown = server.peak_memory_bytes() - before;
     assert!(grown < 5_000_000, "{grown} bytes");
     assert_eq!(closed(&server, "largest"), 0.0);
-    assert!(metric(&server, "fws_shortages_total") >= 1.0);
-    assert_eq!(metric(&server, "fws_answers_bytes"), 0.0);
+    assert!(server.metric("fws_shortages_total") >= 1.0);
+    assert_eq!(server.metric("fws_answers_bytes"), 0.0);
     for browser in &mut crowd {
         browser.wire().set_deadline(crate::common::DEADLINE);
         browser.nothing();
@@ -573,7 +546,7 @@ fn channel_info_excludes_a_subscriber_closed_by_the_message_before_it() {
     for bytes in [8_000_000, 300, 300, 300, 300] {
         control.ok(&emit("c", &text(bytes)));
     }
-    assert_eq!(subscribers(&mut control, "c"), 1);
+    assert_eq!(control.connections("c"), 1);
     // In one write, so that the server could batch the message with the request behind it.
     let info = frame(br#"{"action":"channelInfo","channel":"c"}"#);
     control.send_raw(&[frame(emit("c", &text(300)).as_bytes()), info].concat());

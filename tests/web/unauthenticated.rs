@@ -2,7 +2,6 @@
 //! for unknown sessions.
 
 use crate::common::browser::{Browser, auth_message, masked};
-use crate::common::http::request;
 use crate::common::server::{DEMO_KEY, Options, Server};
 use crate::common::token::token;
 use crate::common::web::{Http, ask, post, session};
@@ -10,28 +9,19 @@ use crate::common::{DEADLINE, eventually};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use serde_json::json;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// A server with an admin listener, and its address.
-fn watched(limits: &[(&str, u64)]) -> (Server, SocketAddr) {
+/// A server with an admin listener.
+fn watched(limits: &[(&str, u64)]) -> Server {
     let mut options = Options::limits(limits);
     options.config["admin"] = json!("127.0.0.1:0");
-    let server = Server::start(&options);
-    let admin = server.admin();
-    (server, admin)
-}
-
-/// The value of a metric without labels.
-fn metric(admin: SocketAddr, name: &str) -> f64 {
-    let page = request(admin, "GET /metrics", &[]).unwrap().body;
-    let line = page.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {page}"))
+    Server::start(&options)
 }
 
 #[track_caller]
-fn expect_metric(admin: SocketAddr, name: &str, value: f64) {
-    eventually(&format!("{name} {value}"), || (metric(admin, name) == value).then_some(()));
+fn expect_metric(server: &Server, name: &str, value: f64) {
+    eventually(&format!("{name} {value}"), || (server.metric(name) == value).then_some(()));
 }
 
 /// Opens an HTTP session, authenticated if there is a user; returns its path.
@@ -73,12 +63,12 @@ fn a_body_that_arrives_too_slowly_times_out() {
 
 #[test]
 fn a_body_for_an_unknown_session_is_discarded() {
-    let (server, admin) = watched(&[]);
+    let server = watched(&[]);
     let mut nobody = posting(&server, "/socket/0/nobody/xhr_send", 60_000, 50_000);
     let mut unauthenticated =
         posting(&server, &format!("{}/xhr_send", open(&server, None)), 16_000, 9000);
     eventually("one of the bodies is buffered", || {
-        let bytes = metric(admin, "fws_bodies_bytes");
+        let bytes = server.metric("fws_bodies_bytes");
         (9000.0..20_000.0).contains(&bytes).then_some(())
     });
     nobody.raw(" ".repeat(10_000));
@@ -87,12 +77,12 @@ fn a_body_for_an_unknown_session_is_discarded() {
     assert_eq!(nobody.ask("GET /socket", &[], "").status, 200);
     unauthenticated.raw(" ".repeat(7000));
     assert_eq!(unauthenticated.answer().status, 500, "the body was no JSON");
-    expect_metric(admin, "fws_bodies_bytes", 0.0);
+    expect_metric(&server, "fws_bodies_bytes", 0.0);
     // The body of a closed connection is freed.
     let gone = posting(&server, &format!("{}/xhr_send", open(&server, None)), 16_000, 9000);
-    eventually("it is buffered", || (metric(admin, "fws_bodies_bytes") > 9000.0).then_some(()));
+    eventually("it is buffered", || (server.metric("fws_bodies_bytes") > 9000.0).then_some(()));
     drop(gone);
-    expect_metric(admin, "fws_bodies_bytes", 0.0);
+    expect_metric(&server, "fws_bodies_bytes", 0.0);
 }
 
 #[test]
@@ -132,7 +122,7 @@ fn answers_queued_for_an_unauthenticated_session_are_limited() {
 
 #[test]
 fn a_client_that_reads_nothing_has_one_answer_queued() {
-    let (server, admin) = watched(&[("kernel_send_bytes", 4096)]);
+    let server = watched(&[("kernel_send_bytes", 4096)]);
     let iframe = "GET /socket/iframe.js HTTP/1.1\r\nHost: a\r\n\r\n".repeat(200);
     let crowd: Vec<TcpStream> = (0..100)
         .map(|_| {
@@ -142,7 +132,7 @@ fn a_client_that_reads_nothing_has_one_answer_queued() {
             stream
         })
         .collect();
-    let owed = || metric(admin, "fws_answers_bytes");
+    let owed = || server.metric("fws_answers_bytes");
     eventually("answers are queued", || (owed() > 20_000.0).then_some(()));
     // A client that reads gets all of its answers: one per turn, as each connection does.
     let mut http = Http::connect(server.ws);
@@ -154,13 +144,13 @@ fn a_client_that_reads_nothing_has_one_answer_queued() {
     let owed = owed();
     assert!(owed < 100.0 * 700.0 + 10_000.0, "{owed} bytes");
     drop(crowd);
-    expect_metric(admin, "fws_answers_bytes", 0.0);
+    expect_metric(&server, "fws_answers_bytes", 0.0);
 }
 
 #[test]
 fn header_values_held_for_waiting_answers_are_counted() {
-    let (server, admin) = watched(&[("input_bytes", 1 << 20)]);
-    let waiting = || metric(admin, "fws_input_bytes");
+    let server = watched(&[("input_bytes", 1 << 20)]);
+    let waiting = || server.metric("fws_input_bytes");
     let (long, name) = ("o".repeat(3000), "c".repeat(1900));
     let headers = [format!("Origin: {long}"), format!("Access-Control-Request-Headers: {long}")];
     let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
@@ -190,12 +180,12 @@ fn header_values_held_for_waiting_answers_are_counted() {
         }
         assert_eq!(sender.answer().status, 204);
     }
-    expect_metric(admin, "fws_input_bytes", 0.0);
+    expect_metric(&server, "fws_input_bytes", 0.0);
 }
 
 #[test]
 fn waiting_polls_over_the_input_budget_are_evicted() {
-    let (server, admin) = watched(&[("input_bytes", 1 << 20)]);
+    let server = watched(&[("input_bytes", 1 << 20)]);
     let long = format!("Origin: {}", "o".repeat(7000));
     let wait = |_| {
         let path = open(&server, None);
@@ -205,9 +195,9 @@ fn waiting_polls_over_the_input_budget_are_evicted() {
     };
     let _polls: Vec<Http> = (0..200).map(wait).collect();
     eventually("some are evicted", || {
-        (metric(admin, "fws_input_evicted_total") >= 20.0).then_some(())
+        (server.metric("fws_input_evicted_total") >= 20.0).then_some(())
     });
-    assert!(metric(admin, "fws_input_bytes") <= f64::from(1 << 20));
+    assert!(server.metric("fws_input_bytes") <= f64::from(1 << 20));
 }
 
 #[test]
@@ -235,11 +225,11 @@ fn requests_waiting_for_one_session_are_limited() {
 
 #[test]
 fn the_oldest_unauthenticated_session_is_evicted_over_the_limit() {
-    let (server, admin) = watched(&[("sessions_unauthenticated", 3)]);
+    let server = watched(&[("sessions_unauthenticated", 3)]);
     let mut known = server.browser("demo", r#"{"i":1}"#);
     let polled = open(&server, None);
     let mut sockets: Vec<Browser> = (0..2).map(|_| Browser::raw(server.ws)).collect();
-    expect_metric(admin, "fws_sessions_unauthenticated", 3.0);
+    expect_metric(&server, "fws_sessions_unauthenticated", 3.0);
     sockets.push(Browser::raw(server.ws));
     let told = "c[3408,\"no auth in time\"]\n";
     assert_eq!(post(server.ws, &format!("{polled}/xhr"), "").1, told);
@@ -247,32 +237,32 @@ fn the_oldest_unauthenticated_session_is_evicted_over_the_limit() {
     sockets.remove(0).expect_closed(3408, "no auth in time");
     // A session that authenticates makes room.
     sockets[0].auth("demo", r#"{"i":2}"#);
-    expect_metric(admin, "fws_sessions_unauthenticated", 2.0);
+    expect_metric(&server, "fws_sessions_unauthenticated", 2.0);
     let _room = Browser::raw(server.ws);
     for socket in &mut sockets {
         socket.nothing();
     }
     known.nothing();
     drop(sockets);
-    expect_metric(admin, "fws_sessions_unauthenticated", 1.0);
+    expect_metric(&server, "fws_sessions_unauthenticated", 1.0);
 }
 
 #[test]
 fn unauthenticated_and_closed_sessions_make_room_for_new_ones() {
-    let (server, admin) = watched(&[("sessions", 3), ("session_ms", 600_000)]);
+    let server = watched(&[("sessions", 3), ("session_ms", 600_000)]);
     let ours = |path: &str| post(server.ws, &format!("{path}/xhr"), "");
     let known = open(&server, Some("1"));
     let (first, second) = (open(&server, None), open(&server, None));
     let mut poll = Http::connect(server.ws);
     poll.raw(format!("POST {second}/xhr HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
-    expect_metric(admin, "fws_sessions_unauthenticated", 2.0);
+    expect_metric(&server, "fws_sessions_unauthenticated", 2.0);
     // The oldest is removed altogether, though it was used; a waiting poll gets the reason.
     let _third = open(&server, None);
     assert_eq!(post(server.ws, &format!("{first}/xhr_send"), r#"["x"]"#).0, 404);
     let fourth = open(&server, Some("2"));
     assert!(poll.answer().body.contains("c[3408,\"no auth in time\"]"));
     let fifth = open(&server, Some("3"));
-    expect_metric(admin, "fws_sessions_unauthenticated", 0.0);
+    expect_metric(&server, "fws_sessions_unauthenticated", 0.0);
     // No authenticated session is evicted.
     let more = format!("/socket/{}", session());
     assert_eq!(ours(&more), (503, "too many sessions\n".into()));
@@ -309,26 +299,26 @@ fn a_connection_that_opens_many_sessions_evicts_only_its_own() {
 
 #[test]
 fn the_largest_body_is_evicted_over_the_budget() {
-    let (server, admin) = watched(&[("bodies_bytes", 90_000), ("http_body_ms", 60_000)]);
+    let server = watched(&[("bodies_bytes", 90_000), ("http_body_ms", 60_000)]);
     let path = format!("{}/xhr_send", open(&server, Some("1")));
     let mut small = posting(&server, &path, 10_000, 5000);
     let mut large = posting(&server, &path, 60_000, 50_000);
-    eventually("both are held", || (metric(admin, "fws_bodies_bytes") > 55_000.0).then_some(()));
+    eventually("both are held", || (server.metric("fws_bodies_bytes") > 55_000.0).then_some(()));
     let mut last = posting(&server, &path, 50_000, 40_000);
     assert_eq!(large.answer().status, 503);
     large.expect_end();
-    assert_eq!(metric(admin, "fws_bodies_evicted_total"), 1.0);
+    assert_eq!(server.metric("fws_bodies_evicted_total"), 1.0);
     for (http, missing) in [(&mut small, 5000), (&mut last, 10_000)] {
         http.raw(" ".repeat(missing));
         assert_eq!(http.answer().status, 500, "it was read to its end");
     }
     assert_eq!(ask(server.ws, "GET /socket", &[], "").status, 200);
-    expect_metric(admin, "fws_bodies_bytes", 0.0);
+    expect_metric(&server, "fws_bodies_bytes", 0.0);
 }
 
 #[test]
 fn the_input_budget_evicts_unauthenticated_clients_first() {
-    let (server, admin) = watched(&[("input_bytes", 1 << 20)]);
+    let server = watched(&[("input_bytes", 1 << 20)]);
     let ping = json!({ "event": "ping", "clb": 1, "data": "y".repeat(12_000) }).to_string();
     let ping = masked(0x81, ping.as_bytes());
     let auth = auth_message("demo", &token(r#"{"i":2}"#, DEMO_KEY));
@@ -344,7 +334,7 @@ fn the_input_budget_evicts_unauthenticated_clients_first() {
     };
     let _crowd: Vec<Http> = (0..200).map(half).collect();
     eventually("some are evicted", || {
-        (metric(admin, "fws_input_evicted_total") >= 20.0).then_some(())
+        (server.metric("fws_input_evicted_total") >= 20.0).then_some(())
     });
     client.send_raw(&ping[11_000..]);
     assert!(client.hear().contains("callBackAnswer"));
@@ -355,7 +345,7 @@ fn the_input_budget_evicts_unauthenticated_clients_first() {
 #[test]
 fn the_bodies_budget_evicts_unauthenticated_clients_first() {
     let limits = [("bodies_bytes", 300_000), ("session_ms", 60_000)];
-    let (server, admin) = watched(&limits);
+    let server = watched(&limits);
     let begin = |user, length, there| {
         posting(&server, &format!("{}/xhr_send", open(&server, user)), length, there)
     };
@@ -371,7 +361,7 @@ fn the_bodies_budget_evicts_unauthenticated_clients_first() {
     let unauthenticated = || begin(None, 16_000, 15_900);
     let _crowd: Vec<[Http; 2]> = (0..25).map(|_| [nobody(), unauthenticated()]).collect();
     eventually("some are evicted", || {
-        (metric(admin, "fws_bodies_evicted_total") >= 10.0).then_some(())
+        (server.metric("fws_bodies_evicted_total") >= 10.0).then_some(())
     });
     for (http, missing) in [(&mut client, 20_000), (&mut newcomer, 500)] {
         http.raw(" ".repeat(missing));

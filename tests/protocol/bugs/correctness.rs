@@ -1,8 +1,8 @@
 //! B22 to B38: lost, late, reordered and forgotten data.
 
-use super::{SUCCESS, connections, emit, get, grant, message, refusal, set, subscribe};
-use crate::common::browser::{Browser, Heard, auth_message};
-use crate::common::control::{Control, frame};
+use super::{emit, get, grant, refusal, set, subscribe};
+use crate::common::browser::{Browser, Heard, auth_message, message};
+use crate::common::control::{Control, DONE, frame};
 use crate::common::eventually;
 use crate::common::http;
 use crate::common::server::{DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server, run_to_end};
@@ -24,7 +24,7 @@ fn b22_frames_that_arrive_together_are_all_answered() {
     let (most, rest) = bytes.split_at(bytes.len() - 7);
     control.send_raw(most);
     for number in 0..count {
-        assert_eq!(control.recv(), SUCCESS);
+        assert_eq!(control.recv(), DONE);
         if number + 1 == count {
             control.send_raw(rest);
         }
@@ -49,10 +49,10 @@ fn b24_replies_come_in_the_order_of_the_commands() {
     let server = Server::new();
     let mut control = server.controller("demo");
     let commands = [
-        (r#"{"action":"ping"}"#.to_owned(), SUCCESS.to_owned()),
+        (r#"{"action":"ping"}"#.to_owned(), DONE.to_owned()),
         (get("none"), "null".into()),
         (r#"{"action":"nope"}"#.into(), refusal(312, "Invalid action...")),
-        (set("c", "\"v\"", "{}"), SUCCESS.into()),
+        (set("c", "\"v\"", "{}"), DONE.into()),
         (get("c"), "\"v\"".into()),
         (r#"{"action":"get"}"#.into(), refusal(300, "Need argument channel")),
         (
@@ -79,9 +79,9 @@ fn b25_a_half_close_loses_no_reply() {
     control.send(&get("c"));
     control.send(r#"{"action":"ping"}"#);
     control.wire.half_close();
-    assert_eq!(control.recv(), SUCCESS);
+    assert_eq!(control.recv(), DONE);
     assert_eq!(control.recv(), large);
-    assert_eq!(control.recv(), SUCCESS);
+    assert_eq!(control.recv(), DONE);
     control.expect_closed();
     // An incomplete frame has no reply.
     let mut control = server.control();
@@ -201,9 +201,9 @@ fn b30_the_unsubscribe_event_leaves_the_channel() {
         control.ok(&emit("b", "2"));
         browser.expect(&message("b", "2"));
         browser.nothing();
-        assert_eq!(["a", "b"].map(|channel| connections(&mut control, channel)), [0, 1]);
+        assert_eq!(["a", "b"].map(|channel| control.connections(channel)), [0, 1]);
         browser.drop_connection(false);
-        eventually("it has left", || (connections(&mut control, "b") == 0).then_some(()));
+        eventually("it has left", || (control.connections("b") == 0).then_some(()));
     }
 }
 
@@ -217,7 +217,7 @@ fn b31_an_empty_channel_has_no_members_whatever_its_name() {
         assert_eq!(empty, r#"{"countUser":0,"countConnection":0,"connId_UserId":{}}"#);
         let mut browser = server.browser("demo", r#"{"i":"__proto__"}"#);
         browser.subscribe(channel);
-        assert_eq!(connections(&mut control, channel), 1);
+        assert_eq!(control.connections(channel), 1);
         control.ok(&emit(channel, "1"));
         browser.expect(&message(channel, "1"));
         browser.drop_connection(false);
@@ -236,9 +236,7 @@ fn b32_the_raw_endpoint_has_a_heartbeat() {
     // It subscribes but answers no ping, like a machine that is gone.
     let joined = br#"{"event":"callBackAnswer","clb":1,"data":{"ok":true}}"#;
     while dead.next_frame().unwrap().1 != joined {}
-    eventually("the dead connection is closed", || {
-        (connections(&mut control, "c") == 0).then_some(())
-    });
+    eventually("the dead connection is closed", || (control.connections("c") == 0).then_some(()));
 
     let server = Server::start(&Options::limits(&[("heartbeat_ms", 100)]));
     let mut alive = server.browser("demo", r#"{"i":1}"#);

@@ -1,8 +1,8 @@
 //! B1 to B11: what crashed the original.
 
-use super::{SUCCESS, connections, emit, get, message, refusal, set, subscribe};
-use crate::common::browser::{Browser, RAW, SOCKJS, auth_message, upgrade};
-use crate::common::control::frame;
+use super::{emit, get, refusal, set, subscribe};
+use crate::common::browser::{Browser, RAW, SOCKJS, auth_message, message, upgrade};
+use crate::common::control::{DONE, frame};
 use crate::common::http;
 use crate::common::server::{DEMO_KEY, Options, Server};
 use crate::common::token::{odd, token};
@@ -17,12 +17,12 @@ fn b01_a_frame_may_begin_with_fewer_than_four_bytes() {
         let mut control = server.control();
         control.send_raw(&bytes[..first]);
         control.send_raw(&bytes[first..]);
-        assert_eq!(control.recv(), SUCCESS, "{first} bytes first");
+        assert_eq!(control.recv(), DONE, "{first} bytes first");
     }
     let mut control = server.control();
     control.send_split(&bytes.repeat(3));
     for _ in 0..3 {
-        assert_eq!(control.recv(), SUCCESS);
+        assert_eq!(control.recv(), DONE);
     }
     // And a frame that never continues.
     let mut control = server.control();
@@ -119,12 +119,12 @@ fn b05_odd_states_are_read_and_sent() {
     other.send(&set("c", &nested(100_000), "{}"));
     let refused = r#"{"success":false,"reason":"Nested too deep, at most 64 levels","code":300}"#;
     assert_eq!(other.recv(), refused);
-    assert_eq!(other.ask(r#"{"action":"ping"}"#), SUCCESS);
+    assert_eq!(other.ask(r#"{"action":"ping"}"#), DONE);
     // Invalid UTF-8 is replaced, as the original does, and reads back as valid UTF-8.
     control.send_raw(&frame(
         b"{\"action\":\"set\",\"channel\":\"c\",\"data\":\"\xff\",\"params\":{}}",
     ));
-    assert_eq!(control.recv(), SUCCESS);
+    assert_eq!(control.recv(), DONE);
     assert_eq!(control.ask(&get("c")), "\"\u{fffd}\"");
     server.assert_alive();
 }
@@ -183,7 +183,7 @@ fn b08_subscribe_counts_right_behind_auth_and_not_before() {
         browser.auth("demo", r#"{"i":1}"#);
         control.ok(&emit("c", "1"));
         browser.nothing();
-        assert_eq!(connections(&mut control, "c"), 0);
+        assert_eq!(control.connections("c"), 0);
         // After that it can subscribe as usual.
         browser.say(&subscribe("c"));
         browser.expect(&message("c", "\"state\""));
@@ -203,7 +203,7 @@ fn b08_subscribe_counts_right_behind_auth_and_not_before() {
         browser.expect(&message("c", "2"));
         browser.drop_connection(true);
         crate::common::eventually("both have left", || {
-            (connections(&mut control, "c") == 0).then_some(())
+            (control.connections("c") == 0).then_some(())
         });
     }
     server.assert_alive();
@@ -216,9 +216,9 @@ fn b09_another_identity_leaves_all_channels() {
     let mut browser = server.browser("demo", r#"{"i":1}"#);
     browser.subscribe("c");
     let cid = browser.auth("demo", r#"{"i":1}"#);
-    assert_eq!(connections(&mut control, "c"), 1, "the same identity keeps them");
+    assert_eq!(control.connections("c"), 1, "the same identity keeps them");
     assert_eq!(browser.auth("demo", r#"{"i":2}"#), cid);
-    assert_eq!(connections(&mut control, "c"), 0);
+    assert_eq!(control.connections("c"), 0);
     control.ok(&emit("c", "1"));
     browser.nothing();
     browser.subscribe("c");

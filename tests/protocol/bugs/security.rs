@@ -1,8 +1,8 @@
 //! B12 to B21: what let clients in, or kept none out.
 
-use super::{SUCCESS, connections, emit, get, grant, message, refusal, set, subscribe};
-use crate::common::browser::{Browser, auth_message};
-use crate::common::control::frame;
+use super::{emit, get, grant, refusal, set, subscribe};
+use crate::common::browser::{Browser, auth_message, message};
+use crate::common::control::{DONE, frame};
 use crate::common::eventually;
 use crate::common::server::{
     DEMO_KEY, Dir, OTHER_KEY, Options, SERVER_KEY, Server, mode, run_to_end,
@@ -24,8 +24,8 @@ fn b12_an_array_joins_no_private_channel() {
     }
     control.ok(&emit("#p", "1"));
     browser.nothing();
-    assert_eq!(connections(&mut control, "#p"), 0);
-    assert_eq!(connections(&mut control, "[\"#p\"]"), 0);
+    assert_eq!(control.connections("#p"), 0);
+    assert_eq!(control.connections("[\"#p\"]"), 0);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn b13_nobody_hears_anything_before_auth() {
     control.ok(&set("c", "1", r#"{"emit":true}"#));
     browser.nothing();
     browser.subscribe("c");
-    assert_eq!(connections(&mut control, "c"), 0);
+    assert_eq!(control.connections("c"), 0);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn b14_withdrawing_a_grant_makes_that_user_leave() {
         browser.subscribe("#p");
     }
     control.ok(&grant("unsubscribe", "#p", "1"));
-    assert_eq!(connections(&mut control, "#p"), 1);
+    assert_eq!(control.connections("#p"), 1);
     control.ok(&emit("#p", "\"now\""));
     one.nothing();
     again.nothing();
@@ -64,7 +64,7 @@ fn b14_withdrawing_a_grant_makes_that_user_leave() {
     // Nor can it subscribe again.
     control.ok(&set("#p", "\"secret\"", "{}"));
     one.subscribe("#p");
-    assert_eq!(connections(&mut control, "#p"), 1);
+    assert_eq!(control.connections("#p"), 1);
 }
 
 #[test]
@@ -202,11 +202,11 @@ fn b17_channels_connections_and_namespaces_have_a_limit() {
     for channel in ["a", "b", "c"] {
         browser.subscribe(channel);
     }
-    assert_eq!(["a", "b", "c"].map(|channel| connections(&mut control, channel)), [1, 1, 0]);
+    assert_eq!(["a", "b", "c"].map(|channel| control.connections(channel)), [1, 1, 0]);
     // Unsubscribing makes room.
     browser.say(r#"{"event":"unsubscribe","data":"a"}"#);
     browser.subscribe("c");
-    assert_eq!(["a", "b", "c"].map(|channel| connections(&mut control, channel)), [0, 1, 1]);
+    assert_eq!(["a", "b", "c"].map(|channel| control.connections(channel)), [0, 1, 1]);
 
     let _second = server.browser("demo", r#"{"i":"1"}"#);
     let mut third = Browser::raw(server.ws);
@@ -245,7 +245,7 @@ fn b17_all_subscriptions_together_have_a_limit() {
     two.expect(&message("b", "1"));
     // So does a connection that closes.
     drop(two);
-    eventually("it has left", || (connections(&mut control, "b") == 0).then_some(()));
+    eventually("it has left", || (control.connections("b") == 0).then_some(()));
     ask(&mut one, "subscribe", "a", ok);
     ask(&mut one, "subscribe", "b", ok);
     ask(&mut one, "subscribe", "d", full);
@@ -321,7 +321,7 @@ fn b17_a_slow_subscriber_is_cut_off() {
     eventually("the slow one is disconnected", || {
         control.ok(&emit("c", &data));
         quick.expect(&message("c", &data));
-        (connections(&mut control, "c") == 1).then_some(())
+        (control.connections("c") == 1).then_some(())
     });
     server.assert_alive();
 }
@@ -455,7 +455,7 @@ fn b21_a_token_and_its_connections_expire_on_time() {
     let mut control = server.controller("demo");
     control.ok(&emit("c", "1"));
     renewed.expect(&message("c", "1"));
-    assert_eq!(control.ask(r#"{"action":"ping"}"#), SUCCESS);
+    assert_eq!(control.ask(r#"{"action":"ping"}"#), DONE);
     renewed.say(&subscribe("d"));
     renewed.nothing();
 }

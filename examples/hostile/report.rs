@@ -130,6 +130,7 @@ impl Report {
             println!("  ! {fault}");
         }
     }
+
     /// Adds what exceeds the bounds to the faults. `scale`: of the campaign; a short one judges no
     /// latencies.
     pub fn judge(&mut self, bounds: Bounds, scale: f64) {
@@ -211,7 +212,7 @@ fn names(reports: &[Report]) -> Vec<&'static str> {
     names
 }
 
-/// Prints how much the p99 of the healthy load grew in several rounds, and the median of each attack.
+/// Prints how much the p99 of the healthy load grew in all rounds, and the median of each attack.
 pub fn print_rounds(reports: &[Report]) {
     println!("\np99 of the healthy load, relative to before: the median, and all rounds");
     for name in names(reports) {

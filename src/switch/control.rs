@@ -65,21 +65,13 @@ pub(super) struct Controller {
     pub wrong_keys: usize,
 }
 
-/// The result of a command.
-pub(super) enum Answer {
-    /// This reply, to be sent once this mark is durable.
-    Body(Body, Mark),
-    /// Its reply has been made.
-    Said,
-    /// There is no reply yet.
-    Later,
-}
+/// The reply to a command, to be sent once this mark is durable; `None` if the reply has been made,
+/// or comes later.
+pub(super) type Answer = Option<(Body, Mark)>;
 
-impl Answer {
-    /// A reply that neither reports nor shows anything that could be lost.
-    fn now(body: impl Into<Body>) -> Answer {
-        Answer::Body(body.into(), Mark::default())
-    }
+/// A reply that neither reports nor shows anything that could be lost.
+fn now(body: impl Into<Body>) -> Answer {
+    Some((body.into(), Mark::default()))
 }
 
 impl Controller {
@@ -353,7 +345,7 @@ impl Switch {
         let at = self.at(net.now());
         let ns = controller.auth.map(|(ns, _)| ns).ok_or(command::NEED_AUTH);
         let change = match command {
-            Command::Ping => return Ok(Answer::now(SUCCESS)),
+            Command::Ping => return Ok(now(SUCCESS)),
             Command::Register { name, key } => {
                 self.check_server_key(key)?;
                 Change::Register { name: (**name).into(), key: new_key(net) }
@@ -371,12 +363,12 @@ impl Switch {
                 let auth = (ns, self.key_epoch(ns, key, at)?);
                 self.find_place(net, conn, ns)?;
                 self.recognize(net, conn, controller, auth);
-                return Ok(Answer::now(SUCCESS));
+                return Ok(now(SUCCESS));
             }
             Command::Get { channel, user } => {
                 let state_key = StateKeyRef { channel, user: user.as_deref() };
                 self.show(conn, controller, (ns?, state_key), at);
-                return Ok(Answer::Said);
+                return Ok(None);
             }
             Command::Info { channel } => return self.list(net, ns?, channel),
             Command::Emit { channels, data, options } => {
@@ -437,7 +429,7 @@ impl Switch {
         let presence = self.hub.presence(ns, channel);
         // Leaves room for the closing braces.
         let max = self.limits.answers_bytes.min(control::BODY_MAX - 2);
-        Ok(Answer::now(info(&presence, max)?))
+        Ok(now(info(&presence, max)?))
     }
 
     fn propose(
@@ -468,12 +460,12 @@ impl Switch {
                     (true, false) => self.journal.mark(),
                     (false, _) => Mark::default(),
                 };
-                Ok(Answer::Body(success(&outcome, counts), mark))
+                Ok(Some((success(&outcome, counts), mark)))
             }
             Proposal::Later(ticket) => {
                 (controller.waits, controller.counts) = (Some(ticket), counts);
                 self.waiting.insert(ticket, Waiter::Command(conn));
-                Ok(Answer::Later)
+                Ok(None)
             }
             Proposal::Refused => Err(command::STORE_FAILED),
         }

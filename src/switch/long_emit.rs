@@ -107,7 +107,7 @@ impl Switch {
             reached: count.then(HashSet::new),
             room: controller.room.take(),
         });
-        Answer::Later
+        None
     }
 
     /// Continues long emits, round-robin, within the budget of this turn, but with one channel at

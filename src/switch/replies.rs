@@ -126,8 +126,8 @@ impl Switch {
         answer: Result<Answer, Refused>,
     ) -> Result<(), CloseReason> {
         match answer {
-            Ok(Answer::Later | Answer::Said) => {}
-            Ok(Answer::Body(body, mark)) => self.reply_sink().reply(conn, controller, &body, mark),
+            Ok(None) => {}
+            Ok(Some((body, mark))) => self.reply_sink().reply(conn, controller, &body, mark),
             Err(refused) => return self.refuse(net, conn, controller, &refused),
         }
         Ok(())

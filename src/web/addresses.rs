@@ -32,7 +32,7 @@ struct Place {
 }
 
 /// Shrinks a table that has become much too large.
-fn fit<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
+pub(super) fn fit<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     let left = table.len().max(KEPT);
     if left <= table.capacity() / 8 {
         table.shrink_to(2 * left);

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use super::addresses::fit;
 use super::http::SenderReply;
 use super::http_session::{HttpSession, HttpSessionId, Receiver, Reply};
 use super::outlet::Way;
@@ -18,9 +19,6 @@ use crate::frame::Frame;
 use crate::publication::{chunk, stream_frame};
 use crate::reason::CloseReason;
 use crate::time::Now;
-
-/// Spare capacity of `names` that is never given back.
-const NAMES_KEPT: usize = 1024;
 
 /// The most sending requests that wait for one session.
 const SENDERS_MAX: usize = 64;
@@ -581,9 +579,7 @@ impl<P> Web<P> {
         let reason = session.ended.map_or(CloseReason::PeerLost, |parting| parting.reason);
         self.http_sessions_closed[reason as usize] += 1;
         self.names.remove(&session.key);
-        if self.names.capacity() > 8 * self.names.len() + NAMES_KEPT {
-            self.names.shrink_to(2 * self.names.len());
-        }
+        fit(&mut self.names);
         if self.names.is_empty() {
             self.unauthenticated.give_back_places();
         }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
+use super::addresses::fit;
 use super::http_session::HttpSessionId;
 use super::{Application, Session, SessionId, Web};
 use crate::edge::{ConnId, Net};
@@ -16,8 +17,6 @@ use crate::reason::CloseReason;
 
 /// Stale ids tolerated in a queue before it is cleaned up.
 const STALE: usize = 64;
-/// Spare capacity of `makers` that is never given back.
-const MAKERS_KEPT: usize = 1024;
 
 /// A queue of two priorities: the first to go, then all others; each in order of arrival.
 #[derive(Debug)]
@@ -91,11 +90,8 @@ impl Unauthenticated {
 
     /// A connection is closed.
     pub fn forget_maker(&mut self, conn: ConnId) {
-        if self.makers.remove(&conn.slot).is_some()
-            && self.makers.capacity() > 8 * self.makers.len() + MAKERS_KEPT
-        {
-            self.makers.shrink_to(2 * self.makers.len());
-        }
+        self.makers.remove(&conn.slot);
+        fit(&mut self.makers);
     }
 
     /// A session has ended.

@@ -303,7 +303,7 @@ impl Importer {
 
     /// Sizes of the row's namespace, and of all namespaces.
     fn of_space(&self, key: &Key) -> (Size, Size) {
-        let space = self.place(number_in(key)).and_then(|place| self.spaces.get(place));
+        let space = self.place(key.ns()).and_then(|place| self.spaces.get(place));
         (space.map_or(Size::default(), |space| space.size), self.size)
     }
 
@@ -322,7 +322,7 @@ impl Importer {
             let Counts { grants, states, .. } = &mut self.counts;
             *(if is_grant { grants } else { states }) += 1;
         }
-        let space = self.place(number_in(key)).and_then(|place| self.spaces.get_mut(place));
+        let space = self.place(key.ns()).and_then(|place| self.spaces.get_mut(place));
         for size in space.map(|space| &mut space.size).into_iter().chain([&mut self.size]) {
             match before {
                 Some(before) => size.bytes -= before.bytes as usize,
@@ -432,12 +432,6 @@ fn renew_keys(data: &Path, all: &[Keys]) -> usize {
         ));
     }
     renewed
-}
-
-/// The number of the row's namespace.
-fn number_in(key: &Key) -> u64 {
-    let (Key::Namespace { ns } | Key::Grant { ns, .. } | Key::State { ns, .. }) = key;
-    *ns
 }
 
 fn full(what: &str, max: usize, limit: &str) -> Refused {

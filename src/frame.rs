@@ -333,12 +333,12 @@ impl FramePool {
     /// Appends a frame to a queue that is not empty.
     fn append(&mut self, queue: &mut OutQueue, one: QueuedFrame) {
         let counted = one.counted(self.counted_max);
-        let list = self.list(queue);
-        let list = &mut self.lists[list];
+        let slot = self.list(queue);
+        let list = &mut self.lists[slot];
         list.bytes += one.frame.len();
         list.published += one.published();
         list.backlog += counted;
-        self.rings.push(&mut list.queued, &mut list.behind, one);
+        self.rings.push(slot, &mut list.queued, &mut list.behind, one);
     }
 
     /// The record of a queue that is not empty; made if there is none yet.
@@ -457,8 +457,8 @@ impl FramePool {
         if queue.is_empty() {
             return;
         }
-        let list = self.list(queue);
-        let list = &mut self.lists[list];
+        let slot = self.list(queue);
+        let list = &mut self.lists[slot];
         let begun = (list.head_sent > 0).then_some(0);
         let (mut number, mut bytes, mut count) = (0, 0, 0);
         for mut ring in self.rings.take_all(&mut list.queued, &mut list.behind) {
@@ -476,7 +476,7 @@ impl FramePool {
                     dropped(this);
                     continue;
                 }
-                self.rings.push(&mut list.queued, &mut list.behind, one);
+                self.rings.push(slot, &mut list.queued, &mut list.behind, one);
             }
             self.rings.put_back(ring);
         }

@@ -7,14 +7,21 @@ use std::collections::VecDeque;
 use super::QueuedFrame;
 use crate::arena::{NIL, Slots};
 
-/// Frames in order; at most [`RING_MAX`].
+/// Frames in order.
 pub(super) type Ring = VecDeque<QueuedFrame>;
 
-/// Frames in a ring, at most: they lie together, because closing a peer with hundreds of queued
-/// frames would otherwise touch a page for each.
+/// Frames in a ring, at most, except for first rings, which have up to twice as many. They lie
+/// together, because closing a peer with hundreds of queued frames would otherwise touch a page for
+/// each.
 pub(super) const RING_MAX: usize = 32;
 /// Spare rings that are freed at a time.
 const LET_GO: usize = 256;
+
+/// Frames in the first ring of the queue with this record, at most: not the same for all, so that
+/// queues of the same length do not get their next ring in the same turn.
+fn first_max(list: u32) -> usize {
+    RING_MAX + list as usize % RING_MAX
+}
 
 /// The rings behind the first one of each long queue, and spare ones.
 #[derive(Debug)]
@@ -44,10 +51,11 @@ impl Rings {
         }
     }
 
-    /// Appends a frame to the queue with this first ring, and those `behind` it.
+    /// Appends a frame to the queue with the record in the slot `list`, this first ring, and those
+    /// `behind` it.
     #[inline]
-    pub fn push(&mut self, first: &mut Ring, behind: &mut u32, one: QueuedFrame) {
-        if *behind == NIL && first.len() < RING_MAX {
+    pub fn push(&mut self, list: u32, first: &mut Ring, behind: &mut u32, one: QueuedFrame) {
+        if *behind == NIL && first.len() < first_max(list) {
             first.push_back(one);
         } else {
             self.push_behind(behind, one);
@@ -61,7 +69,9 @@ impl Rings {
         let Rings { behind: lists, spare } = self;
         let rings = &mut lists[*behind];
         if rings.back().is_none_or(|ring| ring.len() == RING_MAX) {
-            rings.push_back(spare.pop().unwrap_or_default());
+            let mut ring = spare.pop().unwrap_or_default();
+            ring.reserve_exact(RING_MAX);
+            rings.push_back(ring);
         }
         if let Some(last) = rings.back_mut() {
             last.push_back(one);

@@ -93,7 +93,7 @@ smoke: fuzzer ## fuzz each target for five seconds, and a small campaign, to see
 		fuzz/run --smoke || { kill $$release; wait $$release; exit 1; }; wait $$release
 	scripts/hostile --smoke
 
-hostile: ## attack the release binary; ONLY=name,name for some of the attacks, ONLY=list to see them, ROUNDS=5
+hostile: ## attack the release binary; ONLY=name,name for some of the attacks, ONLY=list to see them, ROUNDS=3 for the median of three
 	scripts/hostile $(if $(filter list,$(ONLY)),--list,$(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)))
 
 fuzzer:

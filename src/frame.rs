@@ -242,7 +242,7 @@ impl FramePool {
         FramePool {
             single: Slots::new(),
             lists: Slots::new(),
-            rings: Rings::new(),
+            rings: Rings::default(),
             busy_at: Millis(0),
             len: 0,
             bytes: 0,

@@ -24,7 +24,7 @@ fn first_max(list: u32) -> usize {
 }
 
 /// The rings behind the first one of each long queue, and spare ones.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rings {
     /// Of one queue each, in order; all but the last are full.
     behind: Slots<VecDeque<Ring>>,
@@ -33,11 +33,6 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    /// No rings.
-    pub fn new() -> Rings {
-        Rings { behind: Slots::new(), spare: Vec::new() }
-    }
-
     /// An empty ring.
     pub fn take(&mut self) -> Ring {
         self.spare.pop().unwrap_or_default()

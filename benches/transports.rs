@@ -56,9 +56,8 @@ impl Net for Counter {
     fn send(&mut self, _: ConnId, frame: Frame) {
         self.count(&frame);
     }
-    fn publish(&mut self, _: ConnId, frame: Frame) -> bool {
+    fn publish(&mut self, _: ConnId, frame: Frame) {
         self.count(&frame);
-        false
     }
     fn queued(&self, _: ConnId) -> usize {
         0

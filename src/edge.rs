@@ -169,15 +169,12 @@ pub trait Net {
     /// Queues a frame that the peer asked for; it is written in this turn.
     fn send(&mut self, conn: ConnId, frame: Frame);
 
-    /// Queues a frame that somebody else published. Returns true if the peer is too slow and must
-    /// be closed: more than `backlog_bytes` of such frames wait behind the one being sent, of which
-    /// each counts for a quarter of that at most, and either the kernel has taken nothing for
-    /// `backlog_ms`, or memory is short. From then on nothing more is queued.
-    ///
-    /// Queued frames are offered to the kernel at once before more than `backlog_bytes` wait, and
-    /// again before the peer is judged too slow. If some still wait after an offer,
-    /// [`Handler::too_slow`] is called when the peer's time is up.
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool;
+    /// Queues a frame that somebody else published. If the peer does not take such frames,
+    /// [`Handler::too_slow`] is called when its time is up; one reason is that more than
+    /// `backlog_bytes` of them wait behind the one being sent, of which each counts for a quarter of
+    /// that at most, and that either the kernel has taken nothing for `backlog_ms`, or memory is
+    /// short. Queued frames are offered to the kernel before the peer is judged.
+    fn publish(&mut self, conn: ConnId, frame: Frame);
 
     /// Offers queued output to the kernel now, which reports late that it has room again.
     fn offer(&mut self, _: ConnId) {}

@@ -57,7 +57,7 @@ const EACH: usize = 4;
 const WINDOW: u64 = 64;
 /// Messages per batch, and messages per second in all.
 const BATCH: u64 = 8;
-const PER_SECOND: f64 = 16_000.0;
+const PER_SECOND: f64 = 8_000.0;
 /// Size of a reply.
 const REPLY_BYTES: u64 = 16 + 5;
 

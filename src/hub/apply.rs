@@ -20,6 +20,21 @@ const ENDS_PER_ENTRY: usize = 16;
 pub struct Checked {
     /// The state at the place of the change, if there is one; it may have expired.
     state: Option<Id<State>>,
+    /// The channel of a message to a single one, if anybody is in it.
+    channel: Option<ChannelId>,
+}
+
+impl Checked {
+    /// The namespace of a message to a channel that nobody is in: applying it does nothing.
+    #[inline]
+    pub fn unheard_in(&self, change: &Change<'_>) -> Option<NsId> {
+        match change {
+            Change::Emit { ns, channels, .. } if channels.len() == 1 && self.channel.is_none() => {
+                Some(*ns)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Which of the subscribers of a channel a message is for.
@@ -39,7 +54,11 @@ impl Hub {
     pub fn check(&self, change: &Change<'_>, at: UnixMillis) -> Result<Checked, Refusal> {
         match change {
             // A message fails only if its namespace is gone.
-            Change::Emit { ns, .. } if self.namespaces.contains(*ns) => Ok(Checked::default()),
+            Change::Emit { ns, channels, .. } if self.namespaces.contains(*ns) => {
+                let only = if let [channel] = &**channels { Some(channel) } else { None };
+                let found = only.and_then(|channel| self.find_channel(*ns, channel));
+                Ok(Checked { channel: found.map(|(id, _)| id), ..Checked::default() })
+            }
             _ => self.look_into(change, at),
         }
     }
@@ -87,7 +106,7 @@ impl Hub {
                 let before = state.map_or(0, State::bytes);
                 let bytes = (state_key.bytes() + data.len()).saturating_sub(before);
                 self.check_state(space, state.is_none(), data, bytes)?;
-                Ok(Checked { state: found })
+                Ok(Checked { state: found, ..Checked::default() })
             }
             Change::Push { channel, user, data, .. } => {
                 let state_key = StateKeyRef { channel, user: user.as_deref() };
@@ -125,7 +144,7 @@ impl Hub {
         if room.is_err() && state.is_none_or(grows) {
             room?;
         }
-        Ok(Checked { state: found })
+        Ok(Checked { state: found, ..Checked::default() })
     }
 
     /// Checks whether there is room for a state that takes `bytes` more bytes.
@@ -187,8 +206,8 @@ impl Hub {
         self.advance(at, ENDS_PER_ENTRY, out);
         let checked = match checked {
             // The state may have been dropped just now.
-            Some(Checked { state }) => {
-                Checked { state: state.filter(|id| self.states.contains(*id)) }
+            Some(checked) => {
+                Checked { state: checked.state.filter(|id| self.states.contains(*id)), ..checked }
             }
             None => self.check(change, at)?,
         };
@@ -237,7 +256,10 @@ impl Hub {
             }
             Change::Emit { ns, channels, data, user, except } => {
                 let to = Audience { user: user.as_deref(), except: *except };
-                Outcome::Reached(self.emit(*ns, channels, data, to, out))
+                Outcome::Reached(match &**channels {
+                    [channel] => self.publish(*ns, (checked.channel, channel), data, to, out),
+                    channels => self.emit(*ns, channels, data, to, out),
+                })
             }
             Change::Disconnect { ns, user } => self.expel(*ns, user, out),
         }
@@ -245,13 +267,11 @@ impl Hub {
 
     /// Publishes the new value of a state, to its user or to the whole channel.
     fn publish_at(&self, ns: NsId, state_key: StateKeyRef<'_>, data: &str, out: &mut impl Outbox) {
-        self.publish(
-            ns,
-            state_key.channel,
-            data,
+        let (found, to) = (
+            self.find_channel(ns, state_key.channel),
             Audience { user: state_key.user, except: None },
-            out,
         );
+        self.publish(ns, (found.map(|(id, _)| id), state_key.channel), data, to, out);
     }
 
     fn register(&mut self, name: &str, key: &str, out: &mut impl Outbox) -> Outcome {
@@ -441,9 +461,6 @@ impl Hub {
         to: Audience<'_>,
         out: &mut impl Outbox,
     ) -> usize {
-        if let [channel] = channels {
-            return self.publish(ns, channel, data, to, out);
-        }
         // Channel by channel, collecting the peers, so that one that is in two counts once.
         let mut reached = Vec::new();
         out.look_at(channels.len());
@@ -462,12 +479,13 @@ impl Hub {
     fn publish(
         &self,
         ns: NsId,
-        channel: &str,
+        (id, channel): (Option<ChannelId>, &str),
         data: &str,
         to: Audience<'_>,
         out: &mut impl Outbox,
     ) -> usize {
-        let Some((id, found)) = self.find_channel(ns, channel) else { return 0 };
+        let found = id.and_then(|id| Some((id, self.channels.get(id)?)));
+        let Some((id, found)) = found else { return 0 };
         if to.user.is_none() && to.except.is_none() && self.leaving.is_calm_in(id) {
             let count = found.members.len();
             if out.gather(id, count, channel, data) {

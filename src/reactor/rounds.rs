@@ -58,6 +58,11 @@ impl Round {
         Round { watch: None, us: ROUND_US }
     }
 
+    /// Lets its time run, for connections of which the first may take as long as a round.
+    pub fn run(&mut self) {
+        self.watch.get_or_insert_with(Stopwatch::start);
+    }
+
     /// Returns whether its time is over. Asked before each connection but the first.
     pub fn is_late(&mut self) -> bool {
         let Some(watch) = &self.watch else {
@@ -182,6 +187,7 @@ impl Reactor {
                 return;
             }
             let Some(conn) = self.io.to_flush_large.pop_front() else { return };
+            round.run();
             self.flush(handler, conn, usize::MAX);
         }
     }

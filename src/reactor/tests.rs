@@ -318,7 +318,7 @@ fn publications_written_in_one_turn_are_bounded() {
     let before = reactor.io.meters.sent_bytes;
     for _ in 0..8 {
         for conn in &crowd.conns {
-            assert!(!reactor.io.publish(*conn, large.clone()), "no peer is slow yet");
+            reactor.io.publish(*conn, large.clone());
         }
     }
     let written = reactor.io.meters.sent_bytes - before;
@@ -331,6 +331,41 @@ fn publications_written_in_one_turn_are_bounded() {
     let all = before as usize + crowd.conns.len() * 8 * 65_536;
     turns(&mut reactor, &mut crowd, all, |reactor, _| reactor.io.meters.sent_bytes as usize);
     readers.into_iter().for_each(|reader| reader.join().unwrap().unwrap());
+}
+
+/// They exceed their limit with the same publication, and the kernel has not reported the room.
+#[test]
+fn a_crowd_that_may_take_more_again_is_offered_it_in_later_turns() {
+    const EACH: usize = 65_536;
+    let (mut reactor, address) = reactor();
+    let (mut crowd, mut bounds) = (Crowd::default(), bounds());
+    let mut peers = gather(&mut reactor, &mut crowd, &address, 100);
+    let large = crate::frame::Frame::from(vec![b'x'; EACH]);
+    let is_blocked = |reactor: &mut Reactor, conn: &ConnId| {
+        reactor.io.peer(*conn).is_some_and(|peer| !peer.is(flag::WRITABLE))
+    };
+    bounds.slow.backlog_ms = u64::MAX / 2;
+    reactor.set_bounds(bounds);
+    while !crowd.conns.iter().all(|conn| is_blocked(&mut reactor, conn)) {
+        crowd.conns.iter().for_each(|conn| reactor.io.publish(*conn, large.clone()));
+        (0..100).for_each(|_| reactor.turn(&mut crowd).unwrap());
+    }
+    peers.iter_mut().for_each(|peer| peer.read_exact(&mut vec![0; EACH]).unwrap());
+    bounds.slow.backlog_ms = 0;
+    reactor.set_bounds(bounds);
+    let before = reactor.io.meters.sent_bytes;
+    for _ in 0..6 {
+        crowd.conns.iter().for_each(|conn| reactor.io.publish(*conn, large.clone()));
+    }
+    let written = reactor.io.meters.sent_bytes - before;
+    assert!(written <= io::OFFER_ROUND_BYTES + EACH as u64, "{written}");
+    let conns = crowd.conns.clone();
+    let is_open = |reactor: &Reactor, conn: &ConnId| {
+        reactor.io.peers.get(*conn).is_some_and(|peer| peer.phase == Phase::Open)
+    };
+    let cut =
+        |reactor: &Reactor, _: &Crowd| conns.iter().filter(|conn| !is_open(reactor, conn)).count();
+    assert!(turns(&mut reactor, &mut crowd, 100, cut) <= EXPIRED_MAX, "cut in one turn");
 }
 
 #[test]

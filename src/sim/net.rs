@@ -46,7 +46,6 @@ pub(super) struct Socket {
     pub tail: Vec<u8>,
     timer: Option<Timer>,
     watch: WatchId,
-    is_given_up: bool,
     pub is_paused: bool,
     pub is_readable: bool,
     is_writable: bool,
@@ -157,7 +156,6 @@ impl FakeNet {
                 tail: Vec::new(),
                 timer: None,
                 watch: WatchId::NONE,
-                is_given_up: false,
                 is_paused: false,
                 is_readable: false,
                 is_writable: true,
@@ -409,6 +407,7 @@ impl FakeNet {
         let Some(socket) = self.sockets.get_mut(&conn) else { return };
         if socket.phase == Phase::Open && (!socket.is_writable || !socket.watch.is_none()) {
             let waiting = self.frames.waiting(&socket.out);
+            self.watches.set_kept(self.frames.ledger.weight(Kind::Published));
             self.watches.note(&mut socket.watch, conn, waiting, has_taken, self.now.mono);
         }
     }
@@ -443,13 +442,6 @@ impl FakeNet {
         self.watches.end(&mut socket.watch);
         self.tape.write(Item::Dropped { conn, dropped, is_all });
     }
-
-    /// Whether the peer's backlog is too large and it must be cut.
-    fn is_lost(&mut self, conn: ConnId) -> bool {
-        let (now, kept) = (self.now.mono, self.frames.ledger.weight(Kind::Published));
-        let watch = self.open(conn).map_or(WatchId::NONE, |socket| socket.watch);
-        self.watches.is_lost(watch, kept, now)
-    }
 }
 
 impl Net for FakeNet {
@@ -478,11 +470,11 @@ impl Net for FakeNet {
         }
     }
 
-    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
+    fn publish(&mut self, conn: ConnId, frame: Frame) {
         let max = self.watches.rules().backlog_bytes;
-        let Some(socket) = self.sockets.get(&conn) else { return false };
-        if socket.phase != Phase::Open || socket.is_given_up {
-            return false;
+        let Some(socket) = self.sockets.get(&conn) else { return };
+        if socket.phase != Phase::Open {
+            return;
         }
         if socket.is_writable && self.frames.bytes_of(&socket.out) > max {
             self.offer(conn);
@@ -490,18 +482,9 @@ impl Net for FakeNet {
         self.queue(conn, frame.clone(), Kind::Published);
         self.tape.write(Item::Sent { conn, frame, is_published: true });
         self.watch(conn, false);
-        if self.is_lost(conn) {
-            self.offer(conn);
-        }
-        let is_lost = self.is_lost(conn);
-        let Some(socket) = self.sockets.get_mut(&conn) else { return false };
-        if socket.phase != Phase::Open {
-            return false;
-        }
-        socket.is_given_up = is_lost;
+        let Some(socket) = self.sockets.get(&conn) else { return };
         let bytes = self.frames.waiting(&socket.out).backlog;
-        self.tape.write(Item::Backlog { conn, bytes, is_lost });
-        is_lost
+        self.tape.write(Item::Backlog { conn, bytes });
     }
 
     fn offer(&mut self, conn: ConnId) {

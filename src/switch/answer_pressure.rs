@@ -466,9 +466,7 @@ mod tests {
         }
         fn random(&mut self, _: &mut [u8]) {}
         fn send(&mut self, _: ConnId, _: Frame) {}
-        fn publish(&mut self, _: ConnId, _: Frame) -> bool {
-            false
-        }
+        fn publish(&mut self, _: ConnId, _: Frame) {}
         fn drop_all(&mut self, conn: ConnId) {
             self.owed[conn.index()] = BEGUN;
         }

@@ -135,6 +135,10 @@ pub struct Switch {
     shared: SharedStates,
     /// Peers to disconnect once the hub call in progress has returned.
     leaving: Vec<(SessionId, CloseReason)>,
+    /// Browsers to disconnect because they do not ask for what is published to them, and how many
+    /// have been in this turn.
+    too_slow: VecDeque<SessionId>,
+    dismissed_slow: usize,
     metrics: Metrics,
     /// Work done for the commands of this turn, in messages delivered.
     work: usize,
@@ -187,6 +191,8 @@ impl Switch {
             answer_pressure: None,
             room_queue: VecDeque::new(),
             leaving: Vec::new(),
+            too_slow: VecDeque::new(),
+            dismissed_slow: 0,
             reported: Metrics::default().refusals(),
             metrics: Metrics::default(),
             work: 0,
@@ -216,6 +222,7 @@ impl Switch {
             gathers_in: None,
             reached: None,
             leaving: &mut self.leaving,
+            too_slow: &mut self.too_slow,
             journal: &mut *self.journal,
             shared: &mut self.shared,
             deliveries: &mut self.metrics.deliveries,
@@ -233,19 +240,25 @@ impl Switch {
         checked: Option<Checked>,
         part: Part<'_>,
     ) -> Result<Outcome, Refusal> {
+        if let Some(ns) = checked.and_then(|checked| checked.unheard_in(change)) {
+            self.count_publication(ns, part.is_first, 0);
+            return Ok(Outcome::Reached(0));
+        }
         let (published_in, before) = (change.publishes_in(), self.metrics.deliveries);
         let (hub, mut delivery) = self.delivery(net);
         delivery.gathers_in = published_in.filter(|_| checked.is_some());
         delivery.reached = part.reached;
         let outcome = hub.apply(at, change, checked, &mut delivery);
         if let (Some(ns), Ok(_)) = (published_in, &outcome) {
-            let deliveries = self.metrics.deliveries - before;
-            let publications = u64::from(part.is_first);
-            self.metrics.publications += publications;
-            self.hub.count_publications(ns, publications, deliveries);
+            self.count_publication(ns, part.is_first, self.metrics.deliveries - before);
         }
         self.dismiss_leaving(net);
         outcome
+    }
+
+    fn count_publication(&mut self, ns: NsId, is_first: bool, deliveries: u64) {
+        self.metrics.publications += u64::from(is_first);
+        self.hub.count_publications(ns, u64::from(is_first), deliveries);
     }
 
     /// Drops states that have expired.
@@ -268,6 +281,7 @@ impl Switch {
         if !self.leaving.is_empty() {
             self.dismiss(net);
         }
+        self.dismiss_slow(net);
     }
 
     fn dismiss(&mut self, net: &mut impl Net) {
@@ -348,6 +362,7 @@ struct Delivery<'a, N> {
     publish_batch: &'a mut PublishBatch,
     gathers_in: Option<NsId>,
     leaving: &'a mut Vec<(SessionId, CloseReason)>,
+    too_slow: &'a mut VecDeque<SessionId>,
     journal: &'a mut dyn Journal,
     shared: &'a mut SharedStates,
     deliveries: &'a mut u64,
@@ -371,7 +386,7 @@ impl<N: Net> Outbox for Delivery<'_, N> {
         // state. Not counted: the frame being sent, answers it asked for, frames not yet offered to
         // the kernel. No message is too much by itself. Past the limit the net queues nothing more.
         if self.web.publish(self.net, route, publication) {
-            self.leaving.push((route, CloseReason::SlowConsumer));
+            self.too_slow.push_back(route);
         }
     }
 
@@ -534,7 +549,8 @@ impl Handler for Switch {
         let end = self.hub.next_end().map(|end| Millis(end.0.saturating_sub(self.epoch)));
         let has_more = self.publish_pressure.is_none() && !self.long_emits.is_empty()
             || self.count_from.is_some()
-            || self.is_releasing;
+            || self.is_releasing
+            || !self.too_slow.is_empty();
         let long_emit = has_more.then_some(Millis(0));
         let much = [
             self.publish_pressure_due(net),
@@ -547,7 +563,7 @@ impl Handler for Switch {
     }
 
     fn tick(&mut self, net: &mut impl Net) {
-        self.work = 0;
+        (self.work, self.dismissed_slow) = (0, 0);
         self.shared.tick(net.now().mono);
         self.has_publish_pressure(net);
         self.note_shortage(net);
@@ -567,6 +583,7 @@ impl Handler for Switch {
         self.journal.commit(&self.hub, self.at(net.now()), net.now());
         self.hear_journal(net);
         self.continue_long_emits(net);
+        self.dismiss_slow(net);
         self.relieve_publish_pressure(net);
         self.make_room(net);
         self.release(net);

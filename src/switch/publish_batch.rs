@@ -10,7 +10,6 @@ use crate::codec::sockjs::EncodedLen;
 use crate::edge::Net;
 use crate::hub::{Change, ChannelId, NsId, StateKeyRef};
 use crate::publication::{Publication, Run, Ways};
-use crate::reason::CloseReason;
 use crate::time::UnixMillis;
 
 /// Messages gathered for all members of one channel.
@@ -123,11 +122,11 @@ impl Switch {
         self.hub.audience(channel).for_each(|route| {
             self.work += 1;
             if self.web.publish(net, route, &publication) {
-                self.leaving.push((route, CloseReason::SlowConsumer));
+                self.too_slow.push_back(route);
             }
         });
         self.publish_batch.run.clear();
-        self.dismiss_leaving(net);
+        self.dismiss_slow(net);
     }
 }
 

@@ -1,6 +1,9 @@
-//! What happens when publications queued for browsers take too much memory: back ends are not read
-//! until there is room, and browsers that take nothing are closed, the largest queue first. Called
-//! by the switch at the end of each turn, and before each command.
+//! What happens when browsers do not take what is published. One whose queue is too long is closed.
+//! When all queues together take too much memory, back ends are not read until there is room, and
+//! browsers that take nothing are closed, the largest queue first. Called by the switch at the end
+//! of each turn, and before each command.
+
+use std::collections::VecDeque;
 
 use super::Switch;
 use crate::edge::Net;
@@ -14,6 +17,9 @@ const IDLE_MS: u64 = 1000;
 const PATIENCE_MS: u64 = 5000;
 /// Interval between two scans while no browser may be closed.
 const LOOK_MS: u64 = 100;
+/// Sessions that do not ask for what waits for them ended in one turn. Ending one takes ten
+/// microseconds, and a crowd of them exceeds its limit with the same publication.
+const DISMISSED_MAX: usize = 32;
 
 /// The state while queued publications take too much memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +30,28 @@ pub(super) struct PublishPressure {
 }
 
 impl Switch {
+    /// Ends sessions that do not ask for what waits for them, a bounded number per turn. The others
+    /// get no publication any more, and are ended in the next turns.
+    #[inline]
+    pub(super) fn dismiss_slow(&mut self, net: &mut impl Net) {
+        if !self.too_slow.is_empty() {
+            self.dismiss_some(net);
+        }
+    }
+
+    fn dismiss_some(&mut self, net: &mut impl Net) {
+        while self.dismissed_slow < DISMISSED_MAX
+            && let Some(session) = self.too_slow.pop_front()
+        {
+            self.dismissed_slow += 1;
+            let (web, mut site) = self.split();
+            web.dismiss(net, &mut site, session, CloseReason::SlowConsumer.into());
+        }
+        if self.too_slow.is_empty() {
+            self.too_slow = VecDeque::new();
+        }
+    }
+
     /// Whether back ends must wait. They are read again when a quarter of the room is free.
     #[inline]
     pub(super) fn has_publish_pressure(&mut self, net: &impl Net) -> bool {
@@ -91,5 +119,87 @@ impl Switch {
             }
         }
         self.has_publish_pressure(net);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Settings;
+    use super::super::replies::tests::Wire;
+    use super::*;
+    use crate::address::Address;
+    use crate::codec::{control, json, jwt};
+    use crate::edge::{ConnId, Door, Handler};
+    use crate::journal::MemoryJournal;
+    use crate::limits::Limits;
+
+    const KEY: &str = "11111111-1111-4111-8111-111111111111";
+
+    /// A switch whose input all arrives at once.
+    struct World {
+        switch: Switch,
+        net: Wire,
+    }
+
+    impl World {
+        fn new(limits: Limits) -> World {
+            let net = Wire::default();
+            let settings = Settings::new(limits, "server", net.now());
+            let mut switch = Switch::new(settings, MemoryJournal::default());
+            switch.declare("site", KEY).unwrap();
+            World { switch, net }
+        }
+
+        fn send(&mut self, conn: ConnId, door: Door, input: &[u8]) {
+            self.switch.opened(&mut self.net, conn, door, Address::Unix);
+            let mut rest = input.to_vec();
+            while !rest.is_empty() {
+                let used = self.switch.received(&mut self.net, conn, &mut rest).unwrap();
+                assert!(used > 0, "it is read at once");
+                rest.drain(..used);
+            }
+        }
+
+        /// Subscribes a browser to `news` that polls once and never again.
+        fn subscribe(&mut self, number: usize) {
+            let head = format!("POST /socket/0/{number}/xhr");
+            let token = jwt::sign(&number.to_string(), KEY, None);
+            let auth = format!(r#"{{"event":"auth","data":{{"i":"site","s":"{token}"}}}}"#);
+            let subscribe = r#"{"event":"subscribe","data":"news"}"#;
+            let body = format!("[{},{}]", json::quote(&auth), json::quote(subscribe));
+            for (i, (end, body)) in [("", ""), ("_send", &*body)].into_iter().enumerate() {
+                let length = body.len();
+                let request = format!(
+                    "{head}{end} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"
+                );
+                self.send(ConnId::new((2 * number + i) as u32, 0), Door::Web, request.as_bytes());
+                self.switch.settle(&mut self.net);
+            }
+        }
+    }
+
+    #[test]
+    fn a_crowd_that_does_not_poll_is_ended_over_several_turns() {
+        const CROWD: usize = 3 * DISMISSED_MAX + 1;
+        let mut world = World::new(Limits { backlog_ms: 0, ..Limits::default() });
+        (1..=CROWD).for_each(|number| world.subscribe(number));
+        let site = world.switch.hub.namespace("site").unwrap();
+        let mut input = Vec::new();
+        let auth = format!(r#"{{"action":"auth","name":"site","sKey":"{KEY}"}}"#);
+        control::encode_into(&mut input, auth.as_bytes());
+        let data = "x".repeat(Limits::default().backlog_bytes / 4);
+        let emit = format!(r#"{{"action":"emit","channel":"news","data":"{data}"}}"#);
+        (0..5).for_each(|_| control::encode_into(&mut input, emit.as_bytes()));
+        world.switch.tick(&mut world.net);
+        world.send(ConnId::new(0, 0), Door::Control, &input);
+        for turn in 1..=4 {
+            world.switch.settle(&mut world.net);
+            let left = CROWD.saturating_sub(turn * DISMISSED_MAX);
+            assert_eq!(world.switch.hub.users_in(site, "news").count(), left);
+            let is_at_once = world.switch.due(&world.net) == Some(Millis(0));
+            assert!(is_at_once || left == 0, "the next turn must not wait");
+            world.switch.tick(&mut world.net);
+        }
+        world.switch.check_invariants();
     }
 }

@@ -300,13 +300,14 @@ impl HttpSession {
         publication: &Publication<'_>,
         backlog_max: usize,
     ) -> bool {
+        if self.is_given_up {
+            return false;
+        }
         let form = self.form();
         if let (Form::Stream { is_chunked, .. }, Some(receiver)) = (form, &mut self.receiver) {
             let frame = publication.frame(form).clone();
             receiver.sent += payload_bytes(&frame, is_chunked);
-            return net.publish(receiver.conn, frame);
-        }
-        if self.is_given_up {
+            net.publish(receiver.conn, frame);
             return false;
         }
         let item = publication.frame(Form::Item).clone();

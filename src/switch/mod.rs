@@ -384,7 +384,7 @@ impl<N: Net> Outbox for Delivery<'_, N> {
         }
         // A slow peer is disconnected, not given a thinned stream: it reconnects and gets the
         // state. Not counted: the frame being sent, answers it asked for, frames not yet offered to
-        // the kernel. No message is too much by itself. Past the limit the net queues nothing more.
+        // the kernel. No message is too much by itself.
         if self.web.publish(self.net, route, publication) {
             self.too_slow.push_back(route);
         }

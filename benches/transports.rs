@@ -56,8 +56,9 @@ impl Net for Counter {
     fn send(&mut self, _: ConnId, frame: Frame) {
         self.count(&frame);
     }
-    fn publish(&mut self, _: ConnId, frame: Frame) {
+    fn publish(&mut self, _: ConnId, frame: Frame) -> bool {
         self.count(&frame);
+        false
     }
     fn queued(&self, _: ConnId) -> usize {
         0

@@ -169,12 +169,13 @@ pub trait Net {
     /// Queues a frame that the peer asked for; it is written in this turn.
     fn send(&mut self, conn: ConnId, frame: Frame);
 
-    /// Queues a frame that somebody else published. If the peer does not take such frames,
-    /// [`Handler::too_slow`] is called when its time is up; one reason is that more than
-    /// `backlog_bytes` of them wait behind the one being sent, of which each counts for a quarter of
-    /// that at most, and that either the kernel has taken nothing for `backlog_ms`, or memory is
-    /// short. Queued frames are offered to the kernel before the peer is judged.
-    fn publish(&mut self, conn: ConnId, frame: Frame);
+    /// Queues a frame that somebody else published. Returns true if the peer must be closed because
+    /// memory is short, and more than `backlog_bytes` of such frames wait behind the one being sent,
+    /// of which each counts for a quarter of that at most. From then on nothing more is queued.
+    ///
+    /// If memory is not short, [`Handler::too_slow`] is called when the peer's time is up, for that
+    /// reason or another. Queued frames are offered to the kernel before the peer is judged.
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool;
 
     /// Offers queued output to the kernel now, which reports late that it has room again.
     fn offer(&mut self, _: ConnId) {}

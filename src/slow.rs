@@ -128,8 +128,6 @@ impl Watch {
 #[derive(Debug)]
 pub struct Watches {
     rules: Rules,
-    /// Whether so much waits for all peers that a backlog above the hard limit is given no time.
-    is_short: bool,
     watches: Slots<Watch>,
     wheel: Wheel<u32>,
 }
@@ -137,7 +135,7 @@ pub struct Watches {
 impl Watches {
     /// Starts with no peer watched.
     pub fn new(rules: Rules, now: Millis) -> Watches {
-        Watches { rules, is_short: false, watches: Slots::new(), wheel: Wheel::new(now.0) }
+        Watches { rules, watches: Slots::new(), wheel: Wheel::new(now.0) }
     }
 
     /// The rules in force.
@@ -148,12 +146,6 @@ impl Watches {
     /// Replaces the rules. Watched peers are judged by the new ones when their timers expire.
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
-    }
-
-    /// Notes that all waiting publications take `kept` bytes. If that is too much, a peer has no
-    /// time from the next publication to it on.
-    pub fn set_kept(&mut self, kept: usize) {
-        self.is_short = kept > self.rules.spare_bytes;
     }
 
     /// How many peers are watched.
@@ -244,6 +236,12 @@ impl Watches {
         due.map(|(_, reason)| reason)
     }
 
+    /// Whether its backlog is too large, and so many bytes wait for all peers (`kept`) that it has no
+    /// time: it must not be given more. Otherwise its timer decides.
+    pub fn is_lost(&self, id: WatchId, kept: usize) -> bool {
+        kept > self.rules.spare_bytes && self.watches.get(id.0).is_some_and(|watch| watch.is_over)
+    }
+
     /// Of the peers of which the kernel has taken nothing after `since`, the one that is owed the
     /// most, and how much that is. Scans all watched peers.
     pub fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {
@@ -257,8 +255,7 @@ impl Watches {
         use CloseReason::{Lagging, SlowConsumer, Stalled};
         let watch = self.watches.get(id.0)?;
         let (rules, taken_at) = (&self.rules, watch.taken_at);
-        let backlog_ms = if self.is_short { 0 } else { rules.backlog_ms };
-        let over = watch.is_over.then(|| (taken_at.plus(backlog_ms), SlowConsumer));
+        let over = watch.is_over.then(|| (taken_at.plus(rules.backlog_ms), SlowConsumer));
         let stalled = Some((taken_at.plus(rules.stall_ms), Stalled));
         let soft = watch.over_since.map(|at| (at.plus(rules.soft_ms), Lagging));
         [stalled, over, soft].into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -430,19 +427,15 @@ mod tests {
     fn the_hard_limit_tolerates_progress_while_memory_is_spare() {
         let mut world = World::new();
         (0..6).for_each(|_| world.push(200, Kind::Published, 10));
-        world.expect_nothing(15);
-        world.watches.set_kept(10_000);
+        assert!(!world.watches.is_lost(world.id, usize::MAX), "not above the limit");
         world.push(1, Kind::Published, 20);
+        assert!(world.watches.is_lost(world.id, 10_001));
+        assert!(!world.watches.is_lost(world.id, 10_000));
         world.expect_due(60, CloseReason::SlowConsumer);
         world.take(1, 60);
         world.expect_due(110, CloseReason::SlowConsumer);
         world.take(199, 110);
-        world.watches.set_kept(10_001);
-        world.push(1, Kind::Published, 111);
-        world.expect_nothing(114);
-        world.push(200, Kind::Published, 120);
-        assert_eq!(world.watches.next(Millis(120)), Some(ConnId::new(7, 7)), "memory is short");
-        assert_eq!(world.watches.judge(world.id, Millis(120)), Some(CloseReason::SlowConsumer));
+        assert!(!world.watches.is_lost(world.id, usize::MAX));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::edge::{ConnId, Door, Net, Owed};
 use crate::frame::{Frame, FramePool, Kind, QueueMemory};
 use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
-use crate::slow::{Rules, Watches};
+use crate::slow::{Rules, WatchId, Watches};
 use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
 
@@ -220,15 +220,27 @@ impl Io {
 
     /// Queues a publication for a peer that has not taken everything it was sent.
     #[cold]
-    fn publish_with_care(&mut self, conn: ConnId, frame: Frame) {
+    fn publish_with_care(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = self.watches.rules().backlog_bytes;
-        let Some(peer) = self.peers.get(conn) else { return };
-        let is_large = peer.is(flag::WRITABLE) && self.frames.bytes_of(&peer.out) > max;
-        if is_large && peer.phase == Phase::Open && self.offered < OFFER_ROUND_BYTES {
+        let Some(peer) = self.peers.get(conn) else { return false };
+        if peer.phase != Phase::Open || peer.is(flag::TOO_SLOW) {
+            return false;
+        }
+        let is_due = peer.is(flag::WRITABLE) && self.frames.bytes_of(&peer.out) > max;
+        if is_due && self.offered < OFFER_ROUND_BYTES {
             self.offer(conn);
         }
         self.queue(conn, frame, Kind::Published);
         self.watch(conn, false);
+        if self.is_lost(conn) {
+            // It may have taken something since the kernel refused; that event comes next turn.
+            self.offer(conn);
+        }
+        let is_lost = self.is_lost(conn);
+        if let Some(peer) = self.open(conn) {
+            peer.set(flag::TOO_SLOW, is_lost);
+        }
+        is_lost
     }
 
     /// Writes in the middle of a turn as much as the kernel takes. If that is everything, the flush
@@ -339,9 +351,15 @@ impl Io {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         if peer.phase == Phase::Open && (!peer.is(flag::WRITABLE) || !peer.watch.is_none()) {
             let waiting = self.frames.waiting(&peer.out);
-            self.watches.set_kept(self.frames.ledger.weight(Kind::Published));
             self.watches.note(&mut peer.watch, conn, waiting, has_taken, self.now.mono);
         }
+    }
+
+    /// Returns whether too much was published to the peer, and memory is short.
+    fn is_lost(&mut self, conn: ConnId) -> bool {
+        let kept = self.frames.ledger.weight(Kind::Published);
+        let watch = self.open(conn).map_or(WatchId::NONE, |peer| peer.watch);
+        self.watches.is_lost(watch, kept)
     }
 
     /// Returns the next peer that is due for a check, and why to cut it if it is too slow. It is
@@ -349,7 +367,6 @@ impl Io {
     pub fn overdue(&mut self) -> Option<(ConnId, Option<CloseReason>)> {
         let conn = self.watches.next(self.now.mono)?;
         self.offer(conn);
-        self.watches.set_kept(self.frames.ledger.weight(Kind::Published));
         let watch = self.open(conn).map(|peer| peer.watch);
         let reason = watch.and_then(|watch| self.watches.judge(watch, self.now.mono));
         Some((conn, reason))
@@ -436,8 +453,8 @@ impl Net for Io {
     }
 
     #[inline]
-    fn publish(&mut self, conn: ConnId, frame: Frame) {
-        let Some(peer) = self.peers.get_mut(conn) else { return };
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
+        let Some(peer) = self.peers.get_mut(conn) else { return false };
         let is_little = peer.out.is_empty()
             || self.frames.bytes_of(&peer.out) <= self.watches.rules().backlog_bytes;
         if !peer.takes_all() || !is_little {
@@ -448,6 +465,7 @@ impl Net for Io {
             peer.set(flag::ON_DIRTY, true);
             self.to_flush.push_back(conn);
         }
+        false
     }
 
     fn offer(&mut self, conn: ConnId) {

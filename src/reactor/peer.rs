@@ -40,6 +40,8 @@ pub(super) mod flag {
     pub const ON_READY: u16 = 1 << 7;
     /// On the list of connections to be written to.
     pub const ON_DIRTY: u16 = 1 << 8;
+    /// Too much was published to it: nothing more is.
+    pub const TOO_SLOW: u16 = 1 << 9;
     /// Its time to close is short, and not extended when everything is written.
     pub const FAST_CLOSE: u16 = 1 << 10;
     /// It has sent urgent data: one byte that is not part of the stream, and at which a read ends.
@@ -100,6 +102,7 @@ impl Peer {
     /// Returns whether it is open and, as far as is known, takes everything it gets, as most do.
     #[inline]
     pub fn takes_all(&self) -> bool {
-        self.is(flag::WRITABLE) && self.phase == Phase::Open && self.watch.is_none()
+        let is_well = self.flags & (flag::WRITABLE | flag::TOO_SLOW) == flag::WRITABLE;
+        is_well && self.phase == Phase::Open && self.watch.is_none()
     }
 }

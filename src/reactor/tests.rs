@@ -318,7 +318,7 @@ fn publications_written_in_one_turn_are_bounded() {
     let before = reactor.io.meters.sent_bytes;
     for _ in 0..8 {
         for conn in &crowd.conns {
-            reactor.io.publish(*conn, large.clone());
+            assert!(!reactor.io.publish(*conn, large.clone()), "no peer is slow yet");
         }
     }
     let written = reactor.io.meters.sent_bytes - before;
@@ -344,10 +344,15 @@ fn a_crowd_that_may_take_more_again_is_offered_it_in_later_turns() {
     let is_blocked = |reactor: &mut Reactor, conn: &ConnId| {
         reactor.io.peer(*conn).is_some_and(|peer| !peer.is(flag::WRITABLE))
     };
+    let publish = |reactor: &mut Reactor, crowd: &Crowd| {
+        for conn in &crowd.conns {
+            assert!(!reactor.io.publish(*conn, large.clone()), "memory is not short");
+        }
+    };
     bounds.slow.backlog_ms = u64::MAX / 2;
     reactor.set_bounds(bounds);
     while !crowd.conns.iter().all(|conn| is_blocked(&mut reactor, conn)) {
-        crowd.conns.iter().for_each(|conn| reactor.io.publish(*conn, large.clone()));
+        publish(&mut reactor, &crowd);
         (0..100).for_each(|_| reactor.turn(&mut crowd).unwrap());
     }
     peers.iter_mut().for_each(|peer| peer.read_exact(&mut vec![0; EACH]).unwrap());
@@ -355,7 +360,7 @@ fn a_crowd_that_may_take_more_again_is_offered_it_in_later_turns() {
     reactor.set_bounds(bounds);
     let before = reactor.io.meters.sent_bytes;
     for _ in 0..6 {
-        crowd.conns.iter().for_each(|conn| reactor.io.publish(*conn, large.clone()));
+        publish(&mut reactor, &crowd);
     }
     let written = reactor.io.meters.sent_bytes - before;
     assert!(written <= io::OFFER_ROUND_BYTES + EACH as u64, "{written}");

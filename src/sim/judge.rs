@@ -407,6 +407,7 @@ impl Judge {
 
     /// Compares the tape with what was expected. `pinged` may have been sent a ping.
     pub fn compare(&mut self, items: &[Item], durable: u64, pinged: Option<ConnId>) {
+        let mut slow = BTreeSet::new();
         let now = self.now.mono;
         self.note_last_call();
         self.note_partings(items);
@@ -434,9 +435,11 @@ impl Judge {
                     let line = self.lines.get_mut(conn).expect("the known alone are dropped");
                     line.forget_frames(dropped, *is_all);
                 }
-                Item::Backlog { conn, bytes } => {
-                    let backlog = self.lines[conn].queue.backlog(&self.limits);
-                    assert_eq!(*bytes, backlog, "backlog of {conn:?}");
+                Item::Backlog { conn, bytes, is_lost } => {
+                    self.backlog_seen(*conn, *bytes, *is_lost);
+                    if *is_lost {
+                        slow.insert(*conn);
+                    }
                 }
                 Item::Chosen { conn, since } => self.chosen(*conn, *since),
                 Item::Sent { conn, frame, is_published } => {
@@ -452,7 +455,7 @@ impl Judge {
                     }
                 }
                 Item::Closing { conn, reason, was_open: true } => {
-                    let is_slow = self.overdue.remove(conn);
+                    let is_slow = slow.remove(conn) || self.overdue.remove(conn);
                     let is_cut = *reason == CloseReason::SlowConsumer;
                     assert_eq!(is_cut, is_slow, "{conn:?}: cut, or not, against its backlog");
                     self.close_seen(*conn, *reason);
@@ -460,6 +463,7 @@ impl Judge {
                 _ => {}
             }
         }
+        assert!(slow.is_empty(), "not cut: {slow:?}");
         self.gathered = None;
         self.note_flood();
         self.note_shortage();

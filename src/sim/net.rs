@@ -46,6 +46,7 @@ pub(super) struct Socket {
     pub tail: Vec<u8>,
     timer: Option<Timer>,
     watch: WatchId,
+    is_given_up: bool,
     pub is_paused: bool,
     pub is_readable: bool,
     is_writable: bool,
@@ -156,6 +157,7 @@ impl FakeNet {
                 tail: Vec::new(),
                 timer: None,
                 watch: WatchId::NONE,
+                is_given_up: false,
                 is_paused: false,
                 is_readable: false,
                 is_writable: true,
@@ -407,7 +409,6 @@ impl FakeNet {
         let Some(socket) = self.sockets.get_mut(&conn) else { return };
         if socket.phase == Phase::Open && (!socket.is_writable || !socket.watch.is_none()) {
             let waiting = self.frames.waiting(&socket.out);
-            self.watches.set_kept(self.frames.ledger.weight(Kind::Published));
             self.watches.note(&mut socket.watch, conn, waiting, has_taken, self.now.mono);
         }
     }
@@ -442,6 +443,13 @@ impl FakeNet {
         self.watches.end(&mut socket.watch);
         self.tape.write(Item::Dropped { conn, dropped, is_all });
     }
+
+    /// Whether the peer's backlog is too large, and it must be cut because memory is short.
+    fn is_lost(&mut self, conn: ConnId) -> bool {
+        let kept = self.frames.ledger.weight(Kind::Published);
+        let watch = self.open(conn).map_or(WatchId::NONE, |socket| socket.watch);
+        self.watches.is_lost(watch, kept)
+    }
 }
 
 impl Net for FakeNet {
@@ -470,11 +478,11 @@ impl Net for FakeNet {
         }
     }
 
-    fn publish(&mut self, conn: ConnId, frame: Frame) {
+    fn publish(&mut self, conn: ConnId, frame: Frame) -> bool {
         let max = self.watches.rules().backlog_bytes;
-        let Some(socket) = self.sockets.get(&conn) else { return };
-        if socket.phase != Phase::Open {
-            return;
+        let Some(socket) = self.sockets.get(&conn) else { return false };
+        if socket.phase != Phase::Open || socket.is_given_up {
+            return false;
         }
         if socket.is_writable && self.frames.bytes_of(&socket.out) > max {
             self.offer(conn);
@@ -482,9 +490,18 @@ impl Net for FakeNet {
         self.queue(conn, frame.clone(), Kind::Published);
         self.tape.write(Item::Sent { conn, frame, is_published: true });
         self.watch(conn, false);
-        let Some(socket) = self.sockets.get(&conn) else { return };
+        if self.is_lost(conn) {
+            self.offer(conn);
+        }
+        let is_lost = self.is_lost(conn);
+        let Some(socket) = self.sockets.get_mut(&conn) else { return false };
+        if socket.phase != Phase::Open {
+            return false;
+        }
+        socket.is_given_up = is_lost;
         let bytes = self.frames.waiting(&socket.out).backlog;
-        self.tape.write(Item::Backlog { conn, bytes });
+        self.tape.write(Item::Backlog { conn, bytes, is_lost });
+        is_lost
     }
 
     fn offer(&mut self, conn: ConnId) {

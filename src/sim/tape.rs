@@ -33,7 +33,7 @@ pub(super) enum Item {
     Sent { conn: ConnId, frame: Frame, is_published: bool },
     /// The backlog of a slow consumer behind the publication that was sent last, and whether it is
     /// too large.
-    Backlog { conn: ConnId, bytes: usize },
+    Backlog { conn: ConnId, bytes: usize, is_lost: bool },
     /// The kernel took bytes of a connection.
     Taken { conn: ConnId, bytes: usize },
     /// The kernel takes no more bytes of a connection for now, or takes them again.

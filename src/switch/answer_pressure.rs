@@ -466,7 +466,9 @@ mod tests {
         }
         fn random(&mut self, _: &mut [u8]) {}
         fn send(&mut self, _: ConnId, _: Frame) {}
-        fn publish(&mut self, _: ConnId, _: Frame) {}
+        fn publish(&mut self, _: ConnId, _: Frame) -> bool {
+            false
+        }
         fn drop_all(&mut self, conn: ConnId) {
             self.owed[conn.index()] = BEGUN;
         }

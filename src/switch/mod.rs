@@ -135,8 +135,8 @@ pub struct Switch {
     shared: SharedStates,
     /// Peers to disconnect once the hub call in progress has returned.
     leaving: Vec<(SessionId, CloseReason)>,
-    /// Browsers to disconnect because they do not ask for what is published to them, and how many
-    /// have been in this turn.
+    /// Browsers to disconnect because they do not take what is published to them, or do not ask for
+    /// it, and how many have been in this turn.
     too_slow: VecDeque<SessionId>,
     dismissed_slow: usize,
     metrics: Metrics,
@@ -384,7 +384,7 @@ impl<N: Net> Outbox for Delivery<'_, N> {
         }
         // A slow peer is disconnected, not given a thinned stream: it reconnects and gets the
         // state. Not counted: the frame being sent, answers it asked for, frames not yet offered to
-        // the kernel. No message is too much by itself.
+        // the kernel. No message is too much by itself. From then on nothing more is queued.
         if self.web.publish(self.net, route, publication) {
             self.too_slow.push_back(route);
         }

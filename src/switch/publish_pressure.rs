@@ -17,8 +17,8 @@ const IDLE_MS: u64 = 1000;
 const PATIENCE_MS: u64 = 5000;
 /// Interval between two scans while no browser may be closed.
 const LOOK_MS: u64 = 100;
-/// Sessions that do not ask for what waits for them ended in one turn. Ending one takes ten
-/// microseconds, and a crowd of them exceeds its limit with the same publication.
+/// Browsers disconnected in one turn because too much waits for them. That takes ten microseconds
+/// each, and a crowd of them exceeds its limit with the same publication.
 const DISMISSED_MAX: usize = 32;
 
 /// The state while queued publications take too much memory.
@@ -30,8 +30,8 @@ pub(super) struct PublishPressure {
 }
 
 impl Switch {
-    /// Ends sessions that do not ask for what waits for them, a bounded number per turn. The others
-    /// get no publication any more, and are ended in the next turns.
+    /// Disconnects browsers for which too much waits, a bounded number per turn. The others get no
+    /// publication any more, and are disconnected in the next turns.
     #[inline]
     pub(super) fn dismiss_slow(&mut self, net: &mut impl Net) {
         if !self.too_slow.is_empty() {

@@ -307,8 +307,7 @@ impl HttpSession {
         if let (Form::Stream { is_chunked, .. }, Some(receiver)) = (form, &mut self.receiver) {
             let frame = publication.frame(form).clone();
             receiver.sent += payload_bytes(&frame, is_chunked);
-            net.publish(receiver.conn, frame);
-            return false;
+            return net.publish(receiver.conn, frame);
         }
         let item = publication.frame(Form::Item).clone();
         self.inbox_bytes += item.len();

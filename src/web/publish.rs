@@ -8,9 +8,8 @@ use crate::publication::Publication;
 use crate::reason::CloseReason;
 
 impl<P> Web<P> {
-    /// Gives a publication to a session. Returns true if it must be ended, because its client does
-    /// not ask for what it was given before. Of a client that is connected and takes nothing, the
-    /// `Net` knows ([`Web::too_slow`]).
+    /// Gives a publication to a session. Returns true if it must be ended, because it does not take
+    /// what it was given before.
     #[inline]
     pub fn publish(
         &mut self,
@@ -20,10 +19,7 @@ impl<P> Web<P> {
     ) -> bool {
         match id.link() {
             // The `Net` recognizes a stale connection id.
-            Link::Socket(conn, form) => {
-                net.publish(conn, publication.frame(form).clone());
-                false
-            }
+            Link::Socket(conn, form) => net.publish(conn, publication.frame(form).clone()),
             Link::Http(id) => self.publish_session(net, id, publication),
         }
     }
@@ -37,7 +33,8 @@ impl<P> Web<P> {
         let max = self.limits.backlog_bytes;
         let Some(session) = self.session(id) else { return false };
         let is_too_much = session.publish(net, publication, max);
-        let is_lost = is_too_much && self.is_lost(net, id);
+        // On a streaming answer the `Net` has decided, and queues nothing more.
+        let is_lost = is_too_much && (session.has_receiver() || self.is_lost(net, id));
         let Some(Session { session, .. }) = self.sessions.get_mut(id) else { return false };
         if is_lost {
             session.give_up();

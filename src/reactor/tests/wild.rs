@@ -89,8 +89,11 @@ impl Wild {
         let frame = Frame::from(bytes(who, known.sent, count));
         if self.chance.one_in(2) {
             net.send(known.conn, frame);
-        } else {
-            net.publish(known.conn, frame);
+        } else if net.publish(known.conn, frame) {
+            net.drop_all(known.conn);
+            net.close(known.conn, CloseReason::SlowConsumer);
+            known.is_cut = true;
+            return;
         }
         known.sent += count;
     }

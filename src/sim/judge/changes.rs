@@ -421,6 +421,7 @@ impl Judge {
                 }
             }
         }
+        self.cut_the_slow(&pushed, following);
         let is_sent = |item: &Item| matches!(item, Item::Sent { is_published: true, .. });
         if !following.iter().any(is_sent) {
             // It may be sent together with the next publication to the same channel.
@@ -428,6 +429,41 @@ impl Judge {
         }
         self.reached = reached;
         self.reached.len()
+    }
+
+    /// Connections cut during a publication got its first messages only, and a farewell.
+    fn cut_the_slow(&mut self, pushed: &BTreeMap<ConnId, usize>, following: &[Item]) {
+        for item in following {
+            let Item::Closing { conn, reason: CloseReason::SlowConsumer, was_open } = item else {
+                continue;
+            };
+            let count = *pushed.get(conn).expect("only a publication makes a peer slow");
+            if !was_open {
+                // It was being closed already, and leaves the hub a little earlier.
+                self.leave(*conn);
+                continue;
+            }
+            let told = |item: &Item| match item {
+                Item::Backlog { conn: to, is_lost, .. } if to == conn => Some(*is_lost),
+                _ => None,
+            };
+            let told: Vec<bool> = following.iter().filter_map(told).collect();
+            let (last, before) = told.split_last().expect("it got the one that was too much");
+            let is_fair = *last && !before.contains(&true);
+            assert!(is_fair, "{conn:?}: cut too early, or given more: {told:?}");
+            let Some(line) = self.lines.get_mut(conn) else { continue };
+            let got = |item: &Item| match item {
+                Item::Sent { conn: to, frame, is_published: true } if to == conn => {
+                    line.see(frame).len()
+                }
+                _ => 0,
+            };
+            let got: usize = following.iter().map(got).sum();
+            // It never receives the messages behind that one.
+            let kept = line.expected.len() + got - count;
+            line.expected.truncate(kept);
+            self.dismiss(*conn, CloseReason::SlowConsumer);
+        }
     }
 
     pub(super) fn reply_to(

@@ -210,13 +210,7 @@ impl Judge {
     /// The network says that a peer does not take what was published to it.
     pub fn too_slow(&mut self, conn: ConnId, reason: CloseReason) {
         let line = &self.lines[&conn];
-        let is_short = self.kept_bytes() > self.limits.queued_bytes / 2;
-        let is_due = match reason {
-            CloseReason::SlowConsumer if is_short => {
-                line.queue.since(reason, &self.limits).is_some()
-            }
-            _ => line.queue.is_due(reason, self.now.mono, &self.limits),
-        };
+        let is_due = line.queue.is_due(reason, self.now.mono, &self.limits);
         assert!(is_due, "{conn:?} is not {reason}: {line:?}");
         self.note_patience(conn, reason);
         if reason == CloseReason::SlowConsumer {
@@ -232,6 +226,19 @@ impl Judge {
             let other = if least == patience(reason, &self.limits) { most } else { least };
             self.deadlines.note(limit(reason), other);
         }
+    }
+
+    /// The network tells the backlog behind a publication, and whether it is too large while memory
+    /// is short.
+    pub(super) fn backlog_seen(&mut self, conn: ConnId, bytes: usize, is_lost: bool) {
+        let (queue, limits, now) = (&self.lines[&conn].queue, &self.limits, self.now.mono);
+        assert_eq!(bytes, queue.backlog(limits), "backlog of {conn:?}");
+        let is_short = self.kept_bytes() > limits.queued_bytes / 2;
+        let is_idle_for = |ms| queue.idle_since().is_some_and(|since| since.plus(ms) <= now);
+        let is_due = is_short && bytes > limits.backlog_bytes;
+        assert!(!is_lost || is_due && is_idle_for(0), "{conn:?} is given up too early");
+        // What was sent in this very turn may not have been offered yet.
+        assert!(is_lost || !is_due || !is_idle_for(1), "{conn:?} is not given up");
     }
 
     /// The server chose a connection to evict, because queued publications take too much memory.

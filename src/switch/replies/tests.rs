@@ -113,7 +113,9 @@ impl Net for Wire {
         self.answers += frame.len();
         self.sent.entry(conn).or_default().extend_from_slice(&frame);
     }
-    fn publish(&mut self, _: ConnId, _: Frame) {}
+    fn publish(&mut self, _: ConnId, _: Frame) -> bool {
+        false
+    }
     fn queue_memory(&self) -> QueueMemory {
         QueueMemory { bytes: self.published, answers: self.answers, ..QueueMemory::default() }
     }

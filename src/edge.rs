@@ -170,8 +170,9 @@ pub trait Net {
     fn send(&mut self, conn: ConnId, frame: Frame);
 
     /// Queues a frame that somebody else published. Returns true if the peer must be closed because
-    /// memory is short, and more than `backlog_bytes` of such frames wait behind the one being sent,
-    /// of which each counts for a quarter of that at most. From then on nothing more is queued.
+    /// memory is short, and more than `backlog_bytes` of such frames wait behind the one being
+    /// sent, of which each counts for a quarter of that at most. From then on nothing more is
+    /// queued.
     ///
     /// If memory is not short, [`Handler::too_slow`] is called when the peer's time is up, for that
     /// reason or another. Queued frames are offered to the kernel before the peer is judged.

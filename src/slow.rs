@@ -236,8 +236,8 @@ impl Watches {
         due.map(|(_, reason)| reason)
     }
 
-    /// Whether its backlog is too large, and so many bytes wait for all peers (`kept`) that it has no
-    /// time: it must not be given more. Otherwise its timer decides.
+    /// Whether its backlog is too large, and so many bytes wait for all peers (`kept`) that it has
+    /// no time: it must not be given more. Otherwise its timer decides.
     pub fn is_lost(&self, id: WatchId, kept: usize) -> bool {
         kept > self.rules.spare_bytes && self.watches.get(id.0).is_some_and(|watch| watch.is_over)
     }

@@ -36,7 +36,8 @@ fn run(call: &Call) -> Result<(), Stop> {
     let [name] = call.words()?;
     let config = call.client_config()?;
     let body = Body::new("registerNameSpace").text("name", named("namespace", name)?);
-    let done = ask(call, &config, name, body)?;
+    let unsure = "the namespace may be there all the same; then `fws rotate` prints a key for it";
+    let done = ask(call, &config, (name, body), unsure)?;
     hand_over(call, &config, name, done)
 }
 
@@ -47,9 +48,14 @@ pub(super) struct Done {
     _turn: Option<File>,
 }
 
-/// Sends a command with the server key appended to its fields. Returns `Done` unless the server
-/// refuses.
-pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Result<Done, Stop> {
+/// Sends a command about a namespace with the server key appended to its fields. Returns `Done`
+/// unless the server refuses. `unsure` says what may have happened if no reply comes.
+pub(super) fn ask(
+    call: &Call,
+    config: &Config,
+    (name, body): (&str, Body),
+    unsure: &str,
+) -> Result<Done, Stop> {
     let known = keys::known_server_key(config);
     let Some(server_key) = known.map_err(|e| owner::unreadable(call, &config.data, &e))? else {
         return Err(Stop::Failed(format!(
@@ -61,7 +67,8 @@ pub(super) fn ask(call: &Call, config: &Config, name: &str, body: Body) -> Resul
     owner::refuse_root(call, &config.data)?;
     let turn =
         keys::lock(&config.data, || tell("waits for another command that makes or ends a key"));
-    let reply = Session::connect(call, config)?.ask(body.text("key", server_key.expose()))?;
+    let asked = Session::connect(call, config)?.ask(body.text("key", server_key.expose()));
+    let reply = asked.map_err(|stop| Stop::Failed(format!("{stop}; {unsure}")))?;
     match refusal(&reply) {
         None => Ok(Done { reply, _turn: turn }),
         Some((306, _)) => Err(Stop::Failed("this is not the server key of that server".into())),

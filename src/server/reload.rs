@@ -195,7 +195,8 @@ impl InForce<'_> {
                 changes.push(format!("{name} is {after}, was {before}"));
             }
             if after != read {
-                let text = format_args!("reload: {name} stays {after}: {read} needs a restart");
+                let still = format_args!("it is still {after}");
+                let text = format_args!("reload: {name} needs a restart to be {read}: {still}");
                 log::warning(at, text);
             }
         }

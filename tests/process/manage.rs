@@ -288,6 +288,22 @@ fn get_prints_no_refusal_as_a_state() {
     assert_eq!(get(&[DONE, LOST, LOST, INFO]), format!("{LOST}\n"));
 }
 
+/// The server is gone before it replies: what it has done is not known.
+#[test]
+fn a_command_without_a_reply_says_what_may_have_happened() {
+    for (words, then) in [
+        (&["register", "shop"][..], "then `fws rotate` prints a key for it"),
+        (&["rotate", "shop"], "run it again"),
+        (&["remove", "shop", "--yes"], "run it again"),
+    ] {
+        let address = replying(&[]).to_string();
+        let mut command = fws(&[words, &["--control", &address]].concat());
+        command.env("FWS_SECRETKEY", "a-server-key");
+        let line = bad(command, 1);
+        assert!(line.contains("all the same") && line.contains(then), "{line}");
+    }
+}
+
 /// The output of the removal has no reader; the namespace is removed all the same, and its key.
 #[test]
 fn remove_deletes_the_key_file_even_if_it_cannot_print() {

@@ -44,8 +44,12 @@ fn reloaded_limits_apply_from_then_on() {
     assert_says(&said, "reload: channels_per_connection is 1, was 128");
     // The limit, not the setting of the same name, whose changes have other lines.
     assert_says(&said, "reload: namespaces is 50, was 100000");
-    assert_says(&said, "warning: reload: store_retry_ms stays 400: 100 needs a restart");
-    assert_says(&said, "warning: reload: metrics_namespaces stays 100: 300 needs a restart");
+    assert_says(
+        &said,
+        "warning: reload: store_retry_ms needs a restart to be 100: it is still 400",
+    );
+    let metrics = "warning: reload: metrics_namespaces needs a restart to be 300: it is still 100";
+    assert_says(&said, metrics);
     assert_says(&said, "reload: message_bytes is 16384, was 2000");
     assert_says(&said, "reload: message_unauthenticated_bytes is 4096, was 2000");
     // Fewer connections leave room for more of other things, on a machine with little memory.
@@ -459,8 +463,9 @@ fn settings_that_need_a_restart_are_named() {
     server.rewrite(&config);
     for _ in 0..2 {
         let said = server.reload();
-        assert_says(&said, "warning: reload: store stays redb: none needs a restart");
-        assert_says(&said, "warning: reload: admin stays not set: 127.0.0.1:0 needs a restart");
+        assert_says(&said, "warning: reload: store needs a restart to be none: it is still redb");
+        let admin = "warning: reload: admin needs a restart to be 127.0.0.1:0: it is still not set";
+        assert_says(&said, admin);
     }
     let get = |site: &str| {
         let origin = format!("Origin: {site}");

@@ -36,7 +36,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let [name] = call.words()?;
     let config = call.client_config()?;
     let body = Body::new("registerNameSpace").text("name", named("namespace", name)?);
-    let unsure = "the namespace may be there all the same; then `fws rotate` prints a key for it";
+    let unsure = "; the namespace may be there all the same, then `fws rotate` prints a key for it";
     let done = ask(call, &config, (name, body), unsure)?;
     hand_over(call, &config, name, done)
 }
@@ -67,8 +67,8 @@ pub(super) fn ask(
     owner::refuse_root(call, &config.data)?;
     let turn =
         keys::lock(&config.data, || tell("waits for another command that makes or ends a key"));
-    let asked = Session::connect(call, config)?.ask(body.text("key", server_key.expose()));
-    let reply = asked.map_err(|stop| Stop::Failed(format!("{stop}; {unsure}")))?;
+    let body = body.text("key", server_key.expose());
+    let reply = Session::connect(call, config)?.ask_once(body, unsure)?;
     match refusal(&reply) {
         None => Ok(Done { reply, _turn: turn }),
         Some((306, _)) => Err(Stop::Failed("this is not the server key of that server".into())),

@@ -38,7 +38,7 @@ fn run(call: &Call) -> Result<(), Stop> {
         )));
     }
     let body = Body::new("removeNameSpace").text("name", name);
-    let unsure = "it may be removed all the same: run it again";
+    let unsure = "; it may be removed all the same: run it again";
     let done = register::ask(call, &config, (name, body), unsure)?;
     // First, in case our output has no reader.
     let forgotten = keys::forget(&config.data, name);

@@ -37,7 +37,7 @@ fn run(call: &Call) -> Result<(), Stop> {
     let grace = grace.map(|grace| grace.to_string());
     let body =
         Body::new("rotateKey").text("name", named("namespace", name)?).params(&[("grace", grace)]);
-    let unsure = "the key may be another one all the same: run it again";
+    let unsure = "; the key may be another one all the same: run it again";
     let done = register::ask(call, &config, (name, body), unsure)?;
     register::hand_over(call, &config, name, done)?;
     register::tell_if_configured(

@@ -114,10 +114,21 @@ impl Session {
 
     /// Sends a command; returns the body of its reply, be it an error.
     pub fn ask(&mut self, body: Body) -> Result<String, Stop> {
+        self.ask_once(body, "")
+    }
+
+    /// The same; `unsure` is the end of the error if the command may have been carried out without
+    /// a reply.
+    pub fn ask_once(&mut self, body: Body, unsure: &str) -> Result<String, Stop> {
         let body = body.finish();
         self.control.ask(&body).map_err(|e| {
-            let large = matches!(e, ClientError::Lost) && body.len() > LARGE_BYTES;
-            let hint = if large { " (is it over the limit control_frame_bytes?)" } else { "" };
+            let hint = match e {
+                ClientError::Lost if body.len() > LARGE_BYTES => {
+                    " (is it over the limit control_frame_bytes?)"
+                }
+                ClientError::Lost | ClientError::Silence => unsure,
+                _ => "",
+            };
             Stop::Failed(format!("{}: {e}{hint}", self.address))
         })
     }

@@ -384,7 +384,7 @@ impl<N: Net> Outbox for Delivery<'_, N> {
         }
         // A slow peer is disconnected, not given a thinned stream: it reconnects and gets the
         // state. Not counted: the frame being sent, answers it asked for, frames not yet offered to
-        // the kernel. No message is too much by itself. From then on nothing more is queued.
+        // the kernel. No message is too much by itself. One that is too slow gets nothing more.
         if self.web.publish(self.net, route, publication) {
             self.too_slow.push_back(route);
         }
@@ -583,7 +583,6 @@ impl Handler for Switch {
         self.journal.commit(&self.hub, self.at(net.now()), net.now());
         self.hear_journal(net);
         self.continue_long_emits(net);
-        self.dismiss_slow(net);
         self.relieve_publish_pressure(net);
         self.make_room(net);
         self.release(net);

@@ -190,15 +190,16 @@ mod tests {
         let data = "x".repeat(Limits::default().backlog_bytes / 4);
         let emit = format!(r#"{{"action":"emit","channel":"news","data":"{data}"}}"#);
         (0..5).for_each(|_| control::encode_into(&mut input, emit.as_bytes()));
-        world.switch.tick(&mut world.net);
-        world.send(ConnId::new(0, 0), Door::Control, &input);
         for turn in 1..=4 {
+            world.switch.tick(&mut world.net);
+            if turn == 1 {
+                world.send(ConnId::new(0, 0), Door::Control, &input);
+            }
             world.switch.settle(&mut world.net);
             let left = CROWD.saturating_sub(turn * DISMISSED_MAX);
             assert_eq!(world.switch.hub.users_in(site, "news").count(), left);
             let is_at_once = world.switch.due(&world.net) == Some(Millis(0));
             assert!(is_at_once || left == 0, "the next turn must not wait");
-            world.switch.tick(&mut world.net);
         }
         world.switch.check_invariants();
     }

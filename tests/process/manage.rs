@@ -288,6 +288,19 @@ fn get_prints_no_refusal_as_a_state() {
     assert_eq!(get(&[DONE, LOST, LOST, INFO]), format!("{LOST}\n"));
 }
 
+/// Returns the address of a web server.
+fn speaking_http() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        // Until the client has read it.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    address
+}
+
 /// The server is gone before it replies: what it has done is not known.
 #[test]
 fn a_command_without_a_reply_says_what_may_have_happened() {
@@ -302,6 +315,10 @@ fn a_command_without_a_reply_says_what_may_have_happened() {
         let line = bad(command, 1);
         assert!(line.contains("all the same") && line.contains(then), "{line}");
     }
+    // What is no fws server has certainly done nothing.
+    let mut command = fws(&["rotate", "shop", "--control", &speaking_http()]);
+    command.env("FWS_SECRETKEY", "a-server-key");
+    assert!(bad(command, 1).ends_with("back ends have a port of their own"));
 }
 
 /// The output of the removal has no reader; the namespace is removed all the same, and its key.

@@ -47,6 +47,12 @@ impl Rules {
     pub fn counted_max(&self) -> usize {
         self.backlog_bytes / 4
     }
+
+    /// Which limits what waits exceeds: that of answers, the soft and the hard one of publications.
+    fn level(&self, waiting: Waiting) -> [bool; 3] {
+        let is_served = waiting.bytes.saturating_sub(waiting.published) > self.soft_bytes;
+        [is_served, waiting.backlog > self.soft_bytes, waiting.backlog > self.backlog_bytes]
+    }
 }
 
 /// The slot of a peer's record, stored beside the peer; most have none.
@@ -86,8 +92,6 @@ struct Watch {
     over_since: Option<Millis>,
     /// Since when publications have waited together with much that it asked for.
     served_since: Option<Millis>,
-    /// Bytes of publications that wait for it.
-    owed: usize,
     /// When to look at it again, which is not after it is due, and the timer for that.
     timer: Option<(Millis, Timer)>,
 }
@@ -101,7 +105,6 @@ impl Watch {
             is_over: false,
             over_since: None,
             served_since: None,
-            owed: 0,
             timer: None,
         }
     }
@@ -111,11 +114,11 @@ impl Watch {
     /// Updates since when the backlog has been above the soft limit. While much that the peer asked
     /// for is being taken there is no lag, however much gathers behind it; then the peer has as
     /// long as that took to catch up, and the usual time besides.
-    fn look_behind(&mut self, waiting: Waiting, soft_bytes: usize, now: Millis) {
-        if waiting.bytes.saturating_sub(waiting.published) > soft_bytes {
+    fn look_behind(&mut self, is_served: bool, is_behind: bool, now: Millis) {
+        if is_served {
             self.served_since.get_or_insert(now);
             self.over_since = None;
-        } else if waiting.backlog > soft_bytes {
+        } else if is_behind {
             let served = self.served_since.take().map_or(0, |since| now.0 - since.0);
             self.over_since.get_or_insert(now.plus(served));
         } else {
@@ -143,9 +146,11 @@ impl Watches {
         &self.rules
     }
 
-    /// Replaces the rules. Watched peers are judged by the new ones when their timers expire.
-    pub fn set_rules(&mut self, rules: Rules) {
+    /// Replaces the rules. Returns the watched peers, each of which must be noted once more.
+    #[must_use]
+    pub fn set_rules(&mut self, rules: Rules) -> Vec<ConnId> {
         self.rules = rules;
+        self.watches.iter().map(|(_, watch)| watch.conn).collect()
     }
 
     /// How many peers are watched.
@@ -176,13 +181,20 @@ impl Watches {
             *id = WatchId(self.watches.insert(Watch::new(conn, now)));
         }
         let Some(watch) = self.watches.get_mut(id.0) else { return };
-        watch.owed = waiting.published;
         if has_taken {
             (watch.taken_at, watch.is_settled) = (now, false);
         }
-        watch.is_over = waiting.backlog > self.rules.backlog_bytes;
-        watch.look_behind(waiting, self.rules.soft_bytes, now);
+        let [is_served, is_behind, is_over] = self.rules.level(waiting);
+        watch.is_over = is_over;
+        watch.look_behind(is_served, is_behind, now);
         self.arm(*id);
+    }
+
+    /// Whether a publication changes nothing of the peer's record, so that it need not be noted: a
+    /// thousand peers that take nothing may get the same one. What waited before it, and waits now.
+    #[inline]
+    pub fn is_same(&self, before: Waiting, after: Waiting) -> bool {
+        before.published > 0 && self.rules.level(before) == self.rules.level(after)
     }
 
     /// Ends the watch of a peer.
@@ -242,12 +254,17 @@ impl Watches {
         kept > self.rules.spare_bytes && self.watches.get(id.0).is_some_and(|watch| watch.is_over)
     }
 
-    /// Of the peers of which the kernel has taken nothing after `since`, the one that is owed the
+    /// Of the peers of which the kernel has taken nothing after `since`, the one that is `owed` the
     /// most, and how much that is. Scans all watched peers.
-    pub fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {
+    pub fn largest(
+        &self,
+        since: Millis,
+        owed: impl Fn(ConnId) -> usize,
+    ) -> Option<(ConnId, usize)> {
         let idle = self.watches.iter().filter(|(_, watch)| watch.taken_at <= since);
-        let largest = idle.max_by_key(|(place, watch)| (watch.owed, std::cmp::Reverse(*place)));
-        largest.map(|(_, watch)| (watch.conn, watch.owed))
+        let idle = idle.map(|(place, watch)| (owed(watch.conn), std::cmp::Reverse(place), watch));
+        let largest = idle.max_by_key(|(owed, place, _)| (*owed, *place));
+        largest.map(|(owed, _, watch)| (watch.conn, owed))
     }
 
     /// When it is to be closed, and why, if nothing changes.
@@ -321,8 +338,12 @@ mod tests {
         }
 
         fn push(&mut self, bytes: usize, kind: Kind, now: u64) {
+            let before = self.pool.waiting(&self.queue);
             self.pool.push(&mut self.queue, Frame::from(vec![0; bytes]), kind);
-            self.note(false, now);
+            let after = self.pool.waiting(&self.queue);
+            if kind == Kind::Asked || !self.watches.is_same(before, after) {
+                self.note(false, now);
+            }
         }
 
         fn take(&mut self, bytes: usize, now: u64) {
@@ -481,14 +502,15 @@ mod tests {
     #[test]
     fn the_peer_without_progress_that_is_owed_the_most_is_found() {
         let mut world = World::new();
-        assert_eq!(world.watches.largest(Millis(0)), None);
+        let owed = |conn: ConnId| if conn == ConnId::new(7, 7) { 50 } else { 60 };
+        assert_eq!(world.watches.largest(Millis(0), owed), None);
         world.push(50, Kind::Published, 10);
         let mut other = OutQueue::default();
         world.pool.push(&mut other, Frame::from(vec![0; 60]), Kind::Published);
         let (mut id, conn) = (WatchId::NONE, ConnId::new(8, 8));
         world.watches.note(&mut id, conn, world.pool.waiting(&other), true, Millis(20));
-        assert_eq!(world.watches.largest(Millis(10)), Some((ConnId::new(7, 7), 50)));
-        assert_eq!(world.watches.largest(Millis(20)), Some((conn, 60)));
+        assert_eq!(world.watches.largest(Millis(10), owed), Some((ConnId::new(7, 7), 50)));
+        assert_eq!(world.watches.largest(Millis(20), owed), Some((conn, 60)));
         world.watches.end(&mut id);
         assert_eq!((id, world.watches.len()), (WatchId::NONE, 1));
     }

@@ -1,9 +1,9 @@
 //! Processes and processors of the machine, and privileged operations.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,49 @@ pub fn on_processor(number: usize, is_first: bool, program: &str) -> Command {
     command
 }
 
+/// Processes that keep all processors busy while nothing else wants them.
+///
+/// A virtual machine gives an idle processor back to its host, and may get it again milliseconds
+/// later: then it is the host that delays the healthy load, most of all while there is no attack.
+pub struct Awake {
+    spinners: Vec<Child>,
+}
+
+impl Awake {
+    /// Starts them.
+    pub fn start() -> Outcome<Awake> {
+        let program = std::env::current_exe()?;
+        let mut awake = Awake { spinners: Vec::new() };
+        for number in 0..processors_in_all() {
+            let mut command = on_processor(number, false, "nice");
+            command.args(["-n", "19", "chrt", "-i", "0"]).arg(&program).arg("spin");
+            awake.spinners.push(command.stdin(Stdio::piped()).spawn()?);
+        }
+        Ok(awake)
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        for spinner in &mut self.spinners {
+            // It may have ended already.
+            let _ = spinner.kill();
+            let _ = spinner.wait();
+        }
+    }
+}
+
+/// Runs one of them, until the process that started it is gone.
+pub fn spin() -> ! {
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
 /// The processors of the machine; this process may be pinned to one.
 fn processors_in_all() -> usize {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -67,14 +110,14 @@ pub fn seconds(pid: u32) -> Outcome<f64> {
     Ok(ticks.sum::<Result<f64, _>>()? / TICKS)
 }
 
-/// CPU time of all processes on all processors, in seconds.
+/// CPU time of all processes of usual priority on all processors, in seconds.
 pub fn seconds_of_all() -> Outcome<f64> {
     let stat = std::fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().unwrap_or_default();
     let numbers = line.split_whitespace().skip(1).map(|number| number.parse::<f64>());
     let numbers = numbers.collect::<Result<Vec<f64>, _>>()?;
-    // Without idle and iowait; and without guest time, which is counted twice.
-    let worked = numbers.iter().enumerate().filter(|(at, _)| ![3, 4, 8, 9].contains(at));
+    // Without nice, idle and iowait; and without guest time, which is counted twice.
+    let worked = numbers.iter().enumerate().filter(|(at, _)| ![1, 3, 4, 8, 9].contains(at));
     Ok(worked.map(|(_, ticks)| ticks).sum::<f64>() / TICKS)
 }
 

@@ -154,6 +154,7 @@ fn main() -> ExitCode {
         }
         // The other processes of the campaign run this program too.
         Some("healthy") => healthy::run(args.skip(1).collect()).map(|()| true),
+        Some("spin") => machine::spin(),
         Some("silent") => silent::peers(args.skip(1).collect()).map(|()| true),
         _ => wishes(args).and_then(campaign),
     };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::healthy::{Healthy, SUBSCRIBERS};
-use crate::machine::{self, Folder, Pieces};
+use crate::machine::{self, Awake, Folder, Pieces};
 use crate::report::{self, Bounds, Findings, MIB, Report};
 use crate::server::{Numbers, Server, Turns, Wants, back_end};
 use crate::{Attack, Outcome, Run};
@@ -194,6 +194,7 @@ pub struct Campaign {
     pub scale: f64,
     rounds: usize,
     _pieces: Option<Pieces>,
+    _awake: Option<Awake>,
     main: Option<Stage>,
     turns: Turns,
     reports: Vec<Report>,
@@ -211,6 +212,7 @@ impl Campaign {
             scale: if is_smoke { 0.03 } else { 1.0 },
             rounds,
             _pieces: pieces,
+            _awake: if is_smoke { None } else { Some(Awake::start()?) },
             main: None,
             turns: Turns::default(),
             reports: Vec::new(),

@@ -23,11 +23,26 @@ fn first_max(list: u32) -> usize {
     RING_MAX + list as usize % RING_MAX
 }
 
+/// The rings behind the first one of a queue. The last one is at hand, because a message for a
+/// thousand peers that take nothing is appended to as many queues, and every step on the way to its
+/// place takes as long as the processor waits for memory.
+#[derive(Debug, Default)]
+struct Behind {
+    /// In order, all full.
+    full: VecDeque<Ring>,
+    last: Ring,
+}
+
+impl Behind {
+    fn into_rings(self) -> impl Iterator<Item = Ring> {
+        self.full.into_iter().chain(std::iter::once(self.last))
+    }
+}
+
 /// The rings behind the first one of each long queue, and spare ones.
 #[derive(Debug, Default)]
 pub(super) struct Rings {
-    /// Of one queue each, in order; all but the last are full.
-    behind: Slots<VecDeque<Ring>>,
+    behind: Slots<Behind>,
     /// Emptied rings, for the next queues.
     spare: Vec<Ring>,
 }
@@ -59,27 +74,26 @@ impl Rings {
 
     fn push_behind(&mut self, behind: &mut u32, one: QueuedFrame) {
         if *behind == NIL {
-            *behind = self.behind.insert(VecDeque::new());
+            *behind = self.behind.insert(Behind::default());
         }
-        let Rings { behind: lists, spare } = self;
-        let rings = &mut lists[*behind];
-        if rings.back().is_none_or(|ring| ring.len() == RING_MAX) {
-            let mut ring = spare.pop().unwrap_or_default();
-            ring.reserve_exact(RING_MAX);
-            rings.push_back(ring);
+        let Behind { full, last } = &mut self.behind[*behind];
+        if last.len() == RING_MAX {
+            full.push_back(std::mem::take(last));
         }
-        if let Some(last) = rings.back_mut() {
-            last.push_back(one);
+        if last.is_empty() {
+            *last = self.spare.pop().unwrap_or_default();
+            last.reserve_exact(RING_MAX);
         }
+        last.push_back(one);
     }
 
     /// Goes on with the next ring of a queue, if there is one and the first is empty.
     #[inline]
     pub fn go_on(&mut self, first: &mut Ring, behind: &mut u32) {
         if *behind != NIL && first.is_empty() {
-            let rings = &mut self.behind[*behind];
-            let next = rings.pop_front().unwrap_or_default();
-            if rings.is_empty() {
+            let Behind { full, last } = &mut self.behind[*behind];
+            let next = full.pop_front().unwrap_or_else(|| std::mem::take(last));
+            if last.is_empty() {
                 self.behind.remove(std::mem::replace(behind, NIL));
             }
             self.put_back(std::mem::replace(first, next));
@@ -93,20 +107,20 @@ impl Rings {
         behind: &mut u32,
     ) -> impl Iterator<Item = Ring> + use<> {
         let rings = self.behind.remove(std::mem::replace(behind, NIL));
-        std::iter::once(std::mem::take(first)).chain(rings.into_iter().flatten())
+        let rings = rings.into_iter().flat_map(Behind::into_rings);
+        std::iter::once(std::mem::take(first)).chain(rings)
     }
 
     /// How many frames are behind the first ring of a queue.
     #[inline]
     pub fn len_behind(&self, behind: u32) -> usize {
-        let rings = self.behind.get(behind);
-        rings
-            .map_or(0, |rings| (rings.len() - 1) * RING_MAX + rings.back().map_or(0, VecDeque::len))
+        self.behind.get(behind).map_or(0, |rings| rings.full.len() * RING_MAX + rings.last.len())
     }
 
     /// The frames behind the first ring of a queue, in order.
     pub fn frames_behind(&self, behind: u32) -> impl Iterator<Item = &QueuedFrame> {
-        self.behind.get(behind).into_iter().flatten().flatten()
+        let rings = self.behind.get(behind).into_iter();
+        rings.flat_map(|rings| rings.full.iter().chain([&rings.last]).flatten())
     }
 
     /// Number of spare rings.
@@ -131,7 +145,8 @@ impl Rings {
     /// Frames for which the rings of a queue have room.
     #[cfg(test)]
     pub fn capacity(&self, first: &Ring, behind: u32) -> usize {
-        let behind = self.behind.get(behind).into_iter().flatten();
+        let rings = self.behind.get(behind).into_iter();
+        let behind = rings.flat_map(|rings| rings.full.iter().chain([&rings.last]));
         first.capacity() + behind.map(VecDeque::capacity).sum::<usize>()
     }
 }

@@ -1,6 +1,8 @@
 //! The reactor's side of the seam: all connections, the work lists, and the [`Net`] through which
 //! the handler acts. Nothing here calls the handler.
 
+mod slow_peers;
+
 use std::collections::VecDeque;
 use std::io::{self as stdio, IoSlice};
 
@@ -19,7 +21,7 @@ use crate::edge::{ConnId, Door, Net, Owed};
 use crate::frame::{Frame, FramePool, Kind, QueueMemory};
 use crate::metrics::{Meters, Process};
 use crate::reason::CloseReason;
-use crate::slow::{Rules, WatchId, Watches};
+use crate::slow::{Rules, Watches};
 use crate::time::{Millis, Now};
 use crate::wheel::Wheel;
 
@@ -128,12 +130,6 @@ impl Io {
         }
     }
 
-    /// Applies new rules, and recounts how much of each backlog counts.
-    pub fn set_rules(&mut self, rules: Rules) {
-        self.frames.set_counted_max(rules.counted_max());
-        self.watches.set_rules(rules);
-    }
-
     pub fn peer(&mut self, conn: ConnId) -> Option<&mut Peer> {
         self.peers.get_mut(conn)
     }
@@ -216,31 +212,6 @@ impl Io {
             peer.set(flag::ON_DIRTY, true);
             self.to_flush.push_back(conn);
         }
-    }
-
-    /// Queues a publication for a peer that has not taken everything it was sent.
-    #[cold]
-    fn publish_with_care(&mut self, conn: ConnId, frame: Frame) -> bool {
-        let max = self.watches.rules().backlog_bytes;
-        let Some(peer) = self.peers.get(conn) else { return false };
-        if peer.phase != Phase::Open || peer.is(flag::TOO_SLOW) {
-            return false;
-        }
-        let is_due = peer.is(flag::WRITABLE) && self.frames.bytes_of(&peer.out) > max;
-        if is_due && self.offered < OFFER_ROUND_BYTES {
-            self.offer(conn);
-        }
-        self.queue(conn, frame, Kind::Published);
-        self.watch(conn, false);
-        if self.is_lost(conn) {
-            // It may have taken something since the kernel refused; that event comes next turn.
-            self.offer(conn);
-        }
-        let is_lost = self.is_lost(conn);
-        if let Some(peer) = self.open(conn) {
-            peer.set(flag::TOO_SLOW, is_lost);
-        }
-        is_lost
     }
 
     /// Writes in the middle of a turn as much as the kernel takes. If that is everything, the flush
@@ -344,37 +315,6 @@ impl Io {
             Err(error) if error.kind() == stdio::ErrorKind::Interrupted => Flushed::More,
             Err(_) => Flushed::Lost,
         }
-    }
-
-    /// Watches a peer for which the kernel has refused output, as long as publications are queued.
-    fn watch(&mut self, conn: ConnId, has_taken: bool) {
-        let Some(peer) = self.peers.get_mut(conn) else { return };
-        if peer.phase == Phase::Open && (!peer.is(flag::WRITABLE) || !peer.watch.is_none()) {
-            let waiting = self.frames.waiting(&peer.out);
-            self.watches.note(&mut peer.watch, conn, waiting, has_taken, self.now.mono);
-        }
-    }
-
-    /// Returns whether too much was published to the peer, and memory is short.
-    fn is_lost(&mut self, conn: ConnId) -> bool {
-        let kept = self.frames.ledger.weight(Kind::Published);
-        let watch = self.open(conn).map_or(WatchId::NONE, |peer| peer.watch);
-        self.watches.is_lost(watch, kept)
-    }
-
-    /// Returns the next peer that is due for a check, and why to cut it if it is too slow. It is
-    /// offered its queue first: the kernel reports room only when there is much.
-    pub fn overdue(&mut self) -> Option<(ConnId, Option<CloseReason>)> {
-        let conn = self.watches.next(self.now.mono)?;
-        self.offer(conn);
-        let watch = self.open(conn).map(|peer| peer.watch);
-        let reason = watch.and_then(|watch| self.watches.judge(watch, self.now.mono));
-        Some((conn, reason))
-    }
-
-    /// Returns when [`Io::overdue`] must be called at the latest.
-    pub fn overdue_at(&self) -> Option<Millis> {
-        self.watches.next_at()
     }
 
     /// Sets the timer of a connection in any phase.
@@ -511,11 +451,11 @@ impl Net for Io {
     }
 
     fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {
-        self.watches.largest(since)
+        self.watches.largest(since, |conn| self.waiting(conn).published)
     }
 
     fn queued(&self, conn: ConnId) -> usize {
-        self.peers.get(conn).map_or(0, |peer| self.frames.waiting(&peer.out).weight())
+        self.waiting(conn).weight()
     }
 
     fn taken(&self, conn: ConnId) -> u32 {

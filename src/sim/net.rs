@@ -137,7 +137,9 @@ impl FakeNet {
     pub fn reload(&mut self, limits: &Limits) {
         let slow = Rules::new(limits);
         self.frames.set_counted_max(slow.counted_max());
-        self.watches.set_rules(slow);
+        for conn in self.watches.set_rules(slow) {
+            self.watch(conn, false);
+        }
         (self.close_ms, self.linger_ms) = (limits.close_ms as u64, limits.close_ms as u64);
     }
 
@@ -405,14 +407,6 @@ impl FakeNet {
         }
     }
 
-    fn watch(&mut self, conn: ConnId, has_taken: bool) {
-        let Some(socket) = self.sockets.get_mut(&conn) else { return };
-        if socket.phase == Phase::Open && (!socket.is_writable || !socket.watch.is_none()) {
-            let waiting = self.frames.waiting(&socket.out);
-            self.watches.note(&mut socket.watch, conn, waiting, has_taken, self.now.mono);
-        }
-    }
-
     /// Lets the kernel take what it will in the middle of a turn.
     fn offer(&mut self, conn: ConnId) {
         let mut flushed = Flushed::More;
@@ -442,13 +436,6 @@ impl FakeNet {
         self.frames.drop_waiting(&mut socket.out, is_all, |number| dropped.push(number));
         self.watches.end(&mut socket.watch);
         self.tape.write(Item::Dropped { conn, dropped, is_all });
-    }
-
-    /// Whether the peer's backlog is too large, and it must be cut because memory is short.
-    fn is_lost(&mut self, conn: ConnId) -> bool {
-        let kept = self.frames.ledger.weight(Kind::Published);
-        let watch = self.open(conn).map_or(WatchId::NONE, |socket| socket.watch);
-        self.watches.is_lost(watch, kept)
     }
 }
 
@@ -487,9 +474,12 @@ impl Net for FakeNet {
         if socket.is_writable && self.frames.bytes_of(&socket.out) > max {
             self.offer(conn);
         }
+        let before = self.waiting(conn);
         self.queue(conn, frame.clone(), Kind::Published);
         self.tape.write(Item::Sent { conn, frame, is_published: true });
-        self.watch(conn, false);
+        if !self.watches.is_same(before, self.waiting(conn)) {
+            self.watch(conn, false);
+        }
         if self.is_lost(conn) {
             self.offer(conn);
         }
@@ -549,7 +539,7 @@ impl Net for FakeNet {
     }
 
     fn largest(&self, since: Millis) -> Option<(ConnId, usize)> {
-        let largest = self.watches.largest(since);
+        let largest = self.watches.largest(since, |conn| self.waiting(conn).published);
         let conn = largest.map(|(conn, _)| conn);
         self.tape.write(Item::Chosen { conn, since });
         largest

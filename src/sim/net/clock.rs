@@ -2,7 +2,9 @@
 
 use super::{FakeNet, Phase};
 use crate::edge::ConnId;
+use crate::frame::{Kind, Waiting};
 use crate::reason::CloseReason;
+use crate::slow::WatchId;
 use crate::time::Millis;
 
 impl FakeNet {
@@ -13,6 +15,28 @@ impl FakeNet {
         let watch = self.open(conn).map(|socket| socket.watch);
         let reason = watch.and_then(|watch| self.watches.judge(watch, self.now.mono));
         Some((conn, reason))
+    }
+
+    /// What waits for a connection.
+    pub(super) fn waiting(&self, conn: ConnId) -> Waiting {
+        let socket = self.sockets.get(&conn);
+        socket.map_or_else(Waiting::default, |socket| self.frames.waiting(&socket.out))
+    }
+
+    /// Notes what waits for a peer that does not take everything.
+    pub(super) fn watch(&mut self, conn: ConnId, has_taken: bool) {
+        let Some(socket) = self.sockets.get_mut(&conn) else { return };
+        if socket.phase == Phase::Open && (!socket.is_writable || !socket.watch.is_none()) {
+            let waiting = self.frames.waiting(&socket.out);
+            self.watches.note(&mut socket.watch, conn, waiting, has_taken, self.now.mono);
+        }
+    }
+
+    /// Whether the peer's backlog is too large, and it must be cut because memory is short.
+    pub(super) fn is_lost(&mut self, conn: ConnId) -> bool {
+        let kept = self.frames.ledger.weight(Kind::Published);
+        let watch = self.open(conn).map_or(WatchId::NONE, |socket| socket.watch);
+        self.watches.is_lost(watch, kept)
     }
 
     /// The time of the next timer or check of a slow peer.

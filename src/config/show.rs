@@ -94,7 +94,8 @@ impl Config {
                     false => self.proxies.names().collect::<Vec<_>>().join(", "),
                 },
             ),
-            ("secret_key", self.key_is().into()),
+            // Without one, the first start makes it there.
+            ("secret_key", self.secret_key.as_ref().map_or("in the data folder", |_| "set").into()),
             ("namespaces", if names.is_empty() { "none".into() } else { names.join(", ") }),
             ("sockjs", self.sockjs_json()),
         ]

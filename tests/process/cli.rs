@@ -137,6 +137,7 @@ fn check_shows_the_settings_that_serve_would_use() {
         "control_unix  not set                default",
         "admin         not set                default",
         "data          ./fws-data             default",
+        "secret_key    in the data folder     default",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
     }

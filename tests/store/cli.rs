@@ -306,7 +306,9 @@ fn an_import_overlays_the_existing_store() {
     ];
     import(&lines_in(&dir, "first", &first), &data);
     let before = contents(&data);
+    // What is said of the same twice counts once.
     let second = [
+        namespace("c", "three"),
         namespace("c", "three"),
         namespace("a", "other"),
         state("a", "y", None, "3"),
@@ -317,7 +319,7 @@ fn an_import_overlays_the_existing_store() {
     let line = bad(store(&["import", second.to_str().unwrap()], &data), 1);
     let wrong = "namespace \"a\" is there already, with another key (--replace puts the new one in \
                  its place)";
-    assert_eq!(line, format!("{}: line 3: {wrong}", second.display()));
+    assert_eq!(line, format!("{}: line 4: {wrong}", second.display()));
     same_store(&before, &data);
     let said = good(store(&["import", "--replace", second.to_str().unwrap()], &data));
     assert_eq!(said, "imported 2 namespaces, 0 grants, 3 states\n");

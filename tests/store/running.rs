@@ -525,3 +525,20 @@ fn limits_on_pending_changes_delay_publishers_and_lose_nothing() {
     let store = server.dir().file("data/store.redb");
     assert_eq!(std::fs::metadata(store).unwrap().permissions().mode() & 0o777, 0o600);
 }
+
+/// With one processor for both, a batch that preempts the loop would delay its messages.
+#[test]
+fn the_thread_that_writes_goes_behind_the_loop() {
+    let server = Server::new();
+    server.control();
+    let nice = |thread: PathBuf| {
+        let stat = std::fs::read_to_string(thread.join("stat")).unwrap();
+        let (name, fields) = stat.rsplit_once(") ").unwrap();
+        let nice: i32 = fields.split(' ').nth(16).unwrap().parse().unwrap();
+        (name.ends_with("(fws-store"), nice)
+    };
+    let threads = std::fs::read_dir(format!("/proc/{}/task", server.pid().as_raw_nonzero()));
+    let threads: Vec<_> = threads.unwrap().map(|thread| nice(thread.unwrap().path())).collect();
+    let of = |is_store| threads.iter().find(|thread| thread.0 == is_store).unwrap().1;
+    assert_eq!((threads.len(), of(true)), (2, (of(false) + 5).min(19)));
+}

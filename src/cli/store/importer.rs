@@ -50,6 +50,8 @@ struct Space {
     /// The key that it had before this import, which has another one.
     replaced: Option<Cow<'static, str>>,
     size: Size,
+    /// Whether it was imported.
+    is_taken: bool,
 }
 
 /// The keys of a namespace of the new store.
@@ -173,7 +175,8 @@ impl Importer {
 
     fn insert(&mut self, number: u64, row: Namespace<'static>) {
         self.names.insert(row.name.clone().into_owned(), self.spaces.len());
-        self.spaces.push(Space { number, row, replaced: None, size: Size::default() });
+        let size = Size::default();
+        self.spaces.push(Space { number, row, replaced: None, size, is_taken: false });
     }
 
     /// Imports a namespace.
@@ -190,7 +193,7 @@ impl Importer {
             }
             let last = self.spaces.last().map_or(0, |space| space.number);
             self.insert(last + 1, row);
-            self.counts.namespaces += 1;
+            self.count_namespace(self.spaces.len() - 1);
             return Ok(());
         };
         let Some(Space { row: there, replaced, .. }) = self.spaces.get_mut(place) else {
@@ -216,8 +219,16 @@ impl Importer {
                 *replaced = replaced.take().or(before.key);
             }
         }
-        self.counts.namespaces += 1;
+        self.count_namespace(place);
         Ok(())
+    }
+
+    /// Counts a namespace when its first line has been imported.
+    fn count_namespace(&mut self, place: usize) {
+        if let Some(space) = self.spaces.get_mut(place) {
+            self.counts.namespaces += u64::from(!space.is_taken);
+            space.is_taken = true;
+        }
     }
 
     /// Imports a grant, unless its user is empty.

@@ -19,6 +19,9 @@ use crate::time::Stopwatch;
 
 /// After this long without a batch the file is maintained.
 const IDLE: Duration = Duration::from_secs(1);
+/// How much nicer its thread is than the loop: with one processor for both, a batch that preempts
+/// the loop delays each message by up to a millisecond.
+const NICE: i32 = 5;
 /// How often a wait for the worker checks whether it should be given up.
 const ASK: Duration = Duration::from_millis(100);
 /// After this long without a batch the worker checks that the file is still there.
@@ -231,10 +234,15 @@ impl<M: Medium> Worker<M> {
         (worker, WorkerHandle { jobs, reports, stepper: None })
     }
 
-    /// Starts the worker on a thread of its own.
+    /// Starts the worker on a thread of its own, with a lower priority where that is allowed.
     pub fn start(self) -> std::io::Result<()> {
         let thread = std::thread::Builder::new().name("fws-store".into());
-        thread.spawn(move || self.run()).map(drop).map_err(|error| {
+        let run = move || {
+            // Linux counts this for the thread alone.
+            let _ = rustix::process::nice(NICE);
+            self.run();
+        };
+        thread.spawn(run).map(drop).map_err(|error| {
             let advice = "allow one more (ulimit -u, TasksMax=, pids.max)";
             std::io::Error::new(error.kind(), format!("no thread for the store: {error}; {advice}"))
         })

@@ -425,6 +425,19 @@ mod tests {
     }
 
     #[test]
+    fn new_rules_apply_to_what_waits_already() {
+        let mut world = World::new();
+        world.push(50, Kind::Published, 0);
+        world.push(90, Kind::Published, 0);
+        let rules = Rules { soft_bytes: 80, ..RULES };
+        assert_eq!(world.watches.set_rules(rules), [ConnId::new(7, 7)]);
+        world.note(false, 100);
+        // This passes no limit, so it changes nothing.
+        world.push(10, Kind::Published, 200);
+        world.expect_due(600, CloseReason::Lagging);
+    }
+
+    #[test]
     fn publications_behind_answers_lag_only_after_those_are_taken() {
         let mut world = World::new();
         world.push(5000, Kind::Asked, 0);

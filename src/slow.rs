@@ -1,8 +1,8 @@
 //! Slow consumers: peers that do not take what others publish, and for how long. Keeps one small
 //! record for each peer for which the kernel has refused output, and nothing for all others. Never
 //! reads a clock and never closes a peer: it says which one is due. Called by the reactor, and by
-//! its counterpart in the simulation, when they have queued a publication for such a peer, or the
-//! kernel has taken bytes of it.
+//! its counterpart in the simulation, when what they have queued for such a peer passes a limit, or
+//! the kernel has taken bytes of it.
 
 use crate::arena::{NIL, Slots};
 use crate::edge::ConnId;

@@ -67,7 +67,7 @@ impl Config {
         )
     }
 
-    /// Returns every setting but the limits, with its value as text; of keys, whether they are set.
+    /// Returns every setting but the limits, with its value as text; not that of a key.
     pub(crate) fn settings(&self) -> [(&'static str, String); 14] {
         let names: Vec<&str> = self.namespaces.iter().map(|(name, _)| name.as_str()).collect();
         [

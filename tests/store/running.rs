@@ -530,7 +530,8 @@ fn limits_on_pending_changes_delay_publishers_and_lose_nothing() {
 #[test]
 fn the_thread_that_writes_goes_behind_the_loop() {
     let server = Server::new();
-    server.control();
+    // Its acknowledgement shows that the thread runs.
+    server.controller("demo").ok(&set("c", "1", "{}"));
     let nice = |thread: PathBuf| {
         let stat = std::fs::read_to_string(thread.join("stat")).unwrap();
         let (name, fields) = stat.rsplit_once(") ").unwrap();

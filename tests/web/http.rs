@@ -2,7 +2,7 @@
 //! that are refused because two readers could parse them differently.
 
 use crate::common::browser::{auth_message, masked, upgrade};
-use crate::common::control::wait;
+use crate::common::control::{Control, wait};
 use crate::common::eventually;
 use crate::common::server::{Options, Server};
 use crate::common::web::{Http, ask, session};
@@ -393,8 +393,9 @@ fn unknown_paths_get_404_and_paths_are_not_normalised() {
 
 const KEY: &str = "00000000-0000-4000-8000-000000000000";
 
-/// A page of the admin port far longer than the kernel buffers on both sides.
-fn long_page(limits: &[(&str, u64)]) -> (Server, Http) {
+/// A server with a page of the admin port far longer than the kernel buffers on both sides, and a
+/// back end to tell the time by. A client has 300 ms for its request: it is to connect last.
+fn long_page(limits: &[(&str, u64)]) -> (Server, Control) {
     let quick = [("http_head_ms", 300), ("close_ms", 300), ("kernel_send_bytes", 16_384)];
     let all = [&quick[..], &[("metrics_namespaces", 10_000)], limits].concat();
     let mut options = Options::limits(&all);
@@ -404,15 +405,15 @@ fn long_page(limits: &[(&str, u64)]) -> (Server, Http) {
     options.config["admin"] = json!("127.0.0.1:0");
     options.config["namespaces"] = json!(spaces);
     let server = Server::start(&options);
-    let http = Http::connect(server.admin());
-    (server, http)
+    let mut clock = server.control();
+    clock.auth_as("demo", KEY);
+    (server, clock)
 }
 
 #[test]
 fn a_long_answer_is_not_cut_while_it_is_read() {
-    let (server, mut http) = long_page(&[]);
-    let mut clock = server.control();
-    clock.auth_as("demo", KEY);
+    let (server, mut clock) = long_page(&[]);
+    let mut http = Http::connect(server.admin());
     for (headers, goes_on) in [(&[][..], true), (&["Connection: close"], false)] {
         http.send("GET /metrics", headers, "");
         let head = http.head();
@@ -435,9 +436,8 @@ fn a_long_answer_is_not_cut_while_it_is_read() {
 
 #[test]
 fn a_long_answer_that_is_not_read_times_out() {
-    let (server, mut http) = long_page(&[("heartbeat_ms", 600)]);
-    let mut clock = server.control();
-    clock.auth_as("demo", KEY);
+    let (server, mut clock) = long_page(&[("heartbeat_ms", 600)]);
+    let mut http = Http::connect(server.admin());
     http.send("GET /metrics", &[], "");
     let length: usize = http.head().header("content-length").unwrap().parse().unwrap();
     wait(&mut clock, 2500);
